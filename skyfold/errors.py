@@ -7,13 +7,13 @@ Each error also derives from the built-in that a caller would guess::
     │   ├── ReleaseNotFoundError (FileNotFoundError)   nothing that is a release at this URL
     │   ├── UnsealedReleaseError (RuntimeError)        no manifest yet: still being written
     │   ├── SealedReleaseError (RuntimeError)          a sealed release cannot be changed
-    │   ├── FormatVersionError (ValueError)            written by a newer format than this reader knows
+    │   ├── FormatVersionError (ValueError)            written in a newer format
     │   └── StoreUnavailableError (OSError)            the store refused, timed out or broke off
     ├── CorruptDataError (ValueError)                  stored bytes are not what was written
     │   └── UntrustedModelError                        a stored network may not be run
     ├── UnknownCodecError (LookupError)                bytes of a codec that this reader lacks
     ├── LevelNotStoredError (LookupError)
-    ├── UnknownNameError (LookupError)                 no such set, image, catalog, band, science case
+    ├── UnknownNameError (LookupError)                 no such set, image, band, case
     ├── OutsideFootprintError (LookupError)            no image covers the position
     ├── NeedNotMetError (LookupError)                  no level is recorded to meet the need
     ├── InvalidNeedError (ValueError)                  a need that cannot be understood
@@ -21,7 +21,7 @@ Each error also derives from the built-in that a caller would guess::
     ├── ConfigError (ValueError)                       survey.toml
     ├── InputError (ValueError)                        one bad survey file: it is set aside
     ├── TooManyBadInputsError (RuntimeError)           more set aside than the configuration allows
-    └── MissingDependencyError (ImportError)           an optional library is needed: says which extra
+    └── MissingDependencyError (ImportError)           an optional library is missing
 
 A message says what failed, the value met, what is allowed, and what to do next.
 """

@@ -1,0 +1,121 @@
+"""`skyfold.blocks`: numbers that may be zero outside some blocks of 8 x 8 pixels.
+
+Bytes of a chunk, whose last two sides are multiples of 8::
+
+    u8     0: every value is zero, nothing follows
+           1: all values follow, in C order
+           2: a bitmap of the blocks that are not zero follows, then their values
+    (2)    u16 little endian n, then n bytes of zlib: one bit a block, in C order, padded to bytes
+    (1, 2) a standalone pcodec stream; of the blocks (2) one after another, each in C order
+
+A value is zero if all of its bits are: minus zero and NaN are values. 8-bit types are widened to
+16 bits for pcodec.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pcodec import ChunkConfig, standalone
+
+from skyfold.codecs.chunk import ChunkCodec
+from skyfold.errors import CorruptDataError
+from skyfold.ladder import BLOCK
+
+_ZERO, _ALL, _BITMAP = 0, 1, 2
+_WIDENED = {np.dtype("i1"): np.dtype("i2"), np.dtype("u1"): np.dtype("u2")}
+
+
+@dataclass(frozen=True)
+class BlocksCodec(ChunkCodec):
+    """Pcodec of the blocks that are not zero; numbers of any width and kind.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> chunk = np.zeros((1, 16, 16), np.int32)
+    >>> chunk[0, :8, 8:] = 3
+    >>> codec = BlocksCodec()
+    >>> data = codec.encode_chunk(chunk)
+    >>> bool((codec.decode_chunk(data, chunk.shape, chunk.dtype) == chunk).all())
+    True
+    """
+
+    codec_name: ClassVar[str] = "skyfold.blocks"
+
+    def encode_chunk(self, chunk: NDArray[Any]) -> bytes:
+        """Bytes of a chunk; see the module's description of the format."""
+        chunk = np.ascontiguousarray(chunk)
+        blocks = _as_blocks(chunk)
+        used = blocks.view(f"u{blocks.dtype.itemsize}").any(axis=1)
+        if not used.any():
+            return bytes([_ZERO])
+        if used.all():
+            return bytes([_ALL]) + _compress(chunk.ravel())
+        bitmap = zlib.compress(np.packbits(used).tobytes(), 9)
+        head = bytes([_BITMAP]) + len(bitmap).to_bytes(2, "little") + bitmap
+        return head + _compress(blocks[used].ravel())
+
+    def decode_chunk(self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Chunk of a stated shape and dtype."""
+        kind = data[0] if data else None
+        if kind == _ZERO and len(data) == 1:
+            return np.zeros(shape, dtype)
+        size = int(np.prod(shape))
+        if kind == _ALL:
+            return _decompress(data[1:], size, dtype).reshape(shape)
+        if kind != _BITMAP:
+            raise CorruptDataError(f"skyfold.blocks chunk begins with {kind}; 0, 1 or 2 is known")
+        used, rest = _read_bitmap(data, size // BLOCK**2)
+        blocks = np.zeros((len(used), BLOCK**2), dtype)
+        blocks[used] = _decompress(rest, int(used.sum()) * BLOCK**2, dtype).reshape(-1, BLOCK**2)
+        return _from_blocks(blocks, shape)
+
+
+def _as_blocks(chunk: NDArray[Any]) -> NDArray[Any]:
+    """One row of 64 values a block."""
+    ny, nx = chunk.shape[-2:]
+    cut = chunk.reshape(-1, ny // BLOCK, BLOCK, nx // BLOCK, BLOCK)
+    return np.ascontiguousarray(cut.transpose(0, 1, 3, 2, 4)).reshape(-1, BLOCK**2)
+
+
+def _from_blocks(blocks: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    ny, nx = shape[-2:]
+    cut = blocks.reshape(-1, ny // BLOCK, nx // BLOCK, BLOCK, BLOCK)
+    return np.ascontiguousarray(cut.transpose(0, 1, 3, 2, 4)).reshape(shape)
+
+
+def _read_bitmap(data: bytes, blocks: int) -> tuple[NDArray[np.bool_], bytes]:
+    length = int.from_bytes(data[1:3], "little")
+    inflate = zlib.decompressobj()
+    try:
+        packed = inflate.decompress(data[3 : 3 + length], -(-blocks // 8) + 1)
+    except zlib.error as error:
+        raise CorruptDataError(f"bitmap of a skyfold.blocks chunk: {error}") from error
+    if len(packed) != -(-blocks // 8):
+        raise CorruptDataError(
+            f"bitmap of a skyfold.blocks chunk has {len(packed)} bytes for {blocks} blocks"
+        )
+    bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=blocks)
+    return bits.astype(bool), data[3 + length :]
+
+
+def _compress(values: NDArray[Any]) -> bytes:
+    wide = values.astype(_WIDENED.get(values.dtype, values.dtype), copy=False)
+    return bytes(standalone.simple_compress(wide, ChunkConfig()))
+
+
+def _decompress(data: bytes, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Exactly `size` values: the destination bounds the memory, whatever the stream claims."""
+    values = np.zeros(size, _WIDENED.get(dtype, dtype))
+    progress = standalone.simple_decompress_into(data, values)
+    if progress.n_processed != size or not progress.finished:
+        raise CorruptDataError(
+            f"pcodec stream holds {progress.n_processed} of {size} values"
+            + ("" if progress.finished else ", and more")
+        )
+    return values.astype(dtype, copy=False)

@@ -1,0 +1,73 @@
+"""How a function from an array to bytes becomes a Zarr v3 codec.
+
+A subclass gives `codec_name`, `encode_chunk` and `decode_chunk`, plain and synchronous; here they
+meet Zarr's interface and run in threads, so that chunks are coded in parallel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from zarr.abc.codec import ArrayBytesCodec
+
+from skyfold.errors import CorruptDataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from zarr.core.array_spec import ArraySpec
+    from zarr.core.buffer import Buffer, NDBuffer
+
+
+@dataclass(frozen=True)
+class ChunkCodec(ArrayBytesCodec):
+    """A codec of whole chunks; equality and configuration by fields."""
+
+    codec_name: ClassVar[str]
+    is_fixed_size: ClassVar[bool] = False
+
+    def encode_chunk(self, chunk: NDArray[Any]) -> bytes:
+        """Bytes of a chunk; the same chunk always gives the same bytes."""
+        raise NotImplementedError
+
+    def decode_chunk(self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Chunk of a stated shape and dtype; raises `CorruptDataError` if `data` holds another."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Codec of its Zarr metadata."""
+        return cls(**data.get("configuration", {}))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Zarr metadata of the codec."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {"name": self.codec_name, "configuration": fields}
+
+    def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
+        """Not known before encoding; Zarr asks only codecs of fixed size."""
+        raise NotImplementedError(f"the size of {self.codec_name} chunks depends on their content")
+
+    def _encode_sync(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
+        data = self.encode_chunk(chunk_array.as_numpy_array())
+        return chunk_spec.prototype.buffer.from_bytes(data)
+
+    def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
+        dtype = chunk_spec.dtype.to_native_dtype()
+        try:
+            chunk = self.decode_chunk(chunk_bytes.to_bytes(), chunk_spec.shape, dtype)
+        except CorruptDataError:
+            raise
+        except (ValueError, IndexError, RuntimeError, OverflowError) as error:
+            raise CorruptDataError(
+                f"{self.codec_name} chunk of shape {chunk_spec.shape} cannot be decoded: {error}"
+            ) from error
+        return chunk_spec.prototype.nd_buffer.from_ndarray_like(chunk)
+
+    async def _encode_single(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
+        return await asyncio.to_thread(self._encode_sync, chunk_array, chunk_spec)
+
+    async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
+        return await asyncio.to_thread(self._decode_sync, chunk_bytes, chunk_spec)

@@ -1,0 +1,423 @@
+"""How quantised latents become bytes: integer contexts, frozen integer tables, a range coder.
+
+The bytes named ``skyfold.latents`` are defined here and nowhere else:
+
+- Channels are coded one after the other, each in four interlaced passes of its rows and columns:
+  (even, even), (odd, odd), (even, odd), (odd, even).
+- What is already known gives two integers for each symbol: its expected magnitude and its expected
+  value, each a sum of small integers times the integer weights of the model.
+- The expected magnitude, cut by thresholds, and the size of the expected value, cut by two, name
+  the table. Where a value is expected, the symbol is coded with its sign turned to that side.
+- Values up to `DIRECT` are symbols; larger ones are a symbol for the sign and the bit length of
+  the excess, and that many plain bits, so that every int16 value can be coded.
+- Table entry i stands for the probability (count_i + 1) / 2**24, exactly, in the range coder of
+  constriction (32-bit words, 64-bit state). No floating point takes part.
+- A CRC-32 comes first, started from the digest of the tables; zero bytes at the end are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import constriction
+import numpy as np
+from numpy.typing import NDArray
+
+from skyfold.codecs.chunk import ChunkCodec
+from skyfold.errors import CorruptDataError, InvalidRequestError, UnknownCodecError
+
+DIRECT = 8  # largest magnitude with a symbol of its own
+SYMBOLS = 2 * DIRECT + 1 + 2 * 15  # the rest of int16 has 15 bit lengths of either sign
+TOTAL = (1 << 24) - SYMBOLS  # sum of the counts of a table
+FIXED = 256  # weights and thresholds are in units of 1 / FIXED
+CLIP = 15  # larger magnitudes add no more to an expectation
+PASSES = ((0, 0), (1, 1), (0, 1), (1, 0))
+VALUE_CLASSES = 3
+_MAGIC = b"SKYLAT01"
+_HEADER = struct.Struct("<8sHH")
+_MAX_CHANNELS, _MAX_CLASSES = 256, 64
+
+Ints = NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class LatentTables:
+    """Frozen integers with which the latents of one model are coded.
+
+    Parameters
+    ----------
+    magnitude_weights, value_weights : ndarray, shape (C, 4, 2 C + 3), int16
+        Weights, in 1/256, of what is known before a symbol of a channel and pass: a constant (1),
+        the sums over its four nearest and its four diagonal neighbours in the channel, then for
+        each earlier channel the symbol here and the sum of the eight around it.
+    thresholds : ndarray, shape (C, K - 1), int32
+        Rising cuts of the expected magnitude, in 1/256.
+    value_thresholds : ndarray, shape (C, 2), int32
+        Rising cuts of the size of the expected value, in 1/256.
+    counts : ndarray, shape (C, K, 3, SYMBOLS), int32
+        Counts, not negative, of sum `TOTAL`.
+
+    Raises
+    ------
+    CorruptDataError
+        If shapes disagree or a value lies outside its range.
+    """
+
+    magnitude_weights: NDArray[np.int16]
+    value_weights: NDArray[np.int16]
+    thresholds: Ints
+    value_thresholds: Ints
+    counts: Ints
+
+    def __post_init__(self) -> None:
+        channels, classes = self.counts.shape[:2] if self.counts.ndim == 4 else (0, 0)
+        if not (0 < channels <= _MAX_CHANNELS and 0 < classes <= _MAX_CLASSES):
+            raise _bad_tables(f"counts of shape {self.counts.shape}", "1-256 channels, 1-64 classes")
+        for name, (shape, dtype) in _layout(channels, classes).items():
+            array = getattr(self, name)
+            if array.shape != shape or array.dtype != dtype:
+                raise _bad_tables(f"{name} {array.shape} {array.dtype}", f"{shape} {dtype}")
+        if self.counts.min() < 0 or (self.counts.sum(-1, dtype=np.int64) != TOTAL).any():
+            raise _bad_tables("counts that are negative or of another sum", f"sum {TOTAL}")
+        cuts = np.diff(self.thresholds, axis=1), np.diff(self.value_thresholds, axis=1)
+        if any((cut < 0).any() for cut in cuts) or (self.value_thresholds < 1).any():
+            raise _bad_tables("thresholds that fall", "rising ones")
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of the latents."""
+        return int(self.counts.shape[0])
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the bytes, in hexadecimal."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @cached_property
+    def _models(self) -> list[list[Any]]:
+        """Range-coder models; counts of this total are taken as they are, exactly."""
+        make = constriction.stream.model.Categorical
+        flat = self.counts.reshape(self.channels, -1, SYMBOLS).astype(np.float64)
+        return [[make(row, perfect=False) for row in rows] for rows in flat]
+
+    def to_bytes(self) -> bytes:
+        """Give the tables as bytes: the same tables always as the same bytes."""
+        channels, classes = self.counts.shape[:2]
+        parts = [_HEADER.pack(_MAGIC, channels, classes)]
+        for name, (_, dtype) in _layout(channels, classes).items():
+            parts.append(getattr(self, name).astype(dtype.newbyteorder("<")).tobytes())
+        return b"".join(parts)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read tables back.
+
+        Raises
+        ------
+        CorruptDataError
+            If the bytes are not what `to_bytes` gives.
+        """
+        if len(data) < _HEADER.size or data[:8] != _MAGIC:
+            raise _bad_tables(f"{len(data)} bytes that begin {data[:8]!r}", f"{_MAGIC!r}")
+        _, channels, classes = _HEADER.unpack_from(data)
+        if not (0 < channels <= _MAX_CHANNELS and 0 < classes <= _MAX_CLASSES):
+            raise _bad_tables(f"{channels} channels, {classes} classes", "1-256 and 1-64")
+        arrays, offset = {}, _HEADER.size
+        for name, (shape, dtype) in _layout(channels, classes).items():
+            size = int(np.prod(shape))
+            if len(data) - offset < size * dtype.itemsize:
+                raise _bad_tables(f"{len(data)} bytes", f"more, for {channels} channels")
+            raw = np.frombuffer(data, dtype.newbyteorder("<"), size, offset)
+            arrays[name] = raw.reshape(shape).astype(dtype)
+            offset += size * dtype.itemsize
+        if offset != len(data):
+            raise _bad_tables(f"{len(data)} bytes", f"{offset}")
+        return cls(**arrays)
+
+
+def _layout(channels: int, classes: int) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shape and dtype of each array, in the order of the bytes."""
+    weights = ((channels, len(PASSES), 2 * channels + 3), np.dtype(np.int16))
+    return {
+        "magnitude_weights": weights,
+        "value_weights": weights,
+        "thresholds": ((channels, classes - 1), np.dtype(np.int32)),
+        "value_thresholds": ((channels, VALUE_CLASSES - 1), np.dtype(np.int32)),
+        "counts": ((channels, classes, VALUE_CLASSES, SYMBOLS), np.dtype(np.int32)),
+    }
+
+
+def _bad_tables(met: str, allowed: str) -> CorruptDataError:
+    return CorruptDataError(
+        f"tables of latents cannot be read: met {met}; allowed is {allowed}; "
+        "fetch the model of the release again"
+    )
+
+
+_REGISTRY: dict[str, LatentTables] = {}
+
+
+def register_tables(tables: LatentTables) -> str:
+    """Make tables known to the codec in this process, and return their digest."""
+    return _REGISTRY.setdefault(tables.digest, tables).digest
+
+
+def get_tables(digest: str) -> LatentTables:
+    """Return the registered tables of this digest.
+
+    Raises
+    ------
+    UnknownCodecError
+        If none are registered under it.
+    """
+    if digest not in _REGISTRY:
+        raise UnknownCodecError(
+            f"latents cannot be coded: their tables {digest} are not known here "
+            f"({len(_REGISTRY)} others are); open the release's model first"
+        )
+    return _REGISTRY[digest]
+
+
+class Known:
+    """What a decoder knows of the latents, and the features that follow from it.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape (n, h, w, C) of the latents.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        n, h, w, channels = shape
+        self.latents = np.zeros((channels, n, h, w), np.int32)
+        self._magnitudes = np.ones((2 * channels + 3, n, h, w), np.int32)
+        self._values = np.ones((2 * channels + 3, n, h, w), np.int32)
+        self._padded = np.zeros((2, n, h + 2, w + 2), np.int32)
+
+    def features(self, channel: int, step: int) -> tuple[Ints, Ints]:
+        """Features of the magnitudes and of the values, each of shape (2 channel + 3, m)."""
+        y, x = PASSES[step]
+        used = 2 * channel + 3
+        pair = self._magnitudes, self._values
+        for stack, padded in zip(pair, self._padded, strict=True):
+            stack[1, :, y::2, x::2], stack[2, :, y::2, x::2] = _edges_corners(padded, y, x)
+        magnitudes, values = (stack[:used, :, y::2, x::2].reshape(used, -1) for stack in pair)
+        return magnitudes, values
+
+    def learn(self, channel: int, step: int, symbols: Ints) -> None:
+        """Take in the latents of one pass; after a channel's last, those around each, too."""
+        y, x = PASSES[step]
+        plane = self.latents[channel]
+        plane[:, y::2, x::2] = symbols.reshape(plane[:, y::2, x::2].shape)
+        values = np.clip(plane[:, y::2, x::2], -CLIP, CLIP)
+        self._padded[:, :, 1 + y : -1 : 2, 1 + x : -1 : 2] = np.abs(values), values
+        if step == len(PASSES) - 1:
+            for stack, padded in zip((self._magnitudes, self._values), self._padded, strict=True):
+                here = padded[:, 1:-1, 1:-1]
+                rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
+                around = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] - here
+                stack[2 * channel + 3], stack[2 * channel + 4] = here, around
+            self._padded[:] = 0
+
+
+def _edges_corners(padded: Ints, y: int, x: int) -> tuple[Ints, Ints]:
+    """Sums of the four nearest and the four diagonal neighbours; 0 where not yet known."""
+    height, width = padded.shape[1] - 2, padded.shape[2] - 2
+
+    def shifted(dy: int, dx: int) -> Ints:
+        return padded[:, 1 + dy + y : 1 + dy + height : 2, 1 + dx + x : 1 + dx + width : 2]
+
+    edges = shifted(-1, 0) + shifted(1, 0) + shifted(0, -1) + shifted(0, 1)
+    return edges, shifted(-1, -1) + shifted(-1, 1) + shifted(1, -1) + shifted(1, 1)
+
+
+def contexts(
+    tables: LatentTables, channel: int, step: int, features: tuple[Ints, Ints]
+) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Table of each symbol of a pass, and whether its sign is turned.
+
+    Parameters
+    ----------
+    tables : LatentTables
+        Weights and thresholds.
+    channel, step : int
+        The channel, and which of its four passes.
+    features : tuple of ndarray, shape (2 channel + 3, m), int32
+        As `Known.features` gives them.
+
+    Returns
+    -------
+    table, turned : ndarray, shape (m,), intp and bool
+    """
+    used = 2 * channel + 3
+    magnitude = tables.magnitude_weights[channel, step, :used].astype(np.int32) @ features[0]
+    value = tables.value_weights[channel, step, :used].astype(np.int32) @ features[1]
+    scale_class = np.searchsorted(tables.thresholds[channel], magnitude, side="right")
+    value_class = np.searchsorted(tables.value_thresholds[channel], np.abs(value), side="right")
+    return scale_class * VALUE_CLASSES + value_class, (value < 0) & (value_class > 0)
+
+
+def split(latents: Ints) -> tuple[Ints, Ints, Ints]:
+    """Symbol, number of plain bits and those bits, of each value.
+
+    Symbols are -DIRECT..DIRECT, then the bit lengths 1..15 of what is more, then those of what is
+    less.
+    """
+    excess = np.maximum(np.abs(latents) - DIRECT, 0)
+    length = np.frexp(excess.astype(np.float64))[1].astype(np.int32)
+    tail = 2 * DIRECT + length + np.where(latents < 0, 15, 0)
+    bits = np.maximum(length - 1, 0)
+    plain = np.where(excess > 0, excess - (1 << bits), 0)
+    return np.where(excess > 0, tail, latents + DIRECT).astype(np.int32), bits, plain
+
+
+def join(symbols: Ints, read_plain: Callable[[Ints], Ints]) -> Ints:
+    """Values of the symbols; `read_plain` gives the plain bits for the number of each."""
+    tail = symbols - (2 * DIRECT + 1)
+    is_tail = tail >= 0
+    bits = np.where(is_tail, tail % 15, 0).astype(np.int32)
+    excess = (1 << bits) + read_plain(bits)
+    large = np.where(tail < 15, 1, -1) * (DIRECT + excess)
+    return np.where(is_tail, large, symbols - DIRECT).astype(np.int32)
+
+
+def _passes(
+    tables: LatentTables, known: Known
+) -> Iterator[tuple[int, int, NDArray[np.intp], list[tuple[Any, int]], NDArray[np.bool_]]]:
+    """Channel, pass, order of its symbols by table, (model, number) of each run, turned signs."""
+    for channel, models in enumerate(tables._models):
+        for step in range(len(PASSES)):
+            table, turned = contexts(tables, channel, step, known.features(channel, step))
+            numbers = np.bincount(table)
+            used = np.flatnonzero(numbers)
+            runs = [(models[i], int(numbers[i])) for i in used]
+            yield channel, step, np.argsort(table, kind="stable"), runs, turned
+
+
+def encode_latents(latents: NDArray[np.int16], tables: LatentTables) -> bytes:
+    """Code quantised latents; the same latents and tables always give the same bytes.
+
+    Parameters
+    ----------
+    latents : ndarray, shape (n, h, w, C), int16
+        Any values.
+    tables : LatentTables
+        Tables of the model, of C channels.
+
+    Returns
+    -------
+    bytes
+        Four bytes if all are zero.
+
+    Raises
+    ------
+    InvalidRequestError
+        If `latents` has another shape or dtype.
+    """
+    _check(latents.shape, latents.dtype, tables)
+    if not latents.any():
+        return _seal(b"", tables)
+    encoder = constriction.stream.queue.RangeEncoder()
+    known = Known(latents.shape)
+    planes = np.moveaxis(latents, -1, 0).astype(np.int32)
+    for channel, step, order, runs, turned in _passes(tables, known):
+        y, x = PASSES[step]
+        values = planes[channel, :, y::2, x::2].ravel()
+        symbols, bits, plain = split(np.where(turned, -values, values)[order])
+        start = 0
+        for model, number in runs:
+            encoder.encode(symbols[start : start + number], model)
+            start += number
+        for length in np.unique(bits[bits > 0]):
+            encoder.encode(plain[bits == length], _uniform(length))
+        known.learn(channel, step, values)
+    return _seal(encoder.get_compressed().astype("<u4").tobytes().rstrip(b"\0"), tables)
+
+
+def decode_latents(data: bytes, shape: tuple[int, ...], tables: LatentTables) -> NDArray[np.int16]:
+    """Latents of a stated shape (n, h, w, C); see `encode_latents`.
+
+    Raises
+    ------
+    CorruptDataError
+        If the bytes are not those that were written with these tables.
+    InvalidRequestError
+        If the shape does not fit the tables.
+    """
+    _check(shape, np.dtype(np.int16), tables)
+    body = data[4:]
+    if len(data) < 4 or _seal(body, tables) != data:
+        raise CorruptDataError(
+            f"{len(data)} bytes of latents do not match their checksum under tables "
+            f"{tables.digest[:12]}; fetch them again, or the model that they were written with"
+        )
+    known = Known(shape)
+    if body:
+        words = np.frombuffer(body + bytes(-len(body) % 4), "<u4").astype(np.uint32)
+        try:
+            _decode_into(known, constriction.stream.queue.RangeDecoder(words), tables)
+        except (AssertionError, ValueError) as error:
+            raise CorruptDataError(
+                f"{len(data)} bytes hold no latents of shape {shape}: {error}; fetch them again"
+            ) from error
+    return np.ascontiguousarray(np.moveaxis(known.latents, 0, -1).astype(np.int16))
+
+
+def _decode_into(known: Known, decoder: Any, tables: LatentTables) -> None:
+    def read_plain(bits: Ints) -> Ints:
+        plain = np.zeros_like(bits)
+        for length in np.unique(bits[bits > 0]):
+            chosen = bits == length
+            plain[chosen] = decoder.decode(_uniform(length), int(chosen.sum()))
+        return plain
+
+    for channel, step, order, runs, turned in _passes(tables, known):
+        symbols = [decoder.decode(model, number) for model, number in runs]
+        values = np.empty(len(order), np.int32)
+        values[order] = join(np.concatenate([*symbols, np.empty(0, np.int32)]), read_plain)
+        known.learn(channel, step, np.where(turned, -values, values))
+
+
+def _uniform(bits: int) -> Any:
+    return constriction.stream.model.Uniform(1 << int(bits))
+
+
+def _seal(body: bytes, tables: LatentTables) -> bytes:
+    """Put the checksum first; it depends on the tables too."""
+    return zlib.crc32(body, zlib.crc32(tables.digest.encode())).to_bytes(4, "little") + body
+
+
+def _check(shape: tuple[int, ...], dtype: np.dtype[Any], tables: LatentTables) -> None:
+    if len(shape) != 4 or shape[-1] != tables.channels or dtype != np.int16:
+        raise InvalidRequestError(
+            f"latents cannot be coded: met shape {shape}, {dtype}; allowed is (n, h, w, "
+            f"{tables.channels}), int16; use the model that made them"
+        )
+
+
+@dataclass(frozen=True)
+class LatentsCodec(ChunkCodec):
+    """Zarr codec of quantised latents, chunks of shape (n, h, w, C) and type int16.
+
+    Parameters
+    ----------
+    tables : str
+        Digest of the tables, which `register_tables` must have made known.
+    """
+
+    codec_name: ClassVar[str] = "skyfold.latents"
+    tables: str
+
+    def encode_chunk(self, chunk: NDArray[Any]) -> bytes:
+        """Bytes of a chunk; see `encode_latents`."""
+        return encode_latents(chunk, get_tables(self.tables))
+
+    def decode_chunk(self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Chunk of a stated shape; see `decode_latents`."""
+        return decode_latents(data, shape, get_tables(self.tables)).astype(dtype, copy=False)

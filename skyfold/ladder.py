@@ -1,0 +1,200 @@
+"""The ladder's arithmetic: prediction, guard, cells, remainders and checksums of one tile.
+
+One tile is refined level by level, each from the one before::
+
+    latent   p = D(latent)                   prediction, rounded to M (multiples of round_step)
+    sources  M + k w   in selected blocks    k = floor((X - M) / w + 1/2)
+    bounded  M + k w   everywhere            |X - (M + k w)| <= w / 2
+    exact    X, and for floats every bit     remainder inside the cell
+
+M, k, w and X are integers in grid units (see `skyfold.noise`), held in int64 and below 2**53, so
+no step depends on the machine. The one step that does, the network, is caught by the *guard*: the
+list of pixels whose prediction lies so near a rounding tie that another machine could round it
+the other way, with the side that the encoder took.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skyfold.noise import NoiseModel
+
+LEVELS = ("latent", "sources", "bounded", "exact")
+TILE = 256  # pixels a side
+BLOCK = 8  # pixels a side of what `sources` keeps or leaves
+SAFE_INTEGER = 2**52
+
+Int = NDArray[np.int64]
+
+
+def predict(
+    y: NDArray[np.float32],
+    background: NDArray[np.float64],
+    noise: NoiseModel,
+    guard: NDArray[np.uint8],
+) -> Int:
+    """Rounded prediction M of a tile, the same on every machine.
+
+    Parameters
+    ----------
+    y : ndarray, shape (ny, nx), float32
+        Output of the decoder network [noise units].
+    background : ndarray, shape (ny, nx), float64
+        From `skyfold.noise.background_at` [grid units].
+    noise : NoiseModel
+    guard : ndarray, shape (ny, nx), uint8
+        0: round as computed; 1 or 2: the lower or the upper of the two candidates.
+
+    Returns
+    -------
+    ndarray, shape (ny, nx), int64
+        Multiples of ``noise.round_step`` [grid units].
+    """
+    steps = (background + noise.to_signal(y)) / noise.round_step
+    lower = np.floor(steps)
+    rounded = np.where(guard == 0, np.floor(steps + 0.5), lower + (guard == 2))
+    return rounded.astype(np.int64) * noise.round_step
+
+
+def find_guard(
+    y: NDArray[np.float32],
+    background: NDArray[np.float64],
+    noise: NoiseModel,
+    tolerance: float,
+) -> NDArray[np.uint8]:
+    """Guard codes of a tile: pixels that another machine might round otherwise.
+
+    Parameters
+    ----------
+    tolerance : float
+        Largest difference of two machines' networks, relative to ``1 + |y|``; measured when the
+        model was exported.
+
+    Returns
+    -------
+    ndarray, shape (ny, nx), uint8
+        As `predict` takes it.
+    """
+    steps = (background + noise.to_signal(y)) / noise.round_step
+    fraction = steps - np.floor(steps)
+    reach = tolerance * (1 + np.abs(y)) * noise.signal_slope(y) / noise.round_step
+    near = np.abs(fraction - 0.5) <= reach
+    return np.where(near, 1 + (fraction >= 0.5), 0).astype(np.uint8)
+
+
+def cell_width(
+    prediction: Int,
+    background: NDArray[np.float64],
+    noise: NoiseModel,
+    step: float,
+    dtype: np.dtype[Any],
+) -> Int:
+    """Width w of each pixel's cell [grid units], so that half of it is within the bound.
+
+    Parameters
+    ----------
+    step : float
+        Width in noise units; the bound is half of it.
+    dtype : numpy.dtype
+        Of the stored pixels. Floats give up one grid unit for their rounding onto the grid, and
+        what the cast of the decoded value back to single precision may cost.
+
+    Returns
+    -------
+    ndarray, shape (ny, nx), int64
+        At least 1.
+    """
+    width = np.floor(step * noise.pixel_sigma(prediction - background)).astype(np.int64)
+    if dtype.kind == "f":
+        width -= 1 + (np.abs(prediction) >> 22 if dtype.itemsize == 4 else 0)
+    return np.maximum(width, 1)
+
+
+def to_cells(grid: Int, prediction: Int, width: Int) -> Int:
+    """Cell numbers ``k = floor((X - M) / w + 1/2)``."""
+    return (2 * (grid - prediction) + width) // (2 * width)
+
+
+def from_cells(cells: NDArray[np.integer[Any]], prediction: Int, width: Int) -> Int:
+    """Centres ``M + k w`` of cells [grid units]."""
+    return prediction + cells.astype(np.int64) * width
+
+
+def to_grid(stored: NDArray[Any], noise: NoiseModel) -> Int:
+    """Stored pixels on the grid; finite values below 2**52 grid units only."""
+    if stored.dtype.kind != "f":
+        return stored.astype(np.int64)
+    return np.rint(np.ldexp(stored.astype(np.float64), -noise.grid_exponent)).astype(np.int64)
+
+
+def from_grid(lattice: Int, noise: NoiseModel, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Grid values in the stored dtype; integers beyond its range are clipped to it."""
+    if dtype.kind != "f":
+        limits = np.iinfo(dtype)
+        return np.clip(lattice, limits.min, limits.max).astype(dtype)
+    return np.ldexp(lattice.astype(np.float64), noise.grid_exponent).astype(dtype)
+
+
+def remainder(stored: NDArray[Any], centres: Int, width: Int, bounded: NDArray[Any]) -> Int:
+    """What `exact` adds to `bounded`.
+
+    Parameters
+    ----------
+    stored : ndarray, integer or float
+    centres, width : ndarray, int64
+        ``M + k w`` and w [grid units].
+    bounded : ndarray, same dtype as `stored`
+        The tile as decoded at `bounded`.
+
+    Returns
+    -------
+    ndarray, int64
+        Integers: place inside the cell, in 0..w-1. Floats: difference of the ordered bits.
+    """
+    if stored.dtype.kind != "f":
+        return stored.astype(np.int64) - centres + width // 2
+    return _ordered_difference(stored, bounded)
+
+
+def apply_remainder(
+    rest: NDArray[np.integer[Any]], centres: Int, width: Int, bounded: NDArray[Any]
+) -> NDArray[Any]:
+    """Inverse of `remainder`: the stored pixels, every bit of them."""
+    if bounded.dtype.kind != "f":
+        return (centres - width // 2 + rest).astype(bounded.dtype)
+    unsigned = _unsigned(bounded.dtype)
+    bits = _ordered(bounded) + rest.astype(unsigned)
+    return _from_ordered(bits, bounded.dtype)
+
+
+def _unsigned(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(f"u{dtype.itemsize}")
+
+
+def _ordered_difference(stored: NDArray[Any], bounded: NDArray[Any]) -> Int:
+    """Signed difference of ordered bits, modulo 2**n of the dtype's n bits."""
+    difference = _ordered(stored) - _ordered(bounded)
+    return difference.view(f"i{stored.dtype.itemsize}").astype(np.int64)
+
+
+def _ordered(values: NDArray[Any]) -> NDArray[Any]:
+    """Bits of floats as unsigned integers that rise with the value: a bijection."""
+    unsigned = _unsigned(values.dtype)
+    bits = np.ascontiguousarray(values).view(unsigned)
+    sign = unsigned.type(1 << (8 * unsigned.itemsize - 1))
+    return np.where(bits & sign, ~bits, bits | sign)
+
+
+def _from_ordered(bits: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    sign = bits.dtype.type(1 << (8 * bits.dtype.itemsize - 1))
+    return np.where(bits & sign, bits ^ sign, ~bits).view(dtype)
+
+
+def checksum(values: NDArray[Any]) -> int:
+    """CRC-32 of a tile's little-endian bytes in C order."""
+    little = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False)
+    return zlib.crc32(little.tobytes())

@@ -1,0 +1,144 @@
+"""What lies where in a release: keys, arrays, and the layers that each level reads.
+
+::
+
+    zarr.json                        root group: format, name, kinds; consolidated metadata
+    images/<set>/index.parquet       one row an image
+    images/<set>/<group>/<layer>     Zarr arrays; a group holds images of one tile grid and dtype
+    models/<digest>/                 decoder.onnx encoder.onnx tables.bin card.json
+    fidelity.ecsv  report.html  provenance.json
+    manifest.json                    every key with size and SHA-256; its presence is the seal
+
+In a group of images with ``ty x tx`` tiles of 256 pixels, the first axis is the image, a chunk is
+one tile and a shard is one image. An image occupies the corner ``[:ny, :nx]``; beyond it every
+layer is zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+
+from skyfold.codecs.blocks import BlocksCodec
+from skyfold.codecs.latents import LatentsCodec
+from skyfold.codecs.sparse import SparseCodec
+from skyfold.ladder import LEVELS, TILE
+from skyfold.noise import MESH
+
+FORMAT = 1
+ZARR_KEY = "zarr.json"
+MANIFEST_KEY = "manifest.json"
+FIDELITY_KEY = "fidelity.ecsv"
+REPORT_KEY = "report.html"
+PROVENANCE_KEY = "provenance.json"
+MODEL_FILES = ("decoder.onnx", "encoder.onnx", "tables.bin", "card.json")
+STRIDE = 8  # image pixels a side of one latent position
+
+_BASE = ("checksum", "flags")
+_REFINED = {
+    "latent": ("background", "latent", "guard"),
+    "sources": ("background", "latent", "guard", "sources"),
+    "bounded": ("background", "latent", "guard", "sources", "bounded"),
+    "exact": ("background", "latent", "guard", "sources", "bounded", "exact"),
+}
+LAYERS = ("background", "latent", "guard", "sources", "bounded", "exact", "direct", *_BASE)
+
+
+def layers_read(level: str, mode: str) -> tuple[str, ...]:
+    """Layers that decoding an image at a level reads.
+
+    Parameters
+    ----------
+    level : str
+        One of `skyfold.ladder.LEVELS`.
+    mode : {"ladder", "ladder+direct", "direct"}
+        How the image is stored: as a ladder; as a ladder whose top is the raw array coded by
+        itself, because that is smaller; or, for images without noise, as the raw array alone.
+    """
+    if mode == "direct" or (mode == "ladder+direct" and level == "exact"):
+        return ("checksum", "direct")
+    return _REFINED[level] + _BASE
+
+
+@dataclass(frozen=True)
+class ImageGroup:
+    """Images that share arrays: one tile grid, one stored dtype, one model.
+
+    Attributes
+    ----------
+    count : int
+        Images, which is the length of the first axis.
+    tiles : (int, int)
+        Tiles along y and x.
+    dtype : str
+        Stored pixels, such as ``int16``.
+    channels : int
+        Latent channels of the model.
+    tables : str
+        Digest of the model's entropy tables.
+    """
+
+    count: int
+    tiles: tuple[int, int]
+    dtype: str
+    channels: int
+    tables: str
+
+    @property
+    def name(self) -> str:
+        """Such as ``int16_4x4``."""
+        return f"{self.dtype}_{self.tiles[0]}x{self.tiles[1]}"
+
+    def create(self, store: Any, path: str) -> None:
+        """Create the arrays of every layer at `path`, without data."""
+        for layer in LAYERS:
+            zarr.create_array(
+                store, name=f"{path}/{layer}", overwrite=True, fill_value=0, **self._spec(layer)
+            )
+
+    def _spec(self, layer: str) -> dict[str, Any]:
+        ty, tx = self.tiles
+        if layer == "background":
+            nodes = (ty * TILE // MESH, tx * TILE // MESH)
+            return _whole((self.count, *nodes), "int32")
+        if layer == "checksum":
+            return _whole((self.count, ty, tx, len(LEVELS)), "uint32", compress=False)
+        if layer == "latent":
+            side = TILE // STRIDE
+            shape = (ty * side, tx * side, self.channels)
+            chunk = (side, side, self.channels)
+            return self._sharded(shape, chunk, "int16", LatentsCodec(tables=self.tables))
+        dtype, serializer = self._pixel_layer(layer)
+        return self._sharded((ty * TILE, tx * TILE), (TILE, TILE), dtype, serializer)
+
+    def _pixel_layer(self, layer: str) -> tuple[str, Any]:
+        if layer == "guard":
+            return "uint8", SparseCodec()
+        if layer == "flags":
+            return "uint8", None
+        if layer == "direct":
+            return self.dtype, BlocksCodec()
+        wide = np.dtype(self.dtype).itemsize == 8 and layer == "exact"
+        return ("int64" if wide else "int32"), BlocksCodec()
+
+    def _sharded(
+        self, shape: tuple[int, ...], chunk: tuple[int, ...], dtype: str, serializer: Any
+    ) -> dict[str, Any]:
+        spec = {
+            "shape": (self.count, *shape),
+            "chunks": (1, *chunk),
+            "shards": (1, *shape),
+            "dtype": dtype,
+        }
+        if serializer is None:
+            return spec | {"compressors": zarr.codecs.ZstdCodec(level=19)}
+        return spec | {"serializer": serializer, "compressors": None}
+
+
+def _whole(shape: tuple[int, ...], dtype: str, *, compress: bool = True) -> dict[str, Any]:
+    """Array whose chunk is everything of one image."""
+    compressors = zarr.codecs.ZstdCodec(level=19) if compress else None
+    return {"shape": shape, "chunks": (1, *shape[1:]), "dtype": dtype, "compressors": compressors}

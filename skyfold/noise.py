@@ -1,0 +1,154 @@
+"""Noise units: the exact map between stored pixels and multiples of their noise.
+
+Everything after the network is integer arithmetic in *grid units*: a stored value x is ``X =
+rint(x / 2**grid_exponent)`` (the exponent is 0 for integers and near ``log2(sigma / 4096)`` for
+floats). In grid units, with the background ``b`` and ``v = X - b``::
+
+    sigma(v)^2 = sigma^2 + slope * max(v, 0)         noise of a pixel
+    v = sigma * (y + stretch / 4 * y * max(y, 0))    noise-unit value y of the network to data
+    y = 2 / stretch * (sqrt(1 + stretch * v / sigma) - 1)   for v >= 0;  v / sigma below
+
+Only + - * / sqrt in float64 take part, which IEEE 754 rounds exactly: every machine finds the
+same cells. The stretch is Anscombe's (1948, Biometrika 35, 246) where it equals ``slope / sigma``;
+images without a known gain keep a small one, so that a bright star does not swamp the network.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MESH = 64  # pixels a side of one node of the background mesh; a power of two
+FLOAT_GRID_BITS = 12  # a float's grid unit is 2**-12 of its noise, rounded to a power of two
+MIN_STRETCH = 0.25
+PREDICTION_LIMIT = 1e6  # noise units; a prediction beyond it says nothing
+
+
+@dataclass(frozen=True)
+class NoiseModel:
+    """Noise of one image, in grid units.
+
+    Attributes
+    ----------
+    grid_exponent : int
+        log2 of the grid unit, in stored units; 0 for integer images.
+    sigma : float
+        Standard deviation of the sky noise [grid units]; positive.
+    slope : float
+        Gain slope: variance per grid unit of signal above the background; 0 where unknown.
+    stretch : float
+        Curvature of the network's units; positive.
+    background_step, round_step : int
+        Powers of two [grid units]: unit of the stored background mesh, and of the prediction.
+    """
+
+    grid_exponent: int
+    sigma: float
+    slope: float
+    stretch: float
+    background_step: int
+    round_step: int
+
+    @classmethod
+    def from_stored_units(cls, sigma: float, slope: float, *, integer: bool) -> NoiseModel:
+        """Noise model from sky noise and gain slope in stored units.
+
+        Parameters
+        ----------
+        sigma : float
+            Sky noise [stored unit].
+        slope : float
+            Variance per unit of signal [stored unit]; 0 where unknown.
+        integer : bool
+            True where the stored pixels are integers.
+
+        Raises
+        ------
+        ValueError
+            If `sigma` is not positive and finite or `slope` is negative.
+        """
+        if not (math.isfinite(sigma) and sigma > 0 and math.isfinite(slope) and slope >= 0):
+            raise ValueError(
+                f"noise model with sigma {sigma} and slope {slope}: sigma must be positive and "
+                "finite, slope at least 0; store a noiseless image directly instead"
+            )
+        exponent = 0 if integer else math.floor(math.log2(sigma)) - FLOAT_GRID_BITS
+        sigma_grid = math.ldexp(sigma, -exponent)
+        slope_grid = math.ldexp(slope, -exponent)
+        near = math.floor(math.log2(sigma_grid))
+        return cls(
+            grid_exponent=exponent,
+            sigma=sigma_grid,
+            slope=slope_grid,
+            stretch=max(slope_grid / sigma_grid, MIN_STRETCH),
+            background_step=2 ** max(near - 4, 0),
+            round_step=2 ** max(near - 2, 0),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, for the image index."""
+        return asdict(self)
+
+    def to_noise_units(self, signal: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Noise-unit values y, float32, of background-subtracted values in grid units."""
+        u = signal / self.sigma
+        bright = (2 / self.stretch) * (np.sqrt(1 + self.stretch * np.maximum(u, 0)) - 1)
+        return np.where(u >= 0, bright, u).astype(np.float32)
+
+    def to_signal(self, y: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Background-subtracted values in grid units, float64, of noise-unit values."""
+        wide = np.nan_to_num(y.astype(np.float64), nan=0.0)
+        wide = np.clip(wide, -PREDICTION_LIMIT, PREDICTION_LIMIT)
+        return self.sigma * (wide + (self.stretch / 4) * wide * np.maximum(wide, 0))
+
+    def signal_slope(self, y: NDArray[np.float32]) -> NDArray[np.float64]:
+        """d(signal)/dy in grid units: how far an error of the network moves the prediction."""
+        return self.sigma * (1 + (self.stretch / 2) * np.maximum(y.astype(np.float64), 0))
+
+    def pixel_sigma(self, signal: NDArray[Any]) -> NDArray[np.float64]:
+        """Noise of a pixel [grid units] whose background-subtracted value is `signal`."""
+        return np.sqrt(self.sigma * self.sigma + self.slope * np.maximum(signal, 0.0))
+
+
+def background_nodes(pixels: int) -> int:
+    """Nodes of the background mesh along an axis of so many pixels."""
+    return -(-pixels // MESH)
+
+
+def background_at(
+    mesh: NDArray[np.integer[Any]], step: int, rows: slice, columns: slice
+) -> NDArray[np.float64]:
+    """Background [grid units] of a window, bilinear between mesh nodes, exact in float64.
+
+    Parameters
+    ----------
+    mesh : ndarray, shape (nodes_y, nodes_x), integer
+        Background at the centres of cells of 64 x 64 pixels, in units of `step`.
+    step : int
+        Power of two [grid units].
+    rows, columns : slice
+        Window in pixels of the image; start and stop given.
+
+    Notes
+    -----
+    Weights are integers over 128 on each axis, so all sums are integers below 2**53.
+    """
+    weights_y = _linear_weights(mesh.shape[0], rows)
+    weights_x = _linear_weights(mesh.shape[1], columns)
+    whole = weights_y @ mesh.astype(np.float64) @ weights_x.T
+    return whole * (step / (2 * MESH) ** 2)
+
+
+def _linear_weights(nodes: int, window: slice) -> NDArray[np.float64]:
+    """Interpolation weights times 128, one row a pixel; constant beyond the outer nodes."""
+    place = 2 * np.arange(window.start, window.stop) + 1 - MESH
+    below, fraction = np.divmod(place, 2 * MESH)
+    weights = np.zeros((len(place), nodes))
+    pixel = np.arange(len(place))
+    np.add.at(weights, (pixel, np.clip(below, 0, nodes - 1)), 2 * MESH - fraction)
+    np.add.at(weights, (pixel, np.clip(below + 1, 0, nodes - 1)), fraction)
+    return weights

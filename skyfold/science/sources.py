@@ -1,0 +1,282 @@
+"""How sources are found and apertures summed, the same way for raw and decoded images.
+
+This module knows the definitions on which the science cases of images stand:
+
+- *Scale.* Images are centred on the raw's median and divided by its median noise before single
+  precision touches them, so that no result depends on their unit.
+- *Sky.* It is measured on each image by itself, as its user would (`skyfold.science.sky`).
+- *Detection.* A matched filter (Gaussian of the point-spread function's width) gives each pixel's
+  significance; islands above 4 sigma, deblended by sep, are sources. Noise is the context's for
+  raw and decoded alike, with one threshold and no second chance below it.
+"""
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skyfold.errors import InvalidRequestError, MissingDependencyError
+from skyfold.science import ImageContext
+from skyfold.science.sky import Plane, sky
+
+THRESHOLD = 4.0  # [sigma], of the matched filter: about one false source per megapixel
+FALLBACK_FWHM = 3.0  # [pixel], where fewer than MIN_STARS sources can tell
+MIN_STARS = 5
+_STAR_SNR = 20.0
+_FWHM_RANGE = (1.2, 30.0)  # [pixel]; narrower ones are cosmic rays and hot pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """A raw image made ready for measuring.
+
+    Attributes
+    ----------
+    centre, unit : float
+        Median and median noise of the raw, in its own unit; every plane here is in `unit`.
+    good : ndarray, shape (ny, nx), bool
+    noise : ndarray, shape (ny, nx), float32
+        One standard deviation; 1 where not good.
+    blind : ndarray, shape (ny, nx), float32
+        Centred raw less the sky found without knowing its sources; 0 where not good.
+    free : ndarray, shape (ny, nx), bool
+        Good pixels away from sources: where sky is measured when sources are known.
+    level, image : ndarray, shape (ny, nx), float32
+        That sky, and the centred raw less it; image is 0 where not good.
+    fwhm : float
+        [pixel]
+    sources : ndarray, shape (n,), structured
+        Of sep: ``x``, ``y`` [pixel, 0-based], ``a``, ``b``, ``theta``, ``npix``.
+    """
+
+    centre: float
+    unit: float
+    good: NDArray[np.bool_]
+    noise: Plane
+    blind: Plane
+    free: NDArray[np.bool_]
+    level: Plane
+    image: Plane
+    fwhm: float
+    sources: NDArray[Any]
+
+
+# Every case asks for the same field; it lives as long as the context it belongs to.
+_PREPARED: WeakKeyDictionary[ImageContext, tuple[ref[NDArray[Any]], Field]] = WeakKeyDictionary()
+
+
+def prepare_field(raw: NDArray[Any], context: ImageContext) -> Field:
+    """Return the sources and sky of a raw image, worked out once for each context.
+
+    Parameters
+    ----------
+    raw : ndarray, shape (ny, nx), any integer or float dtype
+        Pixels that are not finite, or without positive finite noise, count as bad.
+    context : ImageContext
+
+    Raises
+    ------
+    InvalidRequestError
+        If raw and context differ in shape.
+    MissingDependencyError
+        If sep is not installed.
+    """
+    kept = _PREPARED.get(context)
+    if kept is None or kept[0]() is not raw:
+        kept = ref(raw), _prepare(raw, context)
+        _PREPARED[context] = kept
+    return kept[1]
+
+
+def _prepare(raw: NDArray[Any], context: ImageContext) -> Field:
+    """Find the sources with the sky of a blind search, then the sky away from them."""
+    good, centre, unit = _ground(raw, context)
+    noise = np.where(good, context.sigma / unit, 1.0).astype(np.float32)
+    flat = scaled(raw, good, centre, unit)
+    blind = _less(flat, sky(flat, noise, good), good)
+    fwhm = context.fwhm_pix or estimate_fwhm(blind, noise, good)
+    sources = find_sources(blind, noise, good, fwhm)
+    free = good & ~_around(sources, fwhm, good.shape)
+    level = sky(flat, noise, free)
+    image = _less(flat, level, good)
+    return Field(centre, unit, good, noise, blind, free, level, image, fwhm, sources)
+
+
+def decoded_difference(field: Field, raw: NDArray[Any], decoded: NDArray[Any]) -> Plane:
+    """Return decoded minus raw, each less its own sky away from sources, in ``field.unit``.
+
+    The difference is taken before single precision, so equal images give exactly zero.
+    """
+    flat = scaled(decoded, field.good, field.centre, field.unit)
+    lifted = sky(flat, field.noise, field.free) - field.level
+    change = np.asarray(decoded, np.float64) - np.asarray(raw, np.float64)
+    return _less(change / field.unit, lifted, field.good)
+
+
+def decoded_blind(field: Field, decoded: NDArray[Any]) -> Plane:
+    """Return a decoded image as a blind search sees it, alike ``field.blind`` for raw."""
+    flat = scaled(decoded, field.good, field.centre, field.unit)
+    return _less(flat, sky(flat, field.noise, field.good), field.good)
+
+
+def scaled(image: NDArray[Any], good: NDArray[np.bool_], centre: float, unit: float) -> Plane:
+    """Return a centred image in units of the noise, 0 where not good.
+
+    Raises
+    ------
+    InvalidRequestError
+        If the shape is another one, or a good pixel is not finite.
+    """
+    if np.shape(image) != good.shape:
+        raise InvalidRequestError(
+            f"comparing images: one has shape {np.shape(image)}, its raw image {good.shape}; "
+            "they must agree; decode the whole image, not a cutout"
+        )
+    values = (np.asarray(image, np.float64) - centre) / unit
+    broken = int(np.count_nonzero(good & ~np.isfinite(values)))
+    if broken:
+        raise InvalidRequestError(
+            f"comparing images: {broken} pixels are not finite where the raw image is good; a "
+            "decoded image must be finite there; check the decoder, or mask these pixels"
+        )
+    return np.where(good, values, 0).astype(np.float32)
+
+
+def estimate_fwhm(image: Plane, noise: Plane, good: NDArray[np.bool_]) -> float:
+    """Return the width of the point-spread function [pixel].
+
+    Twice the half-light radius (which is the full width of a Gaussian) of the sources above
+    S/N 20, where those pile up at the small end: the tightest quarter of the smaller half. Where
+    fewer than 5 sources can tell, `FALLBACK_FWHM`.
+    """
+    sep = load_sep()
+    found = find_sources(image, noise, good, FALLBACK_FWHM)
+    flux = circle_sum(image, found, 3 * FALLBACK_FWHM)
+    error = np.sqrt(circle_sum(noise**2, found, 3 * FALLBACK_FWHM))
+    clear = is_clear(good, found, 3 * FALLBACK_FWHM) & (flux > _STAR_SNR * error)
+    bright = found[clear & (found["flag"] == 0)]
+    reach = np.full(len(bright), 3 * FALLBACK_FWHM)
+    radius, _ = sep.flux_radius(image, bright["x"], bright["y"], reach, 0.5, subpix=5)
+    width = np.sort(2 * radius[(radius > _FWHM_RANGE[0] / 2) & (radius < _FWHM_RANGE[1] / 2)])
+    if len(width) < MIN_STARS:
+        return FALLBACK_FWHM
+    span = max(len(width) // 4, MIN_STARS - 2)
+    small = width[: max(len(width) // 2 + 1, MIN_STARS)]
+    first = int(np.argmin(small[span - 1 :] - small[: len(small) - span + 1]))
+    return float(np.median(small[first : first + span]))
+
+
+def find_sources(image: Plane, noise: Plane, good: NDArray[np.bool_], fwhm: float) -> NDArray[Any]:
+    """Return the sources of an image without sky, as sep's structured array.
+
+    Parameters
+    ----------
+    image, noise, good : ndarray, shape (ny, nx)
+    fwhm : float
+        Width of the matched filter [pixel].
+    """
+    sep = load_sep()
+    significance = matched_filter(image, noise, good, fwhm)
+    above = int(np.count_nonzero(significance > THRESHOLD))
+    # sep stops with an error where its fixed buffers are too small for a crowded image
+    sep.set_extract_pixstack(max(300_000, 2 * above))
+    sep.set_sub_object_limit(16_384)
+    return np.asarray(sep.extract(significance, THRESHOLD, minarea=1, filter_kernel=None))
+
+
+def matched_filter(image: Plane, noise: Plane, good: NDArray[np.bool_], fwhm: float) -> Plane:
+    """Return the significance [sigma] of a point source centred on each pixel."""
+    radius = int(np.ceil(1.5 * fwhm))
+    profile = np.exp(-4 * np.log(2) * (np.arange(-radius, radius + 1) / fwhm) ** 2)
+    weight = np.where(good, 1 / noise**2, 0).astype(np.float32)
+    signal = _convolve(image * weight, profile)
+    variance = _convolve(weight, profile**2)
+    return np.where(good, signal / np.sqrt(np.maximum(variance, 1e-30)), 0).astype(np.float32)
+
+
+def circle_sum(image: Plane, sources: NDArray[Any], radius: float) -> NDArray[np.float64]:
+    """Return the sum of an image inside circles about the sources, exact at their edges."""
+    total, _, _ = load_sep().sum_circle(image, sources["x"], sources["y"], radius, subpix=0)
+    return np.asarray(total, np.float64)
+
+
+def is_clear(
+    good: NDArray[np.bool_], sources: NDArray[Any], radius: float | NDArray[Any]
+) -> NDArray[np.bool_]:
+    """Tell which circles about sources touch neither a bad pixel nor the edge."""
+    x, y, (ny, nx) = sources["x"], sources["y"], good.shape
+    inside = (np.minimum(x, y) - radius >= -0.5) & (x + radius <= nx - 0.5)
+    inside &= y + radius <= ny - 0.5
+    bad, _, _ = load_sep().sum_circle((~good).astype(np.float32), x, y, radius, subpix=0)
+    return np.asarray(inside & (bad == 0))
+
+
+def at_centre(plane: NDArray[Any], sources: NDArray[Any]) -> NDArray[Any]:
+    """Return the value of a plane at the pixel that holds each source's centre."""
+    row, column = (np.rint(sources[axis]).astype(int) for axis in ("y", "x"))
+    picked: NDArray[Any] = plane[row, column]
+    return picked
+
+
+def load_sep() -> ModuleType:
+    """Return the sep library.
+
+    Raises
+    ------
+    MissingDependencyError
+        If it is not installed.
+    """
+    try:
+        import sep
+    except ImportError as missing:
+        raise MissingDependencyError(
+            "measuring images needs the library sep, which is not installed; it comes with the "
+            "extra 'measure': pip install skyfold[measure]"
+        ) from missing
+    module: ModuleType = sep
+    return module
+
+
+def _ground(raw: NDArray[Any], context: ImageContext) -> tuple[NDArray[np.bool_], float, float]:
+    """Good pixels, median and median noise."""
+    if np.shape(raw) != context.mask.shape:
+        raise InvalidRequestError(
+            f"measuring an image: it has shape {np.shape(raw)}, its context "
+            f"{context.mask.shape}; they must agree; pass the image's own sigma and mask"
+        )
+    good = ~np.asarray(context.mask, bool) & np.isfinite(context.sigma) & (context.sigma > 0)
+    good &= np.isfinite(raw)
+    if not good.any():
+        return good, 0.0, 1.0
+    return good, float(np.median(raw[good])), float(np.median(context.sigma[good]))
+
+
+def _less(image: NDArray[Any], level: Plane, good: NDArray[np.bool_]) -> Plane:
+    """Image less a level where good, 0 elsewhere."""
+    return np.where(good, image - level, 0).astype(np.float32)
+
+
+def _around(sources: NDArray[Any], fwhm: float, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Pixels that may hold a source's light or its apertures."""
+    covered = np.zeros(shape, bool)
+    reach = np.maximum(6 * sources["a"], 2.5 * fwhm), np.maximum(6 * sources["b"], 2.5 * fwhm)
+    load_sep().mask_ellipse(covered, sources["x"], sources["y"], *reach, sources["theta"], r=1.0)
+    return covered
+
+
+def _convolve(image: Plane, profile: NDArray[Any]) -> Plane:
+    """Separable convolution with a symmetric profile; nothing lies beyond the edge."""
+    radius, weights = len(profile) // 2, profile.astype(np.float32)
+    for axis in (0, 1):
+        beyond = [(radius, radius) if side == axis else (0, 0) for side in (0, 1)]
+        padded = np.pad(image, beyond).swapaxes(0, axis)
+        size = image.shape[axis]
+        out = padded[radius : radius + size] * weights[radius]
+        for i in range(radius):
+            opposite = 2 * radius - i
+            out += weights[i] * (padded[i : i + size] + padded[opposite : opposite + size])
+        image = out.swapaxes(0, axis)
+    return np.ascontiguousarray(image)
