@@ -1,0 +1,1 @@
+"""What learns: autoencoders, principal components, entropy tables, self-organizing maps."""

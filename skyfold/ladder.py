@@ -27,6 +27,7 @@ LEVELS = ("latent", "sources", "bounded", "exact")
 TILE = 256  # pixels a side
 BLOCK = 8  # pixels a side of what `sources` keeps or leaves
 SAFE_INTEGER = 2**52
+ROUND_UP = 0.625  # not 1/2: where sky is flat, background / round_step is a multiple of 1/4
 
 Int = NDArray[np.int64]
 
@@ -56,7 +57,7 @@ def predict(
     """
     steps = (background + noise.to_signal(y)) / noise.round_step
     lower = np.floor(steps)
-    rounded = np.where(guard == 0, np.floor(steps + 0.5), lower + (guard == 2))
+    rounded = np.where(guard == 0, np.floor(steps + ROUND_UP), lower + (guard == 2))
     return rounded.astype(np.int64) * noise.round_step
 
 
@@ -82,8 +83,9 @@ def find_guard(
     steps = (background + noise.to_signal(y)) / noise.round_step
     fraction = steps - np.floor(steps)
     reach = tolerance * (1 + np.abs(y)) * noise.signal_slope(y) / noise.round_step
-    near = np.abs(fraction - 0.5) <= reach
-    return np.where(near, 1 + (fraction >= 0.5), 0).astype(np.uint8)
+    tie = 1 - ROUND_UP
+    near = np.abs(fraction - tie) <= reach
+    return np.where(near, 1 + (fraction >= tie), 0).astype(np.uint8)
 
 
 def cell_width(
@@ -194,7 +196,13 @@ def _from_ordered(bits: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     return np.where(bits & sign, bits ^ sign, ~bits).view(dtype)
 
 
-def checksum(values: NDArray[Any]) -> int:
-    """CRC-32 of a tile's little-endian bytes in C order."""
+def checksum(values: NDArray[Any], ny: int = TILE, nx: int = TILE) -> int:
+    """CRC-32 of a tile's little-endian bytes in C order, zeros beyond its ``[:ny, :nx]``."""
+    if ny < TILE or nx < TILE:
+        values = np.where(_corner(values.shape, ny, nx), values, 0).astype(values.dtype)
     little = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False)
     return zlib.crc32(little.tobytes())
+
+
+def _corner(shape: tuple[int, ...], ny: int, nx: int) -> NDArray[np.bool_]:
+    return (np.arange(shape[0]) < ny)[:, np.newaxis] & (np.arange(shape[1]) < nx)

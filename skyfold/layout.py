@@ -59,7 +59,7 @@ def layers_read(level: str, mode: str) -> tuple[str, ...]:
         itself, because that is smaller; or, for images without noise, as the raw array alone.
     """
     if mode == "direct" or (mode == "ladder+direct" and level == "exact"):
-        return ("checksum", "direct")
+        return ("direct", *_BASE)
     return _REFINED[level] + _BASE
 
 

@@ -71,7 +71,7 @@ def pixel_position(wcs: WCS, position: SkyCoord) -> tuple[float, float]:
         warnings.simplefilter("ignore")
         try:
             x, y = wcs.world_to_pixel(position)
-        except Exception:  # noqa: BLE001 - inverse distortions diverge far from the image
+        except Exception:
             return float("nan"), float("nan")
     return float(x), float(y)
 

@@ -126,11 +126,13 @@ class _Decoder:
         self.layers = layers
         self.network = network
         self.dtype = np.dtype(entry.dtype)
+        self.origin = (0, 0)
 
     def run(
         self, tiles_y: slice, tiles_x: slice
     ) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float64] | None]:
         """Values, flags and noise of all tiles, side by side."""
+        self.origin = (tiles_y.start, tiles_x.start)
         shape = (
             (tiles_y.stop - tiles_y.start) * TILE,
             (tiles_x.stop - tiles_x.start) * TILE,
@@ -157,7 +159,7 @@ class _Decoder:
         for ty, tx in np.ndindex(shape[0] // TILE, shape[1] // TILE):
             place = (slice(ty * TILE, (ty + 1) * TILE), slice(tx * TILE, (tx + 1) * TILE))
             self._check(values[place], (tiles_y.start + ty, tiles_x.start + tx), "exact")
-        return values, np.zeros(shape, np.uint8), None
+        return values, self.layers["flags"], None
 
     def _predict(self, shape: tuple[int, int]) -> NDArray[np.float32]:
         """Network output of every tile, shape (tiles, 256, 256)."""
@@ -185,7 +187,9 @@ class _Decoder:
     @property
     def _noise(self) -> NoiseModel:
         if self.entry.noise is None:
-            raise CorruptDataError(f"image {self.entry.id} has no noise model; fetch the index again")
+            raise CorruptDataError(
+                f"image {self.entry.id} has no noise model; fetch the index again"
+            )
         return self.entry.noise
 
     def _refine(
@@ -250,9 +254,9 @@ class _Decoder:
 
     def _check(self, values: NDArray[Any], name: tuple[int, int], level: str) -> None:
         stored = self.layers["checksum"]
-        first = self.layers["first_tile"]
-        place = (name[0] - int(first[0]), name[1] - int(first[1]), LEVELS.index(level))
-        expected, met = int(stored[place]), ladder.checksum(values)
+        place = (name[0] - self.origin[0], name[1] - self.origin[1], LEVELS.index(level))
+        ny, nx = (side - at * TILE for side, at in zip(self.entry.plane, name, strict=True))
+        expected, met = int(stored[place]), ladder.checksum(values, ny, nx)
         if expected != met:
             raise CorruptDataError(
                 f"tile {name} of image {self.entry.id} at level {level} has CRC {met:08x}, stored "

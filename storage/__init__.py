@@ -1,0 +1,1 @@
+"""What writes: survey files in, layers out to object storage, sealing."""

@@ -60,7 +60,9 @@ class BlocksCodec(ChunkCodec):
         head = bytes([_BITMAP]) + len(bitmap).to_bytes(2, "little") + bitmap
         return head + _compress(blocks[used].ravel())
 
-    def decode_chunk(self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    def decode_chunk(
+        self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> NDArray[Any]:
         """Chunk of a stated shape and dtype."""
         kind = data[0] if data else None
         if kind == _ZERO and len(data) == 1:

@@ -7,7 +7,7 @@ meet Zarr's interface and run in threads, so that chunks are coded in parallel.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from zarr.abc.codec import ArrayBytesCodec
@@ -32,7 +32,9 @@ class ChunkCodec(ArrayBytesCodec):
         """Bytes of a chunk; the same chunk always gives the same bytes."""
         raise NotImplementedError
 
-    def decode_chunk(self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    def decode_chunk(
+        self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> NDArray[Any]:
         """Chunk of a stated shape and dtype; raises `CorruptDataError` if `data` holds another."""
         raise NotImplementedError
 
@@ -43,8 +45,8 @@ class ChunkCodec(ArrayBytesCodec):
 
     def to_dict(self) -> dict[str, Any]:
         """Zarr metadata of the codec."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {"name": self.codec_name, "configuration": fields}
+        configuration = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {"name": self.codec_name, "configuration": configuration}
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
         """Not known before encoding; Zarr asks only codecs of fixed size."""

@@ -160,6 +160,11 @@ def _bad_tables(met: str, allowed: str) -> CorruptDataError:
     )
 
 
+def tables_from_bytes(data: bytes) -> LatentTables:
+    """Tables of a model's file; see `LatentTables.from_bytes`."""
+    return LatentTables.from_bytes(data)
+
+
 _REGISTRY: dict[str, LatentTables] = {}
 
 

@@ -33,7 +33,9 @@ class SparseCodec(ChunkCodec):
         numbers = gaps * _VALUES + flat[place].astype(np.int64) - 1
         return b"".join(_to_leb128(number) for number in numbers.tolist())
 
-    def decode_chunk(self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    def decode_chunk(
+        self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> NDArray[Any]:
         """Chunk of a stated shape and dtype."""
         flat = np.zeros(int(np.prod(shape)), dtype)
         place = -1

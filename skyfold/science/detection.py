@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from skyfold.science import ImageContext, Sample, ScienceCase
 from skyfold.science.bins import split
+from skyfold.science.sky import Plane
 from skyfold.science.sources import (
     Field,
-    Plane,
     at_centre,
     circle_sum,
     decoded_blind,

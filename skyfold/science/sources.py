@@ -25,6 +25,7 @@ from skyfold.science.sky import Plane, sky
 THRESHOLD = 4.0  # [sigma], of the matched filter: about one false source per megapixel
 FALLBACK_FWHM = 3.0  # [pixel], where fewer than MIN_STARS sources can tell
 MIN_STARS = 5
+_RIGHT_ANGLE = 1.570796  # [rad], just below
 _STAR_SNR = 20.0
 _FWHM_RANGE = (1.2, 30.0)  # [pixel]; narrower ones are cosmic rays and hot pixels
 
@@ -94,7 +95,8 @@ def prepare_field(raw: NDArray[Any], context: ImageContext) -> Field:
 def _prepare(raw: NDArray[Any], context: ImageContext) -> Field:
     """Find the sources with the sky of a blind search, then the sky away from them."""
     good, centre, unit = _ground(raw, context)
-    noise = np.where(good, context.sigma / unit, 1.0).astype(np.float32)
+    # the limits keep squares and their inverses within single precision
+    noise = np.clip(np.where(good, context.sigma / unit, 1.0), 1e-6, 1e6).astype(np.float32)
     flat = scaled(raw, good, centre, unit)
     blind = _less(flat, sky(flat, noise, good), good)
     fwhm = context.fwhm_pix or estimate_fwhm(blind, noise, good)
@@ -184,7 +186,10 @@ def find_sources(image: Plane, noise: Plane, good: NDArray[np.bool_], fwhm: floa
     # sep stops with an error where its fixed buffers are too small for a crowded image
     sep.set_extract_pixstack(max(300_000, 2 * above))
     sep.set_sub_object_limit(16_384)
-    return np.asarray(sep.extract(significance, THRESHOLD, minarea=1, filter_kernel=None))
+    found = np.asarray(sep.extract(significance, THRESHOLD, minarea=1, filter_kernel=None))
+    # rounding can lift an angle past the right angle, which sep's own apertures then refuse
+    found["theta"] = np.clip(found["theta"], -_RIGHT_ANGLE, _RIGHT_ANGLE)
+    return found
 
 
 def matched_filter(image: Plane, noise: Plane, good: NDArray[np.bool_], fwhm: float) -> Plane:

@@ -1,0 +1,124 @@
+"""The demo: a simulated survey, its release, and what a consumer sees of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from astropy import units as u
+from astropy.coordinates import SkyCoord
+from rich.console import Console
+from rich.table import Table
+
+from flows.build import build
+from flows.simulate import noise_entropy_bits, simulate_survey
+from skyfold import open_release
+from skyfold.layout import REPORT_KEY
+
+if TYPE_CHECKING:
+    from skyfold.release import DataRelease
+
+CUTOUT = 30 * u.arcsec
+
+
+def run_demo(folder: Path, *, minutes: float, images: int, seed: int) -> None:
+    """Simulate, build, and print what came out."""
+    console = Console()
+    survey = folder / "survey.toml"
+    if not survey.exists():
+        console.print(f"simulating {images} images of two bands, a catalog and p(z) in {folder}")
+        survey = simulate_survey(
+            folder, seed=seed, images=images, minutes=minutes, progress=_Counter(console)
+        )
+    url = build(str(survey.resolve()))
+    release = open_release(url)
+    _show_fidelity(console, release)
+    _show_cutouts(console, release)
+    _show_rates(console, release, folder)
+    _show_bars(console, release, folder)
+    console.print(f"report: {url}/{REPORT_KEY}", soft_wrap=True)
+
+
+class _Counter:
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def __call__(self, done: int, total: int) -> None:
+        if done == total or done % max(total // 4, 1) == 0:
+            self.console.print(f"  {done} of {total}")
+
+
+def _show_fidelity(console: Console, release: DataRelease) -> None:
+    table = Table(title="Fidelity: 90th percentile of the loss on sky that training never saw")
+    for name in ("band", "case", "measure", "bin", "n", *release.levels):
+        table.add_column(name)
+    cells: dict[tuple[Any, ...], dict[str, str]] = {}
+    for row in release.fidelity.rows():
+        if row["kind"] != "images" or row["n"] == 0:
+            continue
+        key = tuple(str(row[name]) for name in ("band", "case", "measure", "bin"))
+        value = row["bias"] if row["statistic"] == "mean" else row["p90"]
+        shown = row["note"] if value is None else f"{value:.3g} {row['unit']}"
+        cells.setdefault(key, {"n": str(row["n"])})[row["level"]] = shown
+    for key, found in cells.items():
+        table.add_row(*key, found["n"], *(found.get(level, "") for level in release.levels))
+    console.print(table)
+
+
+def _show_cutouts(console: Console, release: DataRelease) -> None:
+    entry = next(iter(release.images.entries.values()))
+    position = SkyCoord(entry.ra, entry.dec, unit="deg")
+    exact = release.images.cutout(position, CUTOUT, band=entry.band, level="exact")
+    table = Table(title=f"A cutout of {CUTOUT} of {entry.id}, decoded at every level")
+    for name in ("level", "shape", "rms error [noise units]", "largest error [noise units]"):
+        table.add_column(name)
+    for level in release.levels:
+        cutout = release.images.cutout(position, CUTOUT, band=entry.band, level=level)
+        error = (cutout.data - exact.data) / exact.uncertainty.array
+        shape = f"{cutout.shape[1]} x {cutout.shape[0]}"
+        table.add_row(level, shape, f"{np.std(error):.3f}", f"{np.abs(error).max():.3f}")
+    console.print(table)
+
+
+def _show_rates(console: Console, release: DataRelease, folder: Path) -> None:
+    info = release.info()
+    raw = sum(path.stat().st_size for path in folder.glob("raw/**/*.fits"))
+    table = Table(title=f"Compression of {raw / 1e6:.1f} MB of raw images")
+    for name in ("set", "level", "bits per pixel", "MB", "raw / stored"):
+        table.add_column(name)
+    for name, about in info["images"].items():
+        for level, one in about["levels"].items():
+            size = one["bytes"] / 1e6
+            table.add_row(
+                name, level, f"{one['bpp']:.3f}", f"{size:.3f}", f"{raw / one['bytes']:.1f}"
+            )
+    console.print(table)
+
+
+def _show_bars(console: Console, release: DataRelease, folder: Path) -> None:
+    """The whole ladder against the entropy of the noise, and the error that `sources` leaves."""
+    about = (
+        json.loads((folder / "truth.json").read_text()) if (folder / "truth.json").exists() else {}
+    )
+    entropy = noise_entropy_bits(
+        about.get("sky_e", 600.0), about.get("read_noise_e", 5.0), about.get("gain", 1.5)
+    )
+    for name, one in release.info()["images"].items():
+        levels = one["levels"]
+        worst = max(
+            (
+                row["p90"]
+                for row in release.fidelity.filter(
+                    set=name, level="sources", case="photometry", measure="flux_1fwhm", bin=">=5"
+                ).rows()
+                if row["p90"] is not None
+            ),
+            default=float("nan"),
+        )
+        console.print(
+            f"{name}: sources {levels['sources']['bpp']:.3f} bits a pixel, S/N >= 5 flux error p90 "
+            f"{worst:.3f} sigma; whole ladder {levels['exact']['bpp']:.3f} bits a pixel, "
+            f"{levels['exact']['bpp'] / entropy:.3f} x the noise entropy of {entropy:.3f}"
+        )

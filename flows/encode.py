@@ -1,0 +1,89 @@
+"""Encode: every image to its layers on the store, skipping what is there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.job import WORKERS, Job, Plan, batches
+from skyfold.ladder import LEVELS
+from storage.archive import archive_image
+from storage.builder import entry_from_note, note_of, plan_groups
+
+
+@flow(name="encode", task_runner=ThreadPoolTaskRunner(max_workers=WORKERS))
+def encode(survey: str) -> int:
+    """Encode every image of a survey.
+
+    Parameters
+    ----------
+    survey : str
+        Path of survey.toml.
+
+    Returns
+    -------
+    int
+        Images in the release.
+    """
+    job = Job(survey)
+    logger = get_run_logger()
+    plan = job.require_plan()
+    network = job.network()
+    placed, groups = plan_groups(plan.entries, network.channels, network.tables)
+    job.builder.start(_about(job, plan), groups)
+    runs = batches([entry.id for entry in placed])
+    by_id = {entry.id: note_of(entry) for entry in placed}
+    futures = [encode_images.submit(survey, [by_id[one] for one in ids]) for ids in runs]
+    written = []
+    for future in futures:
+        written += [entry_from_note(note) for note in future.result()]
+        logger.info("encoded %d of %d images", len(written), len(placed))
+    job.builder.write_indexes(written)
+    pixels = max(sum(entry.pixels for entry in written), 1)
+    sizes = {level: 8 * sum(e.bytes_at(level) for e in written) / pixels for level in LEVELS}
+    shown = ", ".join(f"{level} {size:.3f}" for level, size in sizes.items())
+    logger.info("bits per pixel read at each level: %s", shown)
+    return len(written)
+
+
+def _about(job: Job, plan: Plan) -> dict[str, Any]:
+    """Attributes of the release's root."""
+    return {
+        "name": job.config.release.title,
+        "levels": list(LEVELS),
+        "images": sorted({entry.set for entry in plan.entries}),
+        "hold_out": {name: rule.to_dict() for name, rule in plan.hold_out.items()},
+        "set_aside": plan.set_aside,
+        "quarantined": [],
+    }
+
+
+@task(name="encode images", retries=2, retry_delay_seconds=2, retry_jitter_factor=0.5)
+def encode_images(survey: str, notes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Notes of a batch of images as written."""
+    job = Job(survey)
+    network = _network(survey)
+    logger = get_run_logger()
+    out = []
+    for note in notes:
+        entry = entry_from_note(note)
+        ref = job.refs[entry.id]
+        written, is_new = archive_image(job.builder, network, ref, entry, options=job.options)
+        logger.debug("%s: %s", "encoded" if is_new else "was there", entry.id)
+        out.append(note_of(written))
+    return out
+
+
+_networks: dict[tuple[str, str], Any] = {}
+
+
+def _network(survey: str) -> Any:
+    """The job's model, opened once a process."""
+    job = Job(survey)
+    note = job.training()
+    key = (job.builder.store.url, note["model"] if note else "")
+    if key not in _networks:
+        _networks[key] = job.network()
+    return _networks[key]

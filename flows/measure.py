@@ -1,0 +1,68 @@
+"""Measure: the fidelity record, from stored bytes decoded through the public client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_table_artifact
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.job import WORKERS, Job, batches
+from skyfold.layout import FIDELITY_KEY
+from skyfold.measure import images_to_measure, measure_image, record_of
+from skyfold.release import DataRelease, open_release
+
+SHOWN = ("set", "band", "level", "case", "measure", "bin", "n", "p50", "p90", "high", "unit", "bpp")
+
+
+@flow(name="measure", task_runner=ThreadPoolTaskRunner(max_workers=WORKERS))
+def measure(survey: str) -> int:
+    """Measure the loss of every science case at every level.
+
+    Parameters
+    ----------
+    survey : str
+        Path of survey.toml.
+
+    Returns
+    -------
+    int
+        Rows of the fidelity record.
+    """
+    job = Job(survey)
+    logger = get_run_logger()
+    job.builder.require_unsealed()
+    release = _open(job)
+    chosen = images_to_measure(release)
+    futures = [measure_images.submit(survey, ids) for ids in batches(chosen)]
+    measured = []
+    for future in futures:
+        measured += future.result()
+        logger.info("measured %d of %d images", len(measured), len(chosen))
+    record = record_of(release, measured)
+    job.builder.store.write(FIDELITY_KEY, record.to_ecsv().encode())
+    rows = record.rows()
+    create_table_artifact(
+        key="fidelity",
+        table=[{name: _rounded(row[name]) for name in SHOWN} for row in rows],
+        description=f"Fidelity record of {release.url}: loss of each science case at each level",
+    )
+    return len(rows)
+
+
+@task(name="measure images", retries=1, retry_delay_seconds=2)
+def measure_images(survey: str, ids: list[str]) -> list[tuple[str, Any]]:
+    """Samples of a batch of images, by image id."""
+    release = _open(Job(survey))
+    return [(image_id, measure_image(release, image_id)) for image_id in ids]
+
+
+def _open(job: Job) -> DataRelease:
+    return open_release(
+        job.config.resolve(job.config.release.url), options=job.options, unsealed=True
+    )
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.4g}") if isinstance(value, float) else value

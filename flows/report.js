@@ -1,0 +1,399 @@
+"use strict";
+// What the page does with the embedded record: the choice, the code to paste, the curves.
+// Names from the record are only ever set as text, never read as HTML.
+const record = JSON.parse(document.getElementById("record").textContent);
+const $ = (id) => document.getElementById(id);
+const [LEVEL, AREA, CASE, MEASURE, BIN, COUNT, VALUE, LOW, HIGH] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
+const ROUNDING = 1e-9, LOSSLESS = "exact", WORST = "worst";
+const SVG = "http://www.w3.org/2000/svg";
+const MARKS = [
+  "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0", "M-3.6,-3.6h7.2v7.2h-7.2z", "M0,-4.8L4.6,3.6H-4.6z",
+  "M0,-5L5,0L0,5L-5,0z", "M0,4.8L4.6,-3.6H-4.6z", "M-1.6,-4.6h3.2v3h3v3.2h-3v3h-3.2v-3h-3v-3.2h3z",
+];
+
+function make(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+function draw(tag, attributes = {}, ...children) {
+  const node = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+function digits(value, count = 3) {
+  if (value === null) return "not known";
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  return size >= 1e5 || size < 1e-4 ? value.toExponential(count - 1) : String(Number(value.toPrecision(count)));
+}
+const isRate = (measure) => measure.unit === "fraction";
+function amount(value, measure, count = 3) {
+  if (value === null) return "not known";
+  return isRate(measure) ? `${digits(100 * value, count)} %` : `${digits(value, count)} ${measure.unit}`.trim();
+}
+function bytes(value) {
+  for (const unit of ["B", "kB", "MB", "GB", "TB"]) {
+    if (value < 999.5) return `${digits(value)} ${unit}`;
+    value /= 1000;
+  }
+  return `${digits(value)} PB`;
+}
+function options(select, items, chosen) {
+  select.replaceChildren(...items.map(([value, text]) => make("option", { value }, text)));
+  select.value = String(chosen);
+  if (select.selectedIndex < 0) select.selectedIndex = 0;
+}
+
+// The choice, by the rule of skyfold.choice.
+const rowAt = new Map(record.rows.map((row) => [row.slice(0, 5).join(), row]));
+const storedAt = new Map(record.stored.map((row) => [`${row[0]},${row[1]}`, row]));
+
+function state() {
+  const one = record.cases[$("case").value];
+  const measure = one.measures[$("measure").value];
+  const shown = Number($("most").value);
+  return {
+    one, measure, need: measure.needs[$("bin").value], shown: String(shown), lossy: $("lossy").checked,
+    most: $("most").value === "" || !(shown >= 0) ? NaN : isRate(measure) ? shown / 100 : shown,
+    areas: areasOf($("case").value, $("area").value),
+  };
+}
+function areasOf(number, chosen) {
+  if (chosen !== "all" && chosen !== WORST) return [Number(chosen)];
+  const used = record.rows.filter((row) => row[CASE] === Number(number));
+  const kinds = new Set(used.map((row) => record.areas[row[AREA]].kind));
+  return record.areas.flatMap((area, i) => (kinds.has(area.kind) ? [i] : []));
+}
+function cost(level, areas) {
+  const here = areas.map((area) => storedAt.get(`${level},${area}`));
+  if (here.some((row) => !row)) return null;
+  const total = here.reduce((sum, row) => sum + row[2], 0);
+  return { bytes: total, bpp: total / here.reduce((sum, row) => sum + row[2] / row[3], 0) };
+}
+function judge(now) {
+  const number = [Number($("case").value), Number($("measure").value)];
+  const verdicts = record.levels.flatMap((name, level) => {
+    const price = cost(level, now.areas);
+    if (now.lossy && name === LOSSLESS) return [];
+    let worst = { ratio: -1 };
+    for (const area of now.areas) for (const bin of [...now.need.required, ...now.need.checked]) {
+      const row = rowAt.get([level, area, ...number, bin].join());
+      const high = row ? row[HIGH] : null, must = now.need.required.includes(bin);
+      const ratio = high === null ? (must ? Infinity : 0) : now.most === 0 ? (high ? Infinity : 0) : high / now.most;
+      if (ratio > worst.ratio) worst = { ratio, high, area, bin };
+    }
+    if (price && name === LOSSLESS) worst.ratio = 0;
+    return [{ level, name, ...worst, ratio: price ? worst.ratio : Infinity, ...(price || { bytes: NaN, bpp: NaN }) }];
+  });
+  return verdicts.sort((a, b) => a.bytes - b.bytes || a.level - b.level);
+}
+const meets = (verdict) => verdict.ratio <= 1 + ROUNDING;
+
+// My area.
+function pixelsOf(now) {
+  const number = Math.max(Number($("amount").value) || 0, 0);
+  if ($("amount-unit").value === "Mpixel") return 1e6 * number;
+  const sizes = now.areas.map((area) => record.areas[area].pixel_deg2).filter((size) => size);
+  return number / (sizes.reduce((sum, size) => sum + size, 0) / sizes.length);
+}
+const priceOf = (verdict, now) => (Number.isFinite(verdict.bpp) ? bytes((verdict.bpp * pixelsOf(now)) / 8) : "not stored everywhere");
+
+function fillAnswer(now, verdicts) {
+  const found = verdicts.find(meets), box = $("answer");
+  box.classList.toggle("refused", !found);
+  const allowed = amount(now.most, now.measure);
+  const place = (one) => `${record.bins[one.bin] === "all" ? "all objects" : `S/N ${record.bins[one.bin]}`}, ${record.areas[one.area].label}`;
+  if (!(now.most >= 0)) {
+    box.replaceChildren(make("p", {}, "Give the largest loss that you accept as a number from 0."));
+    return null;
+  }
+  if (found) {
+    const why = found.name === LOSSLESS ? "It is the stored array bit for bit, so nothing is lost."
+      : `Upper end of its recorded loss: ${amount(found.high, now.measure)} (${place(found)}), within the ${allowed} allowed.`;
+    box.replaceChildren(
+      make("p", { class: "big" }, make("code", {}, found.name), ` at ${digits(found.bpp)} bits per pixel`),
+      make("p", {}, `My area: ${priceOf(found, now)}. ${why}`));
+    return found;
+  }
+  const nearest = verdicts.reduce((best, one) => (best && best.ratio <= one.ratio ? best : one), null);
+  const known = nearest && nearest.high !== null && Number.isFinite(nearest.ratio);
+  box.replaceChildren(
+    make("p", { class: "big" }, "No level is recorded to meet this"),
+    make("p", {}, !nearest ? "No level is left to choose from."
+      : known ? `The nearest is ${nearest.name}: the upper end of its recorded loss is ${amount(nearest.high, now.measure)} (${place(nearest)}), and ${allowed} is allowed.`
+        : `Too few objects were measured in ${place(nearest)} to promise anything at a level that loses something.`),
+    make("p", {}, "Ask for less, for one set and band, or allow exact."));
+  return null;
+}
+function fillVerdicts(now, verdicts, chosen) {
+  const head = ["level", "bits per pixel", "my area", "upper end of the loss", "meets the need"];
+  const rows = verdicts.map((one) => {
+    const exact = one.name === LOSSLESS, open = one.high === null && !exact;
+    const [kind, text] = meets(one) ? ["yes", "✓ yes"] : open ? ["unknown", "not known: too few objects"] : ["no", "✗ no"];
+    return make("tr", chosen && one.level === chosen.level ? { class: "chosen" } : {},
+      make("th", { scope: "row" }, make("code", {}, one.name)), make("td", { class: "n" }, digits(one.bpp)),
+      make("td", { class: "n" }, priceOf(one, now)), make("td", { class: "n" }, exact ? "0" : amount(one.high, now.measure)),
+      make("td", { class: kind }, text));
+  });
+  $("verdicts").replaceChildren(
+    make("caption", {}, "Every level against this need"),
+    make("thead", {}, make("tr", {}, ...head.map((text, i) => make("th", { scope: "col", ...(i && i < 4 ? { class: "n" } : {}) }, text)))),
+    make("tbody", {}, ...rows));
+}
+
+// The code to paste: names are quoted for the language that reads them.
+function address() {
+  if (record.url) return record.url;
+  const folder = location.href.replace(/[?#].*$/, "").replace(/\/[^/]*$/, "");
+  return location.protocol === "file:" ? decodeURIComponent(folder.replace(/^file:\/\//, "")) : folder;
+}
+const quotePython = (text) => JSON.stringify(text);
+const quoteShell = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+function fillCode(now, chosen) {
+  $("paste").hidden = !chosen;
+  if (!chosen) return;
+  const place = $("area").value === "all" ? null : record.areas[now.areas[0]];
+  const area = record.areas[now.areas[0]], need = now.need.before + now.shown + now.need.after;
+  const where = (place ? `, set=${quotePython(place.set)}, band=${quotePython(place.band)}` : "")
+    + (now.lossy ? `, levels=${JSON.stringify(record.levels.filter((name) => name !== LOSSLESS))}` : "");
+  const open = [`release = skyfold.open_release(${quotePython(address())})`,
+    `level = release.choose(${quotePython(now.one.name)}, ${quotePython(need)}${where})  # ${chosen.name}`];
+  const [ra, dec] = area.position || [0, 0];
+  const python = area.position
+    ? ["import skyfold", "from astropy import units as u", "from astropy.coordinates import SkyCoord", "", ...open,
+      `position = SkyCoord(${ra}, ${dec}, unit="deg")  # your own`,
+      `cutout = release.images.cutout(position, 30 * u.arcsec, band=${quotePython(area.band)}, level=level)`]
+    : ["import skyfold", "", ...open, ...(area.image ? [`window = release.images.read(${quotePython(area.image)}, level)`] : [])];
+  const url = quoteShell(address());
+  const shell = [`skyfold choose ${url} ${quoteShell(now.one.name)} ${quoteShell(need)}`, area.position
+    ? `skyfold cutout ${url} --ra ${ra} --dec ${dec} --size 30 --band ${quoteShell(area.band)} --level ${chosen.name} -o cutout.fits`
+    : area.image ? `skyfold decode ${url} ${quoteShell(area.image)} --level ${chosen.name} -o image.fits` : ""];
+  $("python").textContent = python.join("\n");
+  $("shell").textContent = shell.filter(Boolean).join("\n");
+}
+
+// Controls.
+function span(measure, number) {
+  const mine = record.rows.filter((row) => row[CASE] === number[0] && row[MEASURE] === number[1] && row[HIGH] > 0);
+  const highs = mine.map((row) => row[HIGH]).sort((a, b) => a - b);
+  if (!highs.length) return { low: 1e-3, high: 1, start: 0.1 };
+  const start = measure.unit === "sigma" ? 0.3 : isRate(measure) ? 0.05 : Number(highs[highs.length >> 1].toPrecision(1));
+  return { low: Math.min(highs[0] / 2, start), high: Math.max(highs[highs.length - 1] * 2, start), start };
+}
+let range = null;
+const scaleOf = () => (isRate(state().measure) ? 100 : 1);
+function slideTo(value) {
+  const at = Math.log(value / range.low) / Math.log(range.high / range.low);
+  $("slide").value = value > 0 ? 100 * Math.min(Math.max(at, 0), 1) : 0;
+  $("slide").setAttribute("aria-valuetext", amount(value, state().measure));
+}
+function fillMeasures(wanted) {
+  const one = record.cases[$("case").value];
+  const usable = one.measures.map((measure, i) => [i, measure.name]).filter(([i]) => one.measures[i].needs.length);
+  options($("measure"), usable, wanted ?? one.default);
+  const areas = areasOf($("case").value, "all");
+  options($("area"), [...(areas.length > 1 ? [["all", "all of them"]] : []), ...areas.map((i) => [i, record.areas[i].label])], areas.length > 1 ? "all" : areas[0]);
+}
+function fillBins(wanted) {
+  const measure = record.cases[$("case").value].measures[$("measure").value];
+  const all = measure.needs.findIndex((need) => need.after.includes(">= 5"));
+  options($("bin"), measure.needs.map((need, i) => [i, need.label]), wanted ?? Math.max(all, 0));
+  range = span(measure, [Number($("case").value), Number($("measure").value)]);
+  $("most").value = digits(range.start * scaleOf());
+  $("unit").textContent = isRate(measure) ? "[%]" : measure.unit ? `[${measure.unit}]` : "";
+  slideTo(range.start);
+}
+function update() {
+  const now = state(), verdicts = judge(now);
+  const withSky = now.areas.every((area) => record.areas[area].pixel_deg2);
+  const unit = $("amount-unit").value;
+  options($("amount-unit"), [["Mpixel", "Mpixel"], ...(withSky ? [["deg2", "square degrees"]] : [])], unit || "Mpixel");
+  const chosen = fillAnswer(now, verdicts);
+  fillVerdicts(now, verdicts, chosen);
+  fillCode(now, chosen);
+  drawFigures(now);
+  const place = ["case", "measure", "bin", "area", "most"].map((id) => `${id}=${encodeURIComponent($(id).value)}`).join("&");
+  try { history.replaceState(null, "", `#${place}`); } catch { /* some browsers refuse it for local files */ }
+}
+function start() {
+  options($("case"), record.cases.map((one, i) => [i, one.name]), Math.max(record.cases.findIndex((one) => one.name === "photometry"), 0));
+  const asked = location.hash.includes("case=") ? Object.fromEntries(new URLSearchParams(location.hash.slice(1))) : {};
+  if (asked.case in record.cases) $("case").value = asked.case;
+  fillMeasures(asked.measure);
+  fillBins(asked.bin);
+  if (asked.area !== undefined) $("area").value = asked.area;
+  if ($("area").selectedIndex < 0) $("area").selectedIndex = 0;
+  if (Number(asked.most) >= 0) $("most").value = asked.most;
+  slideTo(Number($("most").value) / scaleOf());
+  $("case").addEventListener("change", () => { fillMeasures(); fillBins(); update(); });
+  $("measure").addEventListener("change", () => { fillBins(); update(); });
+  for (const id of ["bin", "area", "lossy", "amount-unit"]) $(id).addEventListener("change", update);
+  $("amount").addEventListener("input", update);
+  $("most").addEventListener("input", () => { slideTo(Number($("most").value) / scaleOf()); update(); });
+  $("slide").addEventListener("input", () => {
+    const value = range.low * (range.high / range.low) ** ($("slide").value / 100);
+    $("most").value = digits(value * scaleOf(), 2);
+    $("slide").setAttribute("aria-valuetext", amount(value, state().measure));
+    update();
+  });
+  $("controls").addEventListener("submit", (event) => event.preventDefault());
+  for (const button of document.querySelectorAll("button[data-copy]")) button.addEventListener("click", () => copy(button));
+  const areas = record.areas.map((area, i) => [i, area.label]);
+  options($("shown"), areas.length > 1 ? [[WORST, "the worst of all"], ...areas] : areas, areas.length > 1 ? WORST : 0);
+  $("shown").addEventListener("change", update);
+  update();
+}
+async function copy(button) {
+  const code = $(button.dataset.copy), label = button.textContent;
+  try {
+    await navigator.clipboard.writeText(code.textContent);
+    button.textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren(code);
+    button.textContent = "Selected: press Ctrl+C";
+  }
+  setTimeout(() => { button.textContent = label; }, 2000);
+}
+
+// Figures.
+const BOX = { left: 46, right: 350, top: 48, bottom: 212, width: 360, height: 250 };
+function axis(values, start, end) {
+  const low = Math.log10(Math.min(...values)), high = Math.log10(Math.max(...values));
+  const pad = Math.max((high - low) * 0.06, 0.05);
+  const at = (value) => start + ((Math.log10(value) - low + pad) / (high - low + 2 * pad)) * (end - start);
+  return { at, ticks: ticks(10 ** (low - pad), 10 ** (high + pad)) };
+}
+function ticks(low, high) {
+  const found = [];
+  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) for (const step of [1, 2, 5]) found.push(Number(`${step}e${power}`));
+  const inside = found.filter((value) => value >= low && value <= high);
+  const tens = inside.filter((value) => /^1(0*|e.*)$|^0\.0*1$/.test(String(value)));
+  return inside.length <= 6 ? inside : tens.length > 6 ? tens.filter((_, i) => i % Math.ceil(tens.length / 6) === 0) : tens;
+}
+function curvesOf(number, areas) {
+  const measure = record.cases[number[0]].measures[number[1]];
+  const bins = [...new Set(record.rows.filter((row) => row[CASE] === number[0] && row[MEASURE] === number[1]).map((row) => row[BIN]))];
+  const lines = bins.map((bin, i) => ({
+    label: record.bins[bin] === "all" ? "all objects" : `S/N ${record.bins[bin]}`, style: i % MARKS.length,
+    points: record.levels.flatMap((name, level) => {
+      const rows = areas.map((area) => rowAt.get([level, area, ...number, bin].join())).filter((row) => row && row[HIGH] !== null);
+      if (!rows.length) return [];
+      const row = rows.reduce((worst, one) => (one[HIGH] > worst[HIGH] ? one : worst));
+      const price = cost(level, areas.filter((area) => storedAt.has(`${level},${area}`)));
+      const size = (value) => Math.abs(value);
+      return [{ name, bpp: price.bpp, value: size(row[VALUE]), low: Math.max(row[LOW], 0), high: size(row[HIGH]), count: row[COUNT], area: row[AREA] }];
+    }),
+  }));
+  return { measure, lines };
+}
+function panel(number, areas, limit) {
+  const { measure, lines } = curvesOf(number, areas);
+  const points = lines.flatMap((line) => line.points);
+  const losses = points.flatMap((point) => [point.value, point.low, point.high]).filter((value) => value > 0);
+  const what = `${measure.name}: ${measure.statistic === "p90" ? "90th percentile of the loss" : "mean loss"}${isRate(measure) ? " [%]" : measure.unit ? ` [${measure.unit}]` : ""}`;
+  const svg = draw("svg", { viewBox: `0 0 ${BOX.width} ${BOX.height}`, role: "img", "aria-label": `${what}, against bits per pixel. ${summary(lines, measure)}` },
+    draw("text", { x: 4, y: 14, class: "title" }, what));
+  const rates = points.map((point) => point.bpp).filter((value) => value > 0);
+  if (!losses.length || !rates.length) {
+    svg.append(draw("text", { x: BOX.left, y: 110, class: "quiet" }, points.length ? "No level loses anything." : "Too few objects for a number."));
+    return svg;
+  }
+  const x = axis(rates, BOX.left, BOX.right), y = axis(losses, BOX.bottom - 24, BOX.top), zero = BOX.bottom - 8;
+  const height = (value) => (value > 0 ? y.at(value) : zero);
+  frame(svg, x, y, zero, measure, points);
+  if (limit !== null && limit > 0) {
+    const at = Math.min(Math.max(y.at(limit), BOX.top), zero);
+    svg.append(draw("line", { x1: BOX.left, x2: BOX.right, y1: at, y2: at, class: "need" }, draw("title", {}, `your need: ${amount(limit, measure)}`)));
+  }
+  lines.forEach((line) => svg.append(curve(line, x, height, measure, lines.length)));
+  return svg;
+}
+function frame(svg, x, y, zero, measure, points) {
+  for (const tick of x.ticks) svg.append(draw("text", { x: x.at(tick), y: BOX.bottom + 14, "text-anchor": "middle", class: "quiet" }, digits(tick)));
+  for (const tick of y.ticks) {
+    const at = y.at(tick);
+    svg.append(draw("line", { x1: BOX.left, x2: BOX.right, y1: at, y2: at, class: "grid" }),
+      draw("text", { x: BOX.left - 6, y: at + 4, "text-anchor": "end", class: "quiet" }, digits(isRate(measure) ? 100 * tick : tick)));
+  }
+  svg.append(draw("line", { x1: BOX.left, x2: BOX.right, y1: zero, y2: zero, class: "axis" }),
+    draw("text", { x: BOX.left - 6, y: zero + 4, "text-anchor": "end", class: "quiet" }, "0"),
+    draw("text", { x: (BOX.left + BOX.right) / 2, y: BOX.height - 6, "text-anchor": "middle", class: "quiet" }, "bits per pixel"));
+  const names = new Map(points.map((point) => [point.name, x.at(point.bpp)]));
+  [...names].sort((a, b) => a[1] - b[1]).forEach(([name, at], i) => svg.append(
+    draw("line", { x1: at, x2: at, y1: BOX.top - 4, y2: BOX.bottom, class: "grid" }),
+    draw("text", { x: Math.min(Math.max(at, BOX.left + 14), BOX.right - 14), y: BOX.top - (i % 2 ? 8 : 20), "text-anchor": "middle" }, name)));
+}
+function curve(line, x, height, measure, count) {
+  const group = draw("g", { class: `s${line.style}` });
+  const shift = (line.style - (Math.min(count, MARKS.length) - 1) / 2) * 3; // so that intervals stand side by side
+  const place = (point) => [x.at(point.bpp) + shift, height(point.value)];
+  group.append(draw("path", { class: "line", opacity: 0.55, d: line.points.map((point, i) => `${i ? "L" : "M"}${place(point).map((at) => at.toFixed(1))}`).join("") }));
+  for (const point of line.points) {
+    const [at, up] = place(point);
+    const words = `${line.label} at ${point.name}: ${amount(point.value, measure)} (${amount(point.low, measure)} to ${amount(point.high, measure)}), ${point.count} objects, ${record.areas[point.area].label}`;
+    group.append(draw("line", { class: "interval", x1: at, x2: at, y1: height(point.low), y2: height(point.high) }),
+      draw("path", { class: "mark", d: MARKS[line.style], transform: `translate(${at.toFixed(1)},${up.toFixed(1)})` }, draw("title", {}, words)));
+  }
+  return group;
+}
+const summary = (lines, measure) => lines.filter((line) => line.points.length)
+  .map((line) => `${line.label}: ${line.points.map((point) => `${point.name} ${amount(point.value, measure)}`).join(", ")}`).join(". ");
+
+function legend(lines) {
+  return make("ul", { class: "legend" }, ...lines.map((line) => make("li", {},
+    draw("svg", { viewBox: "-8 -8 16 16", class: `s${line.style}`, "aria-hidden": "true" }, draw("path", { class: "mark", d: MARKS[line.style] })), line.label)));
+}
+function numbers(number, areas) {
+  const body = make("tbody");
+  record.cases[number].measures.forEach((measure, i) => curvesOf([number, i], areas).lines.forEach((line) => line.points.forEach((point) => body.append(
+    make("tr", {}, ...[measure.name, line.label, point.name].map((text) => make("td", {}, text)),
+      ...[digits(point.bpp), String(point.count), amount(point.value, measure), `${amount(point.low, measure)} to ${amount(point.high, measure)}`].map((text) => make("td", { class: "n" }, text)))))));
+  const head = ["measure", "objects", "level", "bits per pixel", "n", "loss", "95 % interval"];
+  const table = make("table", {}, make("thead", {}, make("tr", {}, ...head.map((text, i) => make("th", { scope: "col", ...(i > 2 ? { class: "n" } : {}) }, text)))), body);
+  return make("details", {}, make("summary", {}, "The same as a table"), make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `${record.cases[number].name}, numbers` }, table));
+}
+let drawn = "";
+function drawFigures(now) {
+  const key = [$("shown").value, $("case").value, $("measure").value, now.most].join();
+  if (key === drawn) return;
+  drawn = key;
+  const opened = new Set([...document.querySelectorAll("#figures details[open]")].map((node) => node.dataset.case));
+  $("figures").replaceChildren(...record.cases.map((one, i) => {
+    const areas = areasOf(i, $("shown").value), table = numbers(i, areas);
+    table.dataset.case = one.name;
+    table.open = opened.has(one.name);
+    const limit = (j) => (now.one === one && now.one.measures[j] === now.measure ? now.most : null);
+    const panels = one.measures.map((_, j) => panel([i, j], areas, limit(j)));
+    const first = one.measures.reduce((most, _, j) => { const { lines } = curvesOf([i, j], areas); return lines.length > most.length ? lines : most; }, []);
+    return make("div", { class: "card" }, make("h3", {}, one.name), legend(first), make("div", { class: "panels few" }, ...panels), table);
+  }));
+}
+function drawHistory() {
+  if (!$("history")) return;
+  const panels = Object.entries(record.history).map(([name, points], i) => {
+    const good = points.filter((point) => point[1] !== null), values = good.map((point) => point[1]);
+    const last = values[values.length - 1];
+    const svg = draw("svg", { viewBox: `0 0 ${BOX.width} 170`, role: "img", "aria-label": `${name} over training steps: from ${digits(values[0] ?? null)} to ${digits(last ?? null)}` },
+      draw("text", { x: 4, y: 14, class: "title" }, `${name}: ${digits(last ?? null)} at the end`));
+    if (!good.length) return svg;
+    const log = Math.min(...values) > 0 && Math.max(...values) > 5 * Math.min(...values);
+    const lift = log ? Math.log10 : (value) => value;
+    const ends = [Math.min(...values), Math.max(...values)], [low, high] = ends.map(lift);
+    const steps = good.map((point) => point[0]), first = steps[0], width = (steps[steps.length - 1] - first) || 1;
+    const at = (point) => [BOX.left + ((point[0] - first) / width) * (BOX.right - BOX.left), 130 - ((lift(point[1]) - low) / (high - low || 1)) * 96];
+    for (const value of ends) svg.append(draw("line", { x1: BOX.left, x2: BOX.right, y1: at([first, value])[1], y2: at([first, value])[1], class: "grid" }),
+      draw("text", { x: BOX.left - 6, y: at([first, value])[1] + 4, "text-anchor": "end", class: "quiet" }, digits(value)));
+    svg.append(draw("g", { class: "s1" }, draw("path", { class: "line", d: good.map((point, j) => `${j ? "L" : "M"}${at(point).map((one) => one.toFixed(1))}`).join("") })),
+      draw("text", { x: BOX.left, y: 148, class: "quiet" }, digits(first)),
+      draw("text", { x: BOX.right, y: 148, "text-anchor": "end", class: "quiet" }, `step ${steps[steps.length - 1]}`));
+    if (log) svg.append(draw("text", { x: BOX.right, y: 14, "text-anchor": "end", class: "quiet" }, "logarithmic"));
+    return svg;
+  });
+  $("history").replaceChildren(make("div", { class: "panels few" }, ...panels));
+}
+if (record.cases.length) start();
+else for (const id of ["controls", "answer", "verdicts", "paste", "figures"]) $(id).hidden = true;
+drawHistory();

@@ -1,0 +1,117 @@
+"""Which sky training never sees: the rule that separates it from the sky that is measured.
+
+Sky is split in cells, not in images, so that another band or epoch of the same sky falls on the
+same side. A cell is a HEALPix cell where there is a WCS, else a square of pixels of the set. The
+rule is stored with the release, so that a consumer measures on the same sky.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from astropy.wcs import WCS
+    from numpy.typing import NDArray
+
+GRAIN = 32  # pixels a side that lie on one side of the split together
+FRACTION = 0.25
+CELL_PIXELS = 256
+
+
+@dataclass(frozen=True)
+class HoldOut:
+    """Rule of one set of images.
+
+    Attributes
+    ----------
+    seed : int
+    order : int
+        HEALPix order of the cells of images with a WCS.
+    threshold : float
+        Cells whose hash in [0, 1) lies below it are held out.
+    """
+
+    seed: int
+    order: int
+    threshold: float = FRACTION
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, for the release's metadata."""
+        return asdict(self)
+
+    def is_held_out(
+        self, image_set: str, shape: tuple[int, int], wcs: WCS | None
+    ) -> NDArray[np.bool_]:
+        """Grains of 32 x 32 pixels that training must not see.
+
+        Parameters
+        ----------
+        image_set : str
+            Name of the set; the same place of its images without WCS is on the same side.
+        shape : (int, int)
+            Of the image, (ny, nx).
+        wcs : astropy.wcs.WCS or None
+
+        Returns
+        -------
+        ndarray of bool, shape (ceil(ny / 32), ceil(nx / 32))
+        """
+        cells = self._cells(image_set, shape, wcs)
+        names, place = np.unique(cells, return_inverse=True)
+        out = np.array([self._hash(name) < self.threshold for name in names])
+        return out[place].reshape(cells.shape)
+
+    def with_both_sides(self, images: list[tuple[str, tuple[int, int], WCS | None]]) -> HoldOut:
+        """The rule with its threshold moved, if need be, so that neither side is empty.
+
+        Where all images lie in one cell, the rule keeps it for training, and nothing is held out.
+        """
+        names = {name for image in images for name in np.unique(self._cells(*image)).tolist()}
+        hashes = sorted(self._hash(name) for name in names)
+        if len(hashes) < 2:
+            return HoldOut(self.seed, self.order, 0.0)
+        lowest, highest = (hashes[0] + hashes[1]) / 2, (hashes[-2] + hashes[-1]) / 2
+        return HoldOut(self.seed, self.order, min(max(self.threshold, lowest), highest))
+
+    def _cells(self, image_set: str, shape: tuple[int, int], wcs: WCS | None) -> NDArray[np.str_]:
+        """Name of the cell of every grain."""
+        y = np.arange(-(-shape[0] // GRAIN)) * GRAIN + (GRAIN - 1) / 2
+        x = np.arange(-(-shape[1] // GRAIN)) * GRAIN + (GRAIN - 1) / 2
+        grid_x, grid_y = np.meshgrid(x, y)
+        if wcs is None:
+            side = CELL_PIXELS
+            pairs = zip((grid_y // side).ravel(), (grid_x // side).ravel(), strict=True)
+            names = [f"{image_set}/{int(row)}/{int(column)}" for row, column in pairs]
+            return np.array(names).reshape(grid_x.shape)
+        return self._healpix(wcs, grid_x, grid_y).astype(str)
+
+    def _healpix(
+        self, wcs: WCS, x: NDArray[np.float64], y: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        from astropy import units as u
+        from astropy_healpix import HEALPix
+
+        sky = wcs.pixel_to_world(x, y).icrs
+        ra, dec = np.nan_to_num(sky.ra.deg), np.nan_to_num(sky.dec.deg)
+        grid = HEALPix(nside=2**self.order, order="nested")
+        return np.asarray(grid.lonlat_to_healpix(ra * u.deg, dec * u.deg))
+
+    def _hash(self, name: str) -> float:
+        digest = hashlib.sha256(f"{self.seed}:{name}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def order_for(pixel_scale_deg: float) -> int:
+    """HEALPix order whose cells are about 256 pixels a side."""
+    cell_deg = CELL_PIXELS * pixel_scale_deg
+    return int(np.clip(np.round(np.log2(58.6 / cell_deg)), 0, 29))
+
+
+def in_pixels(grains: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Grains spread out to pixels of an image."""
+    spread = np.repeat(np.repeat(grains, GRAIN, axis=0), GRAIN, axis=1)
+    return spread[: shape[0], : shape[1]]

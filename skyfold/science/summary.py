@@ -1,0 +1,155 @@
+"""How the losses of single objects become one row of the fidelity record.
+
+This module knows the statistics: which numbers sum up a sample, how each interval is made, and
+how many objects a number needs before it is given at all.
+"""
+
+import math
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skyfold.errors import CorruptDataError
+from skyfold.science import Sample
+
+TOO_FEW = "too few"
+# Below 36 objects even the largest lies under the true 90th percentile once in 40 times
+# (0.9^36 = 0.023), so no upper end of a 95 % interval can come from the sample.
+MIN_COUNT = {"p90": 36, "mean": 20}
+RESAMPLES = 2000
+_Z95 = 1.959963984540054  # two-sided 95 % point of the normal distribution
+_NUMBERS = ("bias", "scatter", "p50", "p90", "p99", "low", "high", "exposure_lost")
+
+Row = dict[str, Any]
+
+
+def summarise(
+    samples_by_image: Iterable[Mapping[str, Sequence[Sample]]],
+    *,
+    seed: int,
+    lossless: bool = False,
+) -> list[Row]:
+    """Return one row of statistics for every case, measure and bin, over all images.
+
+    Parameters
+    ----------
+    samples_by_image : iterable of mapping
+        For each image, the samples of each science case by its name.
+    seed : int
+        Seed of resampling, where there is any; a row's numbers depend on it and the row alone.
+    lossless : bool
+        The level is exact by construction: statistics are exactly zero, whatever the number of
+        objects, and any loss that was measured is an error.
+
+    Returns
+    -------
+    list of dict
+        ``case measure bin n unit statistic note``, and, in `unit`: ``bias`` (mean), ``scatter``
+        (1.4826 times the median absolute deviation; of rates the standard deviation), ``p50 p90
+        p99`` of absolute values (the smallest value that this share does not exceed), ``low
+        high`` (95 % interval of `statistic`); ``exposure_lost`` = s^2 / (1 + s^2) for a scatter
+        of s sigma, else NaN. With too few objects all numbers are NaN and ``note`` says so.
+
+    Raises
+    ------
+    CorruptDataError
+        If a lossless level shows a loss.
+
+    Notes
+    -----
+    The interval of a percentile runs between two order statistics of the sample, by the binomial
+    distribution of the number of objects below the true percentile (Conover, Practical
+    Nonparametric Statistics, section 3.2): it needs no resampling and holds the truth at least
+    95 times in 100, where the percentile bootstrap of 40 normal values held it 92 times. Rates
+    get Wilson's interval (1927, JASA 22, 209): the bootstrap of a rate of 0 would claim
+    certainty. Other means are resampled 2000 times.
+    """
+    pooled: dict[tuple[str, str, str], list[Sample]] = defaultdict(list)
+    for image in samples_by_image:
+        for case, samples in image.items():
+            for sample in samples:
+                pooled[case, sample.measure, sample.bin].append(sample)
+    rows = []
+    for key, samples in pooled.items():
+        rng = np.random.default_rng((seed, zlib.crc32("/".join(key).encode())))
+        values = np.concatenate([np.asarray(s.values, np.float64) for s in samples])
+        labels = dict(zip(("case", "measure", "bin"), key, strict=True))
+        about = {"n": len(values), "unit": samples[0].unit, "statistic": samples[0].statistic}
+        if lossless and np.any(values != 0):
+            raise CorruptDataError(
+                f"measuring a lossless level: {'/'.join(key)} shows a loss of up to "
+                f"{np.abs(values).max():g} {samples[0].unit}, where only 0 is possible; the "
+                "stored bytes or their decoder are wrong: verify the release"
+            )
+        rows.append(labels | about | _statistics(values, samples[0], rng, lossless))
+    return rows
+
+
+def _statistics(
+    values: NDArray[np.float64], sample: Sample, rng: np.random.Generator, lossless: bool
+) -> Row:
+    """Numbers and note of one row."""
+    is_rate = sample.unit == "fraction" and sample.statistic == "mean"
+    if lossless:
+        zeros = dict.fromkeys(_NUMBERS, 0.0)
+        return zeros | {"exposure_lost": _exposure(0.0, sample.unit), "note": "lossless"}
+    if len(values) < MIN_COUNT[sample.statistic]:
+        return dict.fromkeys(_NUMBERS, math.nan) | {"note": TOO_FEW}
+    loss = np.sort(np.abs(values))
+    bias = float(values.mean())
+    scatter = 1.4826 * float(np.median(np.abs(values - np.median(values))))
+    if is_rate:
+        scatter, (low, high) = float(values.std()), _wilson(bias, len(values))
+    elif sample.statistic == "mean":
+        low, high = _mean_interval(values, rng)
+    else:
+        low, high = _percentile_interval(loss, 0.9)
+    share = {f"p{p}": float(loss[_rank(len(loss), p / 100) - 1]) for p in (50, 90, 99)}
+    row = {"bias": bias, "scatter": scatter, **share, "low": low, "high": high}
+    return row | {"exposure_lost": _exposure(scatter, sample.unit), "note": ""}
+
+
+def _exposure(scatter: float, unit: str) -> float:
+    """Share of the exposure time that noise of this scatter is worth."""
+    return scatter**2 / (1 + scatter**2) if unit == "sigma" else math.nan
+
+
+def _rank(count: int, share: float) -> int:
+    """Rank, from 1, of the smallest value that a share of the sample does not exceed."""
+    return max(math.ceil(share * count - 1e-9), 1)
+
+
+def _percentile_interval(ordered: NDArray[np.float64], share: float) -> tuple[float, float]:
+    """95 % interval of a percentile of the population of a sorted sample."""
+    count = len(ordered)
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, count + 1)))])
+    below = np.arange(count + 1)  # objects below the true percentile
+    chance = log_factorial[-1] - log_factorial - log_factorial[::-1]
+    chance += below * math.log(share) + (count - below) * math.log(1 - share)
+    up_to = np.cumsum(np.exp(chance))
+    least = int(np.searchsorted(up_to, 0.025))
+    most = int(np.searchsorted(up_to, 0.975)) + 1
+    return float(ordered[max(least - 1, 0)]), float(ordered[min(most, count) - 1])
+
+
+def _mean_interval(values: NDArray[np.float64], rng: np.random.Generator) -> tuple[float, float]:
+    """95 % bootstrap interval of a mean; blocks bound the memory to 32 MB."""
+    count = len(values)
+    block = max(4_000_000 // count, 1)
+    sizes = [min(block, RESAMPLES - start) for start in range(0, RESAMPLES, block)]
+    means = [values[rng.integers(count, size=(size, count))].mean(axis=1) for size in sizes]
+    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _wilson(rate: float, count: int) -> tuple[float, float]:
+    """95 % score interval of a rate."""
+    shrink = 1 + _Z95**2 / count
+    middle = (rate + _Z95**2 / (2 * count)) / shrink
+    half = _Z95 / shrink * math.sqrt(rate * (1 - rate) / count + _Z95**2 / (4 * count**2))
+    low = 0.0 if rate == 0 else middle - half  # exactly, whatever the last digits say
+    return low, 1.0 if rate == 1 else middle + half

@@ -1,0 +1,403 @@
+"""What a ``survey.toml`` may say: its keys, their defaults, and what each refuses.
+
+Every relative path in the file is relative to the folder that holds it; every path may be local
+or a URL such as ``s3://bucket/key``. Credentials never stand in it: they come from the environment.
+"""
+
+import hashlib
+import os
+import re
+import tomllib
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from skyfold.errors import ConfigError
+
+_SECRET_OPTION = re.compile(r"key|secret|token|passw|credential|username", re.IGNORECASE)
+_URL_WITH_LOGIN = re.compile(r"[A-Za-z0-9+.]+://[^/]*@")
+_PLACEHOLDERS = ("stem", "folder", "name", "hdu")
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is a URL (``s3://...``) and not a local file name."""
+    return "://" in path
+
+
+def _path_without_login(path: str) -> str:
+    if _URL_WITH_LOGIN.match(path):
+        raise ValueError("a URL may not carry a login; give it in the environment instead")
+    return path
+
+
+def _as_table(plane: Any) -> Any:
+    return {"file": plane} if isinstance(plane, str) else plane
+
+
+Text = Annotated[str, Field(min_length=1)]
+PathText = Annotated[Text, BeforeValidator(lambda v: _path_without_login(v) if _is_str(v) else v)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
+Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+Index = Annotated[int, Field(strict=True, ge=0)]
+Number = Annotated[float, Field(strict=True)]
+
+
+def _is_str(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_index(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_hdu(value: object) -> bool:
+    return _is_index(value) or (isinstance(value, str) and bool(value.strip()))
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ReleaseConfig(_Section):
+    """Where the release goes: a folder or ``s3://bucket/product/release``, and its name."""
+
+    url: PathText
+    name: Text | None = None
+
+    @property
+    def title(self) -> str:
+        """The name, by default the last two parts of the URL (``demo/dr1``)."""
+        return self.name or "/".join(self.url.rstrip("/").split("/")[-2:])
+
+
+class PlaneConfig(_Section):
+    """Where the mask, weight or variance of an image lies.
+
+    Parameters
+    ----------
+    file : str, optional
+        Path of the plane's file, in which ``{stem}``, ``{folder}``, ``{name}`` and ``{hdu}`` stand
+        for the image's. Without it, and without `replace`, the image's own file.
+    hdu : int or str, optional
+        HDU of the plane; by default the one with the image's number, or else the first image.
+    replace : (str, str), optional
+        Take the image's path with the first text replaced by the second.
+    bits : tuple of int, optional
+        Of a mask: the numbers (from 0) of the bits that make a pixel bad; by default any bit does.
+    relative : bool
+        Of a weight: it ranks pixels only, so nothing but weight <= 0 is used.
+    """
+
+    file: PathText | None = None
+    hdu: int | str | None = None
+    replace: tuple[Text, str] | None = None
+    bits: tuple[Annotated[int, Field(strict=True, ge=0, le=62)], ...] | None = None
+    relative: bool = False
+
+    @field_validator("hdu", mode="plain")
+    @classmethod
+    def _one_hdu(cls, value: Any) -> Any:
+        if not _is_hdu(value):
+            raise ValueError("give a number from 0 or a name such as 'MASK' or 'MASK,2'")
+        return value
+
+    @field_validator("file")
+    @classmethod
+    def _known_placeholders(cls, value: str | None) -> str | None:
+        unknown = set(re.findall(r"{(.*?)}", value or "")) - set(_PLACEHOLDERS)
+        if unknown:
+            known = " ".join("{" + name + "}" for name in _PLACEHOLDERS)
+            raise ValueError(f"unknown placeholder {sorted(unknown)}; known are {known}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.file is None and self.replace is None and self.hdu is None:
+            raise ValueError("give a file, an hdu, or replace")
+        if self.file is not None and self.replace is not None:
+            raise ValueError("give either file or replace")
+        return self
+
+
+Plane = Annotated[PlaneConfig | None, BeforeValidator(_as_table)]
+
+
+class ImagesConfig(_Section):
+    """One ``[[images]]`` table: files of a set, and where in them the pixels and their facts are.
+
+    `gain` is in electrons per physical unit; `band`, `gain` and `time` may be ``header:KEYWORD``.
+    """
+
+    set: Name
+    files: Annotated[tuple[PathText, ...], Field(min_length=1)]
+    hdu: int | str | tuple[int | str, ...] | None = None
+    band: Text = "unknown"
+    mask: Plane = None
+    weight: Plane = None
+    variance: Plane = None
+    gain: float | str | None = None
+    time: Text | None = None
+
+    @field_validator("hdu", mode="plain")
+    @classmethod
+    def _hdus(cls, value: Any) -> Any:
+        several = isinstance(value, list) and value and all(map(_is_hdu, value))
+        if not (several or _is_hdu(value)):
+            raise ValueError("give a number from 0, a name, a list of these, or 'all'")
+        return tuple(value) if several else value
+
+    @field_validator("gain", mode="plain")
+    @classmethod
+    def _number_or_keyword(cls, value: Any) -> Any:
+        if isinstance(value, str) and re.fullmatch(r"header:\s*\S+", value):
+            return value
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (is_number and 0 < value < float("inf")):
+            raise ValueError("give a number above 0 or 'header:KEYWORD'")
+        return float(value)
+
+    @field_validator("band")
+    @classmethod
+    def _names_keyword(cls, value: str) -> str:
+        if not value.removeprefix("header:").strip():
+            raise ValueError("name the keyword after 'header:'")
+        return value
+
+    @model_validator(mode="after")
+    def _planes_agree(self) -> Self:
+        if self.weight is not None and self.variance is not None:
+            raise ValueError("weight and variance say the same: give one of them")
+        for role, plane in (("mask", self.mask), ("variance", self.variance)):
+            if plane is not None and plane.relative:
+                raise ValueError(f"{role}.relative: only a weight can be relative")
+        for role, plane in (("weight", self.weight), ("variance", self.variance)):
+            if plane is not None and plane.bits is not None:
+                raise ValueError(f"{role}.bits: only a mask has bits")
+        return self
+
+
+class CatalogConfig(_Section):
+    """One ``[[catalogs]]`` table; `key` is the group of an HDF5 file or the HDU of a FITS file."""
+
+    name: Name
+    files: Annotated[tuple[PathText, ...], Field(min_length=1)]
+    id: Text | None = None
+    ra: Text | None = None
+    dec: Text | None = None
+    redshift: Text | None = None
+    errors: dict[str, Text] = {}
+    precision: dict[str, Positive] = {}
+    missing: tuple[Number, ...] = ()
+    key: Text | None = None
+
+    @model_validator(mode="after")
+    def _columns_agree(self) -> Self:
+        if (self.ra is None) != (self.dec is None):
+            raise ValueError("give both ra and dec, or neither")
+        both = sorted(set(self.errors) & set(self.precision))
+        if both:
+            raise ValueError(f"columns {both} have both an error and a precision: give one")
+        return self
+
+
+class DensitiesConfig(_Section):
+    """One ``[[densities]]`` table; `grid` is a file, ``last-row``, a key, or (start, stop, n)."""
+
+    name: Name
+    files: Annotated[tuple[PathText, ...], Field(min_length=1)]
+    grid: str | tuple[float, float, int]
+    key: Text | None = None
+
+    @field_validator("grid", mode="plain")
+    @classmethod
+    def _grid(cls, value: Any) -> Any:
+        if isinstance(value, str) and value:
+            return _path_without_login(value)
+        numbers = isinstance(value, list) and all(type(item) in (int, float) for item in value)
+        if not (numbers and len(value) == 3 and value[0] < value[1]):
+            raise ValueError("give a file, 'last-row', an HDF5 key, or [start, stop, n]")
+        if type(value[2]) is not int or value[2] < 2:
+            raise ValueError("n of [start, stop, n] is a whole number from 2")
+        return float(value[0]), float(value[1]), value[2]
+
+
+class TrainingConfig(_Section):
+    """How long, with which seed, and which model is trained; 3 minutes unless `steps` is given."""
+
+    minutes: Positive | None = None
+    steps: Annotated[int, Field(strict=True, ge=1)] | None = None
+    seed: Index = 1
+    model: Literal["autoencoder", "pca"] = "autoencoder"
+    channels: Annotated[int, Field(strict=True, ge=1)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_budget(cls, data: Any) -> Any:
+        if isinstance(data, dict) and not {"minutes", "steps"} & data.keys():
+            return {**data, "minutes": 3.0}
+        if isinstance(data, dict) and {"minutes", "steps"} <= data.keys():
+            raise ValueError("give either minutes or steps")
+        return data
+
+
+class LevelsConfig(_Section):
+    """Width of the cells in noise units: `bounded` keeps every pixel within half of it."""
+
+    step: Positive = 0.5
+
+
+class LimitsConfig(_Section):
+    """When a flow stops: more than this share of the inputs is bad."""
+
+    bad_fraction: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.2
+
+
+class StorageConfig(_Section):
+    """Options of the file system behind URLs, such as ``endpoint_url`` and ``anon``; no secrets."""
+
+    options: dict[str, Any] = {}
+
+    @field_validator("options")
+    @classmethod
+    def _no_secrets(cls, options: dict[str, Any]) -> dict[str, Any]:
+        for key, value in _walk(options):
+            if _SECRET_OPTION.search(key) or (_is_str(value) and _URL_WITH_LOGIN.match(value)):
+                raise ValueError(
+                    f"{key} looks like a credential, which a survey file may not hold; use the "
+                    "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_PROFILE)"
+                )
+        return options
+
+
+def _walk(table: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        yield key, value
+        if isinstance(value, dict):
+            yield from _walk(value)
+
+
+class SurveyConfig(_Section):
+    """A whole ``survey.toml``.
+
+    Attributes
+    ----------
+    folder : str
+        Absolute path of the folder that holds the file; relative paths start there.
+    digest : str
+        SHA-256 of the file's bytes, in hex.
+    """
+
+    folder: str
+    digest: str
+    release: ReleaseConfig
+    images: tuple[ImagesConfig, ...] = ()
+    catalogs: tuple[CatalogConfig, ...] = ()
+    densities: tuple[DensitiesConfig, ...] = ()
+    training: TrainingConfig = TrainingConfig()
+    levels: LevelsConfig = LevelsConfig()
+    limits: LimitsConfig = LimitsConfig()
+    storage: StorageConfig = StorageConfig()
+
+    @field_validator("catalogs", "densities")
+    @classmethod
+    def _unique_names(cls, tables: tuple[Any, ...]) -> tuple[Any, ...]:
+        names = [table.name for table in tables]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"the names {twice} are given twice; each table needs its own name")
+        return tables
+
+    @model_validator(mode="after")
+    def _has_input(self) -> Self:
+        if not (self.images or self.catalogs or self.densities):
+            raise ValueError("no input: add an [[images]], [[catalogs]] or [[densities]] table")
+        return self
+
+    def resolve(self, path: str) -> str:
+        """Absolute path of a path in the file; a URL stays as it is."""
+        return path if is_url(path) else os.path.abspath(os.path.join(self.folder, path))
+
+
+def load_config(path: str | os.PathLike[str]) -> SurveyConfig:
+    """Survey configuration read from a TOML file.
+
+    Parameters
+    ----------
+    path : path-like
+        A local ``survey.toml``.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, is not TOML, or has an unknown, missing or unusable field; the
+        message names the file and the fields.
+    """
+    path = os.path.abspath(os.fspath(path))
+    try:
+        with open(path, "rb") as file:
+            raw = file.read()
+        data = tomllib.loads(raw.decode("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; give the path of a survey.toml") from error
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
+        raise ConfigError(f"{path}: not valid TOML: {error}; correct that line") from error
+    reserved = sorted({"folder", "digest"} & data.keys())
+    if reserved:
+        raise ConfigError(f"{path}: {reserved[0]}: {_unknown_key((reserved[0],))}")
+    place = {"folder": os.path.dirname(path), "digest": hashlib.sha256(raw).hexdigest()}
+    try:
+        return SurveyConfig.model_validate({**data, **place})
+    except ValidationError as error:
+        faults = [_describe(item) for item in error.errors(include_url=False)]
+        more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
+        # The cause would show the values met, among which a refused credential may be.
+        raise ConfigError(f"{path}: {'; '.join(faults[:3])}{more}") from None
+
+
+def _describe(fault: Any) -> str:
+    """One fault as ``field: reason``, without the value where that could be a credential."""
+    loc, kind, value = fault["loc"], fault["type"], fault["input"]
+    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
+    field = field.removeprefix(".") or "the file"
+    if kind == "missing":
+        return f"{field}: required but missing; add it"
+    if kind == "extra_forbidden":
+        return f"{field}: {_unknown_key(loc)}"
+    reason = fault["msg"].removeprefix("Value error, ")
+    if kind == "tuple_type":
+        reason = "give a list, such as ['raw/*.fits']"
+    if kind == "string_pattern_mismatch":
+        reason = "allowed are letters, digits, '-', '_' and '.', not first '.'"
+    shown = isinstance(value, str | int | float | list) and not _may_be_secret(loc, value)
+    return f"{field} = {str(value)[:80]!r}: {reason}" if shown else f"{field}: {reason}"
+
+
+def _may_be_secret(loc: tuple[Any, ...], value: object) -> bool:
+    return loc[:1] == ("storage",) or bool(_URL_WITH_LOGIN.search(str(value)))
+
+
+def _unknown_key(loc: tuple[Any, ...]) -> str:
+    models: dict[str, type[BaseModel]] = {
+        "release": ReleaseConfig,
+        "images": ImagesConfig,
+        "catalogs": CatalogConfig,
+        "densities": DensitiesConfig,
+        "training": TrainingConfig,
+        "levels": LevelsConfig,
+        "limits": LimitsConfig,
+        "storage": StorageConfig,
+        **dict.fromkeys(("mask", "weight", "variance"), PlaneConfig),
+    }
+    parents = [part for part in loc[:-1] if part in models]
+    known = models[parents[-1]].model_fields if parents else SurveyConfig.model_fields
+    names = [name for name in known if name not in ("folder", "digest")]
+    return f"unknown key; known keys are {', '.join(names)}"

@@ -1,0 +1,307 @@
+"""One survey image to its layers: the writing half of the ladder.
+
+Everything that `skyfold.window` will do to decode is done here with the same functions on the
+same integers, so that each stored checksum is that of what the reader must find, and each pixel's
+bound is checked before anything is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from skyfold import ladder
+from skyfold.index import FLAG_FILL
+from skyfold.ladder import BLOCK, LEVELS, SAFE_INTEGER, TILE
+from skyfold.layout import STRIDE
+from skyfold.noise import MESH, NoiseModel, background_at
+from storage.noise_fit import NoiseFit, find_fills, fit_noise, is_safe_integer, mesh_in_steps
+from storage.selection import select_blocks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from skyfold.network import Network
+    from storage.survey import SurveyImage
+
+FALLBACK_FWHM = 4.0
+_INT32 = np.iinfo(np.int32)
+
+
+@dataclass
+class EncodedImage:
+    """Layers of one image, padded to whole tiles, ready to be written.
+
+    Attributes
+    ----------
+    mode : {"ladder", "direct"}
+    layers : dict of ndarray
+        By name, without the axis of images; `direct` is always there.
+    noise : NoiseModel or None
+    fills : ndarray
+        Values of flags 2 and up, in the stored dtype.
+    fwhm_pix : float or None
+    """
+
+    mode: str
+    layers: dict[str, NDArray[Any]]
+    noise: NoiseModel | None = None
+    fills: NDArray[Any] = field(default_factory=lambda: np.empty(0))
+    fwhm_pix: float | None = None
+
+
+class NotLadderableError(Exception):
+    """The image cannot be refined step by step; it is stored directly."""
+
+
+def prepare(image: SurveyImage) -> Prepared:
+    """Pixels on the grid and in noise units; NotLadderableError where there is no noise."""
+    found = find_fills(image)
+    if found is None or not is_safe_integer(image.stored):
+        raise NotLadderableError
+    flags, fills = found
+    if (flags >= FLAG_FILL).all():
+        raise NotLadderableError
+    fit = fit_noise(image, flags)
+    if not (np.isfinite(fit.sigma) and fit.sigma > 0 and np.isfinite(fit.background).all()):
+        raise NotLadderableError
+    return Prepared(image, flags, fills, fit)
+
+
+class Prepared:
+    """One image on its grid: stored pixels, flags, noise model and background, padded to tiles."""
+
+    def __init__(
+        self, image: SurveyImage, flags: NDArray[np.uint8], fills: NDArray[Any], fit: NoiseFit
+    ) -> None:
+        integer = image.stored.dtype.kind != "f"
+        self.noise = NoiseModel.from_stored_units(fit.sigma, fit.slope, integer=integer)
+        self.fills = fills
+        self.shape = image.stored.shape
+        self.flags = pad_to_tiles(flags)
+        self.stored = pad_to_tiles(image.stored)
+        self.coded = np.zeros(self.stored.shape, bool)
+        self.coded[: flags.shape[0], : flags.shape[1]] = flags < FLAG_FILL
+        nodes = (self.stored.shape[0] // MESH, self.stored.shape[1] // MESH)
+        exponent, step = self.noise.grid_exponent, self.noise.background_step
+        self.mesh = mesh_in_steps(fit.background, exponent, step, nodes)
+        self.tiles = (self.stored.shape[0] // TILE, self.stored.shape[1] // TILE)
+
+    def place(self, ty: int, tx: int) -> tuple[slice, slice]:
+        """Pixels of a tile."""
+        return slice(ty * TILE, (ty + 1) * TILE), slice(tx * TILE, (tx + 1) * TILE)
+
+    def background(self, ty: int, tx: int) -> NDArray[np.float64]:
+        """Background of a tile [grid units]."""
+        return background_at(self.mesh, self.noise.background_step, *self.place(ty, tx))
+
+    def grid(self, ty: int, tx: int) -> NDArray[np.int64]:
+        """Stored pixels of a tile on the grid; background where none is coded."""
+        place = self.place(ty, tx)
+        coded = self.coded[place]
+        flat = np.rint(self.background(ty, tx)).astype(np.int64)
+        exact = ladder.to_grid(np.where(coded, self.stored[place], 0), self.noise)
+        if np.abs(exact).max() >= SAFE_INTEGER:
+            raise NotLadderableError
+        return np.where(coded, exact, flat)
+
+    def noise_units(self) -> NDArray[np.float32]:
+        """Every tile in noise units, shape (tiles, 256, 256); 0 where none is coded."""
+        out = np.zeros((self.tiles[0] * self.tiles[1], TILE, TILE), np.float32)
+        for number, tile in enumerate(np.ndindex(self.tiles)):
+            y = self.noise.to_noise_units(self.grid(*tile) - self.background(*tile))
+            out[number] = np.where(self.coded[self.place(*tile)], y, 0)
+        return out
+
+
+def encode_image(image: SurveyImage, network: Network, step: float) -> EncodedImage:
+    """All layers of one image.
+
+    Parameters
+    ----------
+    image : SurveyImage
+    network : Network
+    step : float
+        Cell width in noise units.
+    """
+    try:
+        return _Ladder(prepare(image), network, step).run()
+    except NotLadderableError:
+        return encode_directly(image)
+
+
+def encode_directly(image: SurveyImage) -> EncodedImage:
+    """The raw array alone: for masks, counts, and whatever has no noise."""
+    stored = pad_to_tiles(image.stored)
+    tiles = (stored.shape[0] // TILE, stored.shape[1] // TILE)
+    flags = np.zeros(image.stored.shape, np.uint8)
+    if image.mask is not None:
+        flags[image.mask] = 1
+    layers = {"direct": stored, "flags": pad_to_tiles(flags), "checksum": _checksums(tiles)}
+    for ty, tx in np.ndindex(tiles):
+        tile = stored[ty * TILE : (ty + 1) * TILE, tx * TILE : (tx + 1) * TILE]
+        layers["checksum"][ty, tx, LEVELS.index("exact")] = ladder.checksum(tile)
+    return EncodedImage("direct", layers)
+
+
+class _Ladder:
+    """Encodes one prepared image tile by tile; holds its growing layers."""
+
+    def __init__(self, prepared: Prepared, network: Network, step: float) -> None:
+        self.image = prepared
+        self.network = network
+        self.step = step
+        shape = prepared.stored.shape
+        wide = prepared.stored.dtype.itemsize == 8
+        self.cells = np.zeros(shape, np.int32)
+        self.layers: dict[str, NDArray[Any]] = {
+            "background": prepared.mesh,
+            "guard": np.zeros(shape, np.uint8),
+            "flags": prepared.flags,
+            "checksum": _checksums(prepared.tiles),
+            "exact": np.zeros(shape, np.int64 if wide else np.int32),
+            "direct": prepared.stored,
+        }
+        self.signal = np.zeros(shape, np.float32)
+        self.residual = np.zeros(shape, np.float32)
+
+    def run(self) -> EncodedImage:
+        latents = self.network.encode(self.image.noise_units())
+        predictions = self.network.decode(latents)
+        self.layers["latent"] = _side_by_side(latents, self.image.tiles)
+        for number, tile in enumerate(np.ndindex(self.image.tiles)):
+            self._tile(predictions[number], *tile)
+        fwhm = self._split()
+        for number, tile in enumerate(np.ndindex(self.image.tiles)):
+            self._check_sources(predictions[number], *tile)
+        return EncodedImage("ladder", self.layers, self.image.noise, self.image.fills, fwhm)
+
+    def _predict(
+        self, y: NDArray[np.float32], ty: int, tx: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """Prediction, cell width and background of a tile; fills in the guard."""
+        place = self.image.place(ty, tx)
+        background = self.image.background(ty, tx)
+        noise = self.image.noise
+        guard = ladder.find_guard(y, background, noise, self.network.tolerance)
+        ny, nx = self._extent(ty, tx)
+        guard[max(ny, 0) :] = 0
+        guard[:, max(nx, 0) :] = 0
+        self.layers["guard"][place] = guard
+        predicted = ladder.predict(y, background, noise, guard)
+        dtype = self.image.stored.dtype
+        return (
+            predicted,
+            ladder.cell_width(predicted, background, noise, self.step, dtype),
+            background,
+        )
+
+    def _tile(self, y: NDArray[np.float32], ty: int, tx: int) -> None:
+        place = self.image.place(ty, tx)
+        coded = self.image.coded[place]
+        grid = self.image.grid(ty, tx)
+        predicted, width, background = self._predict(y, ty, tx)
+        sigma = self.image.noise.pixel_sigma(predicted - background)
+        self.signal[place] = np.where(coded, (grid - background) / sigma, 0)
+        self.residual[place] = np.where(coded, (grid - predicted) / sigma, 0)
+        cells = np.where(coded, ladder.to_cells(grid, predicted, width), 0)
+        if cells.min() < _INT32.min or cells.max() > _INT32.max:
+            raise NotLadderableError
+        self.cells[place] = cells
+        self._finish_tile(predicted, width, cells, ty, tx)
+
+    def _finish_tile(
+        self,
+        predicted: NDArray[np.int64],
+        width: NDArray[np.int64],
+        cells: NDArray[np.int64],
+        ty: int,
+        tx: int,
+    ) -> None:
+        """Remainder, checksums and the check of the bound."""
+        place = self.image.place(ty, tx)
+        stored, coded = self.image.stored[place], self.image.coded[place]
+        centres = ladder.from_cells(cells, predicted, width)
+        bounded = ladder.from_grid(centres, self.image.noise, stored.dtype)
+        bounded = self._filled(bounded, place)
+        rest = ladder.remainder(stored, centres, width, bounded)
+        inside = coded if stored.dtype.kind != "f" else self._inside(place)
+        rest = np.where(inside, rest, 0)
+        limits = np.iinfo(self.layers["exact"].dtype)
+        if rest.min() < limits.min or rest.max() > limits.max:
+            raise NotLadderableError
+        self.layers["exact"][place] = rest
+        exact = ladder.apply_remainder(self.layers["exact"][place], centres, width, bounded)
+        if stored.dtype.kind != "f":
+            exact = self._filled(exact, place)
+        self._require_exact(exact, place)
+        sums = self.layers["checksum"][ty, tx]
+        for level, values in (("latent", predicted), ("bounded", centres), ("exact", exact)):
+            sums[LEVELS.index(level)] = ladder.checksum(values, *self._extent(ty, tx))
+
+    def _inside(self, place: tuple[slice, slice]) -> NDArray[np.bool_]:
+        """Whether pixels are of the image, fills included; False in the padding of edge tiles."""
+        return self.image.coded[place] | (self.image.flags[place] >= FLAG_FILL)
+
+    def _filled(self, values: NDArray[Any], place: tuple[slice, slice]) -> NDArray[Any]:
+        flags = self.image.flags[place]
+        filled = flags >= FLAG_FILL
+        values = values.copy()
+        values[filled] = self.image.fills[flags[filled] - FLAG_FILL]
+        return values
+
+    def _require_exact(self, exact: NDArray[Any], place: tuple[slice, slice]) -> None:
+        """A pixel that would not come back bit for bit sends the image to direct storage."""
+        stored, inside = self.image.stored[place], self._inside(place)
+        bits = f"u{stored.dtype.itemsize}"
+        if not np.array_equal(exact[inside].view(bits), stored[inside].view(bits)):
+            raise NotLadderableError
+
+    def _split(self) -> float:
+        """Cells into those of `sources` and those of `bounded`; the width of point sources."""
+        fwhm = self._fwhm()
+        blocks = select_blocks(self.signal, self.residual, fwhm)
+        kept = np.repeat(np.repeat(blocks, BLOCK, axis=0), BLOCK, axis=1)
+        self.layers["sources"] = np.where(kept, self.cells, 0)
+        self.layers["bounded"] = np.where(kept, 0, self.cells)
+        return fwhm
+
+    def _fwhm(self) -> float:
+        from skyfold.science.sources import estimate_fwhm
+
+        good = self.image.coded & (self.image.flags == 0)
+        if not good.any():
+            return FALLBACK_FWHM
+        fwhm = estimate_fwhm(self.signal, np.ones(self.signal.shape, np.float32), good)
+        return float(fwhm) if np.isfinite(fwhm) and fwhm > 0 else FALLBACK_FWHM
+
+    def _check_sources(self, y: NDArray[np.float32], ty: int, tx: int) -> None:
+        place = self.image.place(ty, tx)
+        predicted, width, _ = self._predict(y, ty, tx)
+        centres = ladder.from_cells(self.layers["sources"][place], predicted, width)
+        met = ladder.checksum(centres, *self._extent(ty, tx))
+        self.layers["checksum"][ty, tx, LEVELS.index("sources")] = met
+
+    def _extent(self, ty: int, tx: int) -> tuple[int, int]:
+        """Rows and columns of a tile that are of the image."""
+        ny, nx = self.image.shape
+        return ny - ty * TILE, nx - tx * TILE
+
+
+def pad_to_tiles(plane: NDArray[Any]) -> NDArray[Any]:
+    """Plane padded with zeros to whole tiles of 256 pixels."""
+    ny, nx = plane.shape
+    return np.pad(plane, ((0, -ny % TILE), (0, -nx % TILE)))
+
+
+def _checksums(tiles: tuple[int, int]) -> NDArray[np.uint32]:
+    return np.zeros((*tiles, len(LEVELS)), np.uint32)
+
+
+def _side_by_side(latents: NDArray[np.int16], tiles: tuple[int, int]) -> NDArray[np.int16]:
+    """Latents of all tiles, shape (tiles, 32, 32, channels), as one plane."""
+    side, channels = TILE // STRIDE, latents.shape[-1]
+    cut = latents.reshape(*tiles, side, side, channels).transpose(0, 2, 1, 3, 4)
+    return cut.reshape(tiles[0] * side, tiles[1] * side, channels)

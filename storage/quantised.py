@@ -1,0 +1,155 @@
+"""Whether floats were already rounded to a step before they came here, and to which.
+
+Bits below that step carry nothing. The step is read from a tile-compressed image's ZSCALE, or
+found as the spacing of a lattice ``zero + n * step`` on which every value lies within rounding.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+_SAMPLE = 8192
+_SLACK = 2.0  # roundings of n*step and of the sum, each half a spacing, with a factor 2 to spare
+_WORKING = 2.0**-42
+_LOG_CHANCE = np.log(1e-12)  # of a lattice being met by continuous values
+
+
+class Quantisation(NamedTuple):
+    """Step in stored units, and how it came about: ZQUANTIZ's value, or ``LATTICE``."""
+
+    step: float
+    method: str
+
+
+def quantisation(table_hdu: Any, stored: NDArray[Any]) -> Quantisation | None:
+    """Step of already quantised floats, or None for integers and for unquantised floats.
+
+    Parameters
+    ----------
+    table_hdu : astropy HDU
+        The HDU with image compression disabled: a table if the image is tile-compressed.
+    stored : ndarray, any shape
+        The stored values.
+
+    Notes
+    -----
+    ZSCALE, ZQUANTIZ: FITS standard 4.0, section 10.2. Steps differ between tiles: the median of the
+    quantised ones is returned, and None if most bytes lie in tiles that were stored losslessly.
+    """
+    if stored.dtype.kind != "f":
+        return None
+    tiles = _tile_steps(table_hdu) if table_hdu.header.get("ZIMAGE") is True else np.array([])
+    if tiles.size:
+        method = str(table_hdu.header.get("ZQUANTIZ", "NO_DITHER")).strip()
+        return Quantisation(float(np.median(tiles)), method)
+    step = lattice_step(stored)
+    return None if step is None else Quantisation(step, "LATTICE")
+
+
+def _tile_steps(hdu: Any) -> Floats:
+    """Steps of the quantised tiles; none if most of the compressed bytes are not quantised."""
+    if "ZSCALE" not in hdu.columns.names:
+        steps = np.atleast_1d(np.float64(hdu.header.get("ZSCALE", 0.0)))
+        return steps[steps > 0]
+    rows = hdu.data
+    steps = np.asarray(rows["ZSCALE"], dtype=np.float64)
+    quantised = np.isfinite(steps) & (steps > 0)
+    lossless = 0
+    for name in {"GZIP_COMPRESSED_DATA", "UNCOMPRESSED_DATA"} & set(hdu.columns.names):
+        lossless += sum(tile.nbytes for tile in rows[name])
+    coded = sum(tile.nbytes for tile in rows["COMPRESSED_DATA"]) if lossless else 1
+    return steps[quantised] if coded > lossless else steps[:0]
+
+
+def lattice_step(stored: NDArray[Any]) -> float | None:
+    """Spacing of the lattice on which all finite, non-zero values lie, or None.
+
+    Parameters
+    ----------
+    stored : ndarray, any shape, float32 or float64
+        NaN, infinities and exact zeros (padding) are left out.
+
+    Notes
+    -----
+    The step is the approximate greatest common divisor of the differences in a sample; a line
+    through (n, value) over growing ranges makes it precise, and all values are checked at the end.
+    Steps as fine as float32 rounding are no quantisation: floats that were cast show such lattices.
+    A few values scattered over millions of steps do not settle the divisor: None then.
+    """
+    flat = stored.reshape(-1)
+    sample = _usable(flat[:: max(1, flat.size // (4 * _SAMPLE))])[: 4 * _SAMPLE]
+    sample = sample[:: max(1, sample.size // _SAMPLE)]
+    values = np.unique(sample)
+    if values.size < 4:
+        return None
+    typical = float(np.median(np.abs(sample)))
+    error = _rounding(values, typical, stored.dtype)
+    step = _common_divisor(np.diff(values), error[1:] + error[:-1])
+    if step is None or step < 4 * float(np.spacing(np.float32(typical))):
+        return None
+    line = _fit_line(values, error, step)
+    if line is None:
+        return None
+    zero, step = line
+    chance = np.sort(np.log(np.minimum(4 * error / step, 1.0)))[2:].sum()
+    everything = _usable(flat)
+    limit = 2 * _rounding(everything, typical, stored.dtype)
+    off = np.abs(everything - (zero + np.rint((everything - zero) / step) * step))
+    return step if chance < _LOG_CHANCE and bool(np.all(off <= limit)) else None
+
+
+def _usable(values: NDArray[Any]) -> Floats:
+    return values[np.isfinite(values) & (values != 0)].astype(np.float64)
+
+
+def _rounding(values: Floats, typical: float, dtype: np.dtype[Any]) -> Floats:
+    """Bound of the rounding error of each value, at least that of a typical value."""
+    with np.errstate(over="ignore"):
+        size = np.maximum(np.abs(values), typical).astype(dtype)
+    # The search itself runs in float64, whose own last bits cannot be told from the values'.
+    return np.asarray(_SLACK * np.maximum(np.spacing(size), _WORKING * size), dtype=np.float64)
+
+
+def _common_divisor(differences: Floats, error: Floats) -> float | None:
+    """Greatest common divisor of numbers known within `error`, or None if lost in the errors."""
+    clear = differences > error
+    differences, error = differences[clear], error[clear]
+    if differences.size < 3:
+        return None
+    best = int(np.argmin(differences))
+    step, step_error = differences[best], error[best]
+    while step > 4 * step_error:
+        count = np.rint(differences / step)
+        rest = np.abs(differences - count * step)
+        doubt = error + count * step_error
+        clear = (rest > doubt) & (doubt < step / 4)
+        if not clear.any():
+            return float(step)
+        # The nearest multiple is subtracted, so the step at least halves: the loop ends.
+        best = int(np.argmin(np.where(clear, rest, np.inf)))
+        step, step_error = rest[best], doubt[best]
+    return None
+
+
+def _fit_line(values: Floats, error: Floats, step: float) -> tuple[float, float] | None:
+    """(zero, step) of the lattice through all values, or None if one lies off it."""
+    zero = float(values[np.argmin(np.abs(values - np.median(values)))])
+    distance = np.abs(values - zero)
+    radius = float(np.sort(distance)[min(8, distance.size - 1)])
+    while True:
+        near = distance <= radius
+        count = np.rint((values[near] - zero) / step)
+        if np.ptp(count) == 0:
+            return None
+        weight = 1 / error[near]
+        slope, start = np.polynomial.polynomial.polyfit(count, values[near], 1, w=weight)[::-1]
+        off = np.abs(values[near] - (start + slope * count))
+        if slope <= 0 or np.any(off > 2 * error[near]):
+            return None
+        zero, step = float(start), float(slope)
+        if near.all():
+            return zero, step
+        radius *= 2
