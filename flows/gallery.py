@@ -165,9 +165,7 @@ def _choose(pieces: list[_Piece]) -> list[tuple[str, tuple[_Piece, int]]]:
         return []
     snr = np.concatenate([piece.snr for piece in pieces])
     size = np.concatenate([piece.sources["npix"] for piece in pieces])
-    lost = {
-        level: np.concatenate([piece.loss[level] for piece in pieces]) for level in LEVELS
-    }
+    lost = {level: np.concatenate([piece.loss[level] for piece in pieces]) for level in LEVELS}
     usual = np.median(snr[snr >= DETECTED]) if (snr >= DETECTED).any() else np.median(snr)
     ranks = {
         "Brightest": -snr,
@@ -215,9 +213,7 @@ def _stamp(piece: _Piece, y: float, x: float) -> tuple[slice, slice]:
     """Square about an object, moved inwards at an edge."""
     ny, nx = piece.shown.shape
     half = min(int(np.clip(round(5 * piece.fwhm), *_HALF)), ny // 2, nx // 2)
-    first = [
-        int(np.clip(round(at) - half, 0, side - 2 * half)) for at, side in ((y, ny), (x, nx))
-    ]
+    first = [int(np.clip(round(at) - half, 0, side - 2 * half)) for at, side in ((y, ny), (x, nx))]
     return slice(first[0], first[0] + 2 * half), slice(first[1], first[1] + 2 * half)
 
 

@@ -2,9 +2,7 @@
 
 This module knows what the page says and how it stays one file that needs nothing else: styles,
 script, numbers and pictures are inside, its own policy forbids it to fetch anything, and whatever
-a survey named (sets, bands, files, reasons) is text and never markup. The choice that the page
-offers is that of `skyfold.choice`: bins come from `skyfold.needs`, and the record's interval ends
-are embedded in full precision.
+a survey named (sets, bands, files, reasons) is text and never markup.
 """
 
 from __future__ import annotations
@@ -17,17 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from astropy.wcs.utils import proj_plane_pixel_area
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from flows.gallery import gallery
-from skyfold import layout, sky
-from skyfold.choice import LADDER
-from skyfold.errors import CorruptDataError, InvalidNeedError, UnknownNameError
-from skyfold.needs import matching_bins, parse_need, value_in
-from skyfold.science import get_case
-from skyfold.science.bins import limits
+from flows.report_data import embedded_history, embedded_record
+from skyfold import layout
+from skyfold.errors import CorruptDataError
 
 if TYPE_CHECKING:
     from skyfold.index import ImageEntry
@@ -42,7 +36,6 @@ _ADVICE = {
     "bounded": "measure anything, anywhere: every pixel within a stated bound",
     "exact": "everything: the stored array bit for bit",
 }
-_HISTORY_POINTS = 400  # more cannot be told apart in a figure this wide
 _CARD_ITEMS = 12  # of a list in the model card; longer ones are summed up
 Row = dict[str, Any]
 
@@ -74,10 +67,9 @@ def render_report(release: DataRelease, history: list[dict[str, float]]) -> str:
     --------
     >>> page = render_report(skyfold.open_release("archive/demo/dr1"), [])  # doctest: +SKIP
     """
-    script = (_FOLDER / "report.js").read_text(encoding="utf-8")
-    record = release.fidelity.rows()
+    script = "".join(_own(name) for name in ("report.js", "report_figures.js"))
     entries = list(release.images.entries.values())
-    content = _record(release, record, entries) | {"history": _history(history)}
+    content = embedded_record(release, entries) | {"history": embedded_history(history)}
     template = _environment().get_template("report.html.j2")
     return template.render(
         name=release.name,
@@ -90,10 +82,14 @@ def render_report(release: DataRelease, history: list[dict[str, float]]) -> str:
         has_history=bool(content["history"]),
         data=_embedded(content),
         script=Markup(script),
-        style=Markup((_FOLDER / "report.css").read_text(encoding="utf-8")),
+        style=Markup(_own("report.css")),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         keys=layout,
     )
+
+
+def _own(name: str) -> str:
+    return (_FOLDER / name).read_text(encoding="utf-8")
 
 
 def _environment() -> Environment:
@@ -120,139 +116,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-# The fidelity record.
-
-
-def _record(release: DataRelease, rows: list[Row], entries: list[ImageEntry]) -> dict[str, Any]:
-    """The record as the page's script reads it: names once, rows as places in lists of names."""
-    areas = list(dict.fromkeys((row["kind"], row["set"], row["band"]) for row in rows))
-    levels = sorted(dict.fromkeys(row["level"] for row in rows), key=_step)
-    bins = list(dict.fromkeys(row["bin"] for row in rows))
-    cases = [_case(name, rows, bins) for name in dict.fromkeys(row["case"] for row in rows)]
-    places = {
-        (case["name"], measure["name"]): (i, j)
-        for i, case in enumerate(cases)
-        for j, measure in enumerate(case["measures"])
-    }
-    stored, numbers = {}, []
-    for row in rows:
-        at = levels.index(row["level"]), areas.index((row["kind"], row["set"], row["band"]))
-        stored[at] = [*at, row["bytes"], row["bpp"]]
-        what = (*places[row["case"], row["measure"]], bins.index(row["bin"]))
-        numbers.append([*at, *what, row["n"], _value(row), row["low"], row["high"]])
-    return {
-        "url": release.url if "://" in release.url else None,
-        "levels": levels,
-        "areas": [_area(area, entries) for area in areas],
-        "bins": bins,
-        "cases": cases,
-        "stored": list(stored.values()),
-        "rows": numbers,
-    }
-
-
-def _step(level: str) -> int:
-    return LADDER.index(level) if level in LADDER else len(LADDER)
-
-
-def _value(row: Row) -> float | None:
-    """The row's statistic, which its interval is about."""
-    value = row["p90"] if row["statistic"] == "p90" else row["bias"]
-    return None if value is None else float(f"{value:.5g}")
-
-
-def _case(name: str, rows: list[Row], bins: list[str]) -> dict[str, Any]:
-    """Measures of a case, and the needs that can be stated about each."""
-    of_case = [row for row in rows if row["case"] == name]
-    first = {row["measure"]: row for row in reversed(of_case)}
-    names = list(dict.fromkeys(row["measure"] for row in of_case))
-    measures = []
-    for measure in names:
-        own = list(dict.fromkeys(row["bin"] for row in of_case if row["measure"] == measure))
-        unit, statistic = first[measure]["unit"], first[measure]["statistic"]
-        measures.append(
-            {
-                "name": measure,
-                "unit": unit,
-                "statistic": statistic,
-                "needs": _needs(name, measure, unit, own, bins),
-            }
-        )
-    try:
-        default = names.index(get_case(name).default_measure)
-    except (UnknownNameError, ValueError):
-        default = 0
-    return {"name": name, "default": default, "measures": measures}
-
-
-def _needs(
-    case: str, measure: str, unit: str, own: list[str], bins: list[str]
-) -> list[dict[str, Any]]:
-    """For each bin: how a need about it reads, and which bins must then hold."""
-    suffix = "%" if unit == "fraction" else f" {unit.replace(' ', '')}".rstrip()
-    found: dict[str, dict[str, Any]] = {}
-    for name in own:
-        label, where = _where(name)
-        try:
-            need = parse_need(f"|{measure}| <= 1{suffix}{where}")
-            value_in(need, unit, f"{case} {measure}")
-            required, checked = matching_bins(need, own, f"{case} {measure}")
-        except InvalidNeedError:
-            continue
-        found[where] = {
-            "label": label,
-            "before": f"|{measure}| <= ",
-            "after": f"{suffix}{where}",
-            "required": [bins.index(one) for one in required],
-            "checked": [bins.index(one) for one in checked],
-        }
-    return list(found.values())
-
-
-def _where(name: str) -> tuple[str, str]:
-    """How a bin reads, and how a need says it."""
-    span = limits(name)
-    if span is None:
-        return "all objects", ""
-    if math.isinf(span[1]):
-        return f"S/N from {span[0]:g}", f" at S/N >= {span[0]:g}"
-    return f"S/N {span[0]:g} to {span[1]:g}", f" at S/N {span[0]:g}-{span[1]:g}"
-
-
-def _area(area: tuple[str, str, str], entries: list[ImageEntry]) -> dict[str, Any]:
-    """A set and band, with the solid angle of a pixel and a position if there is a WCS."""
-    kind, name, band = area
-    members = [entry for entry in entries if (entry.set, entry.band) == (name, band)]
-    placed = next((entry for entry in members if entry.ra is not None), None)
-    wcs = sky.read_wcs(placed.fits_header()) if placed is not None else None
-    return {
-        "kind": kind,
-        "set": name,
-        "band": band,
-        "label": f"{name}, band {band}" if band else name,
-        "image": members[0].id if members else None,
-        "pixel_deg2": float(proj_plane_pixel_area(wcs)) if wcs is not None else None,
-        "position": [round(placed.ra or 0.0, 5), round(placed.dec or 0.0, 5)] if placed else None,
-    }
-
-
-def _history(history: list[dict[str, float]]) -> dict[str, list[list[float]]]:
-    """Curves by name: steps and values, thinned evenly."""
-    if not history:
-        return {}
-    places = np.unique(np.linspace(0, len(history) - 1, _HISTORY_POINTS).astype(int))
-    kept = [(history[place].get("step", float(place)), history[place]) for place in places]
-    names = dict.fromkeys(name for _, parts in kept for name in parts)
-    return {
-        name: [[step, float(f"{parts[name]:.5g}")] for step, parts in kept if name in parts]
-        for name in names
-        if name not in ("step", "seconds")
-    }
-
-
-# What is in the release.
 
 
 def _totals(entries: list[ImageEntry]) -> Row:

@@ -122,10 +122,10 @@ def hermite_shapes(count: int = 4) -> NDArray[np.int32]:
     """The built-in shapes, Gauss-Hermite functions: shape (count, 241), int32 [1 / SHAPE_UNIT]."""
     half = SHAPE_POINTS // 2
     # exp(-(i / 20)**2 / 4) by multiplication alone: its ratios fall by exp(-2 / 1600)
-    bell, ratio = [1.0], 0.9993751952718505
+    bell, ratio = [1.0], 0.9993751952718163
     for _ in range(half):
         bell.append(bell[-1] * ratio)
-        ratio *= 0.998750780924581
+        ratio *= 0.9987507809245809
     gauss = np.array([*reversed(bell[1:]), *bell]) * 0.6316187777460647  # (2 pi)**(-1/4)
     away = np.arange(-half, half + 1) / SHAPE_DENSITY
     shapes = [np.zeros_like(gauss), gauss]

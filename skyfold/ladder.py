@@ -27,6 +27,8 @@ LEVELS = ("latent", "sources", "bounded", "exact")
 TILE = 256  # pixels a side
 BLOCK = 8  # pixels a side of what `sources` keeps or leaves
 SAFE_INTEGER = 2**52
+MODULUS = 253  # of guard codes from 3 on
+WIDE = 0.25  # steps: a reach beyond it may cross an integer, so two candidates are not enough
 ROUND_UP = 0.625  # not 1/2: where sky is flat, background / round_step is a multiple of 1/4
 
 Int = NDArray[np.int64]
@@ -48,7 +50,8 @@ def predict(
         From `skyfold.noise.background_at` [grid units].
     noise : NoiseModel
     guard : ndarray, shape (ny, nx), uint8
-        0: round as computed; 1 or 2: the lower or the upper of the two candidates.
+        0: round as computed; 1 or 2: the lower or the upper of the two candidates; from 3 on, M in
+        steps modulo 253, plus 3: the candidate of this residue that is nearest.
 
     Returns
     -------
@@ -56,9 +59,13 @@ def predict(
         Multiples of ``noise.round_step`` [grid units].
     """
     steps = (background + noise.to_signal(y)) / noise.round_step
-    lower = np.floor(steps)
-    rounded = np.where(guard == 0, np.floor(steps + ROUND_UP), lower + (guard == 2))
-    return rounded.astype(np.int64) * noise.round_step
+    rounded = np.floor(steps + ROUND_UP).astype(np.int64)
+    near = (guard == 1) | (guard == 2)
+    rounded[near] = np.floor(steps[near]).astype(np.int64) + (guard[near] == 2)
+    far = guard > 2
+    apart = (guard[far].astype(np.int64) - 3 - rounded[far]) % MODULUS
+    rounded[far] += np.where(apart > MODULUS // 2, apart - MODULUS, apart)
+    return rounded * noise.round_step
 
 
 def find_guard(
@@ -85,7 +92,11 @@ def find_guard(
     reach = tolerance * (1 + np.abs(y)) * noise.signal_slope(y) / noise.round_step
     tie = 1 - ROUND_UP
     near = np.abs(fraction - tie) <= reach
-    return np.where(near, 1 + (fraction >= tie), 0).astype(np.uint8)
+    codes = np.where(near, 1 + (fraction >= tie), 0)
+    wide = reach > WIDE
+    whole = np.floor(steps[wide] + ROUND_UP).astype(np.int64)
+    codes[wide] = whole % MODULUS + 3
+    return codes.astype(np.uint8)
 
 
 def cell_width(

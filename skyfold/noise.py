@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 MESH = 64  # pixels a side of one node of the background mesh; a power of two
 FLOAT_GRID_BITS = 12  # a float's grid unit is 2**-12 of its noise, rounded to a power of two
 MIN_STRETCH = 0.25
-PREDICTION_LIMIT = 1e6  # noise units; a prediction beyond it says nothing
+PREDICTION_LIMIT = 2048.0  # noise units; brighter pixels are left to the residual
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -238,7 +239,10 @@ class ReleaseBuilder:
                     f"{self.store.url} has no {key} and cannot be sealed; run the steps before: "
                     "train, encode, measure"
                 )
-        zarr.consolidate_metadata(self.store.zarr(read_only=False))
+        with warnings.catch_warnings():
+            # record, report and models lie beside the arrays on purpose
+            warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+            zarr.consolidate_metadata(self.store.zarr(read_only=False))
         self.store.delete_prefix(STAGING)
         objects = self._digests(progress)
         manifest = {

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skyfold import ladder
+from skyfold.errors import UntrustedModelError
 from skyfold.index import FLAG_FILL
 from skyfold.ladder import BLOCK, LEVELS, SAFE_INTEGER, TILE
 from skyfold.layout import STRIDE
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from storage.survey import SurveyImage
 
 FALLBACK_FWHM = 4.0
+MAX_TOLERANCE = 2e-5  # at the prediction limit the guard's residues reach 100 of 126 steps
 _INT32 = np.iinfo(np.int32)
 
 
@@ -126,6 +128,11 @@ def encode_image(image: SurveyImage, network: Network, step: float) -> EncodedIm
     step : float
         Cell width in noise units.
     """
+    if not 0 < network.tolerance <= MAX_TOLERANCE:
+        raise UntrustedModelError(
+            f"model {network.digest} has tolerance {network.tolerance}; between 0 and "
+            f"{MAX_TOLERANCE} the guard can hold it: export the model again"
+        )
     try:
         return _Ladder(prepare(image), network, step).run()
     except NotLadderableError:

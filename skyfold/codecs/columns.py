@@ -10,12 +10,13 @@ Bytes of a chunk of numbers of n bits (little endian)::
     (4)    u32 length of a chunk of distinct values, that chunk, a chunk of their numbers
 
 Unsigned chunks may hold the bits of floats: pcodec then takes whichever reading is smaller.
-A chunk of text holds four parts, each after its length (u32)::
+A chunk of text is an array of bytes, one row a string, filled with zeros on the right. After the
+same head (its number counts strings; the rest are empty) follow, by method::
 
-    lengths of the strings, in characters; zstd of their UTF-8, of one width as columns of
-    bytes; number of the string of each row, empty if each is itself; 1 if columns
-
-or, if every string is a plain decimal integer, the numbers alone (method 1).
+    (0) u32 number of distinct strings and u8, 1 if they are of one width and lie as columns of
+        bytes; u32 length and a chunk of their lengths in bytes; u32 length and zstd of their
+        bytes; a chunk of the number of each row's string, or nothing if each row has its own
+    (1) a chunk of the integers that the strings spell
 """
 
 from __future__ import annotations
@@ -69,17 +70,21 @@ class NumbersCodec(ChunkCodec):
 
 @dataclass(frozen=True)
 class TextCodec(ChunkCodec):
-    """Strings of any length."""
+    """Strings as rows of bytes, shape (rows, width), filled with zeros on the right."""
 
     codec_name: ClassVar[str] = "skyfold.text"
 
     def encode_chunk(self, chunk: NDArray[Any]) -> bytes:
         """Bytes of a chunk; see the module's description of the format."""
-        return encode_text(chunk.ravel().tolist())
+        rows = np.ascontiguousarray(chunk)
+        return encode_text(rows.view(f"S{rows.shape[-1]}").ravel().tolist())
 
     def decode_chunk(self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """Chunk of a stated shape and dtype."""
-        return np.array(decode_text(data, int(np.prod(shape))), dtype).reshape(shape)
+        strings = decode_text(data, int(np.prod(shape[:-1])))
+        if max(map(len, strings), default=0) > shape[-1]:
+            raise CorruptDataError(f"skyfold.text chunk holds strings wider than {shape[-1]} bytes")
+        return np.array(strings, f"S{shape[-1]}").view(dtype).reshape(shape)
 
 
 def encode_numbers(chunk: NDArray[Any]) -> bytes:
@@ -219,7 +224,7 @@ def _unzstd(data: bytes, size: int) -> bytes:
         raise CorruptDataError(f"zstd stream cannot be read: {error}; fetch it again") from error
 
 
-def encode_text(strings: list[str]) -> bytes:
+def encode_text(strings: list[bytes]) -> bytes:
     """Bytes of strings; trailing empty ones take none."""
     count = max((place + 1 for place, text in enumerate(strings) if text), default=0)
     kept = strings[:count]
@@ -235,10 +240,9 @@ def encode_text(strings: list[str]) -> bytes:
     return _sealed(_STRINGS, count, _strings(kept) + codes)
 
 
-def _strings(texts: list[str]) -> bytes:
-    encoded = [text.encode() for text in texts]
-    lengths = np.array([len(text) for text in encoded], np.uint32)
-    data = b"".join(encoded)
+def _strings(texts: list[bytes]) -> bytes:
+    lengths = np.array([len(text) for text in texts], np.uint32)
+    data = b"".join(texts)
     body = _zstd(data, _ZSTD_LEVEL)
     columns = 0
     if len(set(lengths.tolist())) == 1:
@@ -249,20 +253,20 @@ def _strings(texts: list[str]) -> bytes:
     return head + _part(encode_numbers(lengths)) + _part(body)
 
 
-def _as_integers(strings: list[str]) -> NDArray[np.int64] | None:
+def _as_integers(strings: list[bytes]) -> NDArray[np.int64] | None:
     """Numbers of strings that are plain decimal integers of 64 bits; None if one is not."""
-    if not strings or not all(text.isascii() and len(text) < 20 for text in strings):
+    if not strings or max(map(len, strings)) > 20:
         return None
     try:
         values = [int(text) for text in strings]
     except ValueError:
         return None
-    same = all(str(value) == text for value, text in zip(values, strings, strict=True))
+    same = all(b"%d" % value == text for value, text in zip(values, strings, strict=True))
     inside = same and all(-(2**63) <= value < 2**63 for value in values)
     return np.array(values, np.int64) if inside else None
 
 
-def decode_text(data: bytes, size: int) -> list[str]:
+def decode_text(data: bytes, size: int) -> list[bytes]:
     """Exactly `size` strings; see `encode_text`.
 
     Raises
@@ -271,9 +275,10 @@ def decode_text(data: bytes, size: int) -> list[str]:
         If the bytes are not those that were written, or hold more.
     """
     method, count, body = _opened(data, size, "skyfold.text")
-    padding = [""] * (size - count)
+    padding = [b""] * (size - count)
     if method == _INTEGERS:
-        return [str(v) for v in decode_numbers(body, count, np.dtype(np.int64)).tolist()] + padding
+        numbers = decode_numbers(body, count, np.dtype(np.int64)).tolist()
+        return [b"%d" % number for number in numbers] + padding
     if method != _STRINGS:
         raise CorruptDataError(f"skyfold.text chunk has method {method}; 0 and 1 are known")
     texts, rest = _read_strings(body, max(count, 1))
@@ -282,7 +287,7 @@ def decode_text(data: bytes, size: int) -> list[str]:
     return texts + padding
 
 
-def _read_strings(body: bytes, most: int) -> tuple[list[str], bytes]:
+def _read_strings(body: bytes, most: int) -> tuple[list[bytes], bytes]:
     number, columns = struct.unpack_from("<IB", body)
     if number > most:
         raise CorruptDataError(f"skyfold.text chunk holds {number} strings where {most} fit")
@@ -296,5 +301,5 @@ def _read_strings(body: bytes, most: int) -> tuple[list[str], bytes]:
     if columns:
         raw = np.frombuffer(raw, np.uint8).reshape(-1, number).T.tobytes()
     ends = np.cumsum(lengths).tolist()
-    starts = [0, *ends[:-1]]
-    return [raw[a:b].decode() for a, b in zip(starts, ends, strict=True)], codes
+    starts = [0, *ends][:-1]
+    return [raw[a:b] for a, b in zip(starts, ends, strict=True)], codes

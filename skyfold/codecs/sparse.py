@@ -1,8 +1,8 @@
-"""`skyfold.sparse`: a few small numbers in a plane of zeros.
+"""`skyfold.sparse`: a few numbers, most of them 1 or 2, in a plane of zeros.
 
-Bytes of a uint8 chunk: for each value that is not zero, in C order, one unsigned LEB128 number
-``gap * 255 + value - 1``, where gap counts the zeros since the value before. Zeros after the last
-value are not stored; an empty chunk has no bytes.
+Bytes of a uint8 chunk: for each value that is not zero, in C order, the unsigned LEB128 number
+``gap * 3 + min(value, 3) - 1``, where gap counts the zeros since the value before; for values from
+3 on, ``value - 3`` follows as one byte. Zeros after the last value are not stored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from skyfold.codecs.chunk import ChunkCodec
 from skyfold.errors import CorruptDataError
 
-_VALUES = 255
+_KINDS = 3  # 1, 2, and a value that follows
+_MAX = 255
 
 
 @dataclass(frozen=True)
@@ -30,23 +31,31 @@ class SparseCodec(ChunkCodec):
         flat = np.ascontiguousarray(chunk).ravel()
         place = np.flatnonzero(flat)
         gaps = np.diff(place, prepend=-1) - 1
-        numbers = gaps * _VALUES + flat[place].astype(np.int64) - 1
-        return b"".join(_to_leb128(number) for number in numbers.tolist())
+        out = bytearray()
+        for gap, value in zip(gaps.tolist(), flat[place].tolist(), strict=True):
+            out += _to_leb128(gap * _KINDS + min(value, _KINDS) - 1)
+            if value >= _KINDS:
+                out.append(value - _KINDS)
+        return bytes(out)
 
     def decode_chunk(
         self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> NDArray[Any]:
         """Chunk of a stated shape and dtype."""
         flat = np.zeros(int(np.prod(shape)), dtype)
-        place = -1
-        for number in _from_leb128(data):
-            gap, value = divmod(number, _VALUES)
+        place, at = -1, 0
+        while at < len(data):
+            number, at = _from_leb128(data, at)
+            gap, kind = divmod(number, _KINDS)
             place += gap + 1
-            if place >= flat.size:
+            value = kind + 1
+            if value == _KINDS:
+                value, at = _KINDS + _byte(data, at), at + 1
+            if place >= flat.size or value > _MAX:
                 raise CorruptDataError(
-                    f"skyfold.sparse chunk sets value {place} of a chunk of {flat.size}"
+                    f"skyfold.sparse chunk sets place {place} of {flat.size} to {value}"
                 )
-            flat[place] = value + 1
+            flat[place] = value
         return flat.reshape(shape)
 
 
@@ -59,16 +68,20 @@ def _to_leb128(number: int) -> bytes:
     return bytes(out)
 
 
-def _from_leb128(data: bytes) -> list[int]:
-    numbers, number, shift = [], 0, 0
-    for byte in data:
+def _from_leb128(data: bytes, at: int) -> tuple[int, int]:
+    """Number that begins at a byte, and where the next one does."""
+    number, shift = 0, 0
+    while True:
+        byte = _byte(data, at)
         number |= (byte & 0x7F) << shift
-        shift += 7
-        if shift > 63:
-            raise CorruptDataError("skyfold.sparse chunk holds a number of more than 63 bits")
+        shift, at = shift + 7, at + 1
         if byte < 0x80:
-            numbers.append(number)
-            number, shift = 0, 0
-    if shift:
+            return number, at
+        if shift > 56:
+            raise CorruptDataError("skyfold.sparse chunk holds a number of more than 63 bits")
+
+
+def _byte(data: bytes, at: int) -> int:
+    if at >= len(data):
         raise CorruptDataError("skyfold.sparse chunk ends inside a number")
-    return numbers
+    return data[at]

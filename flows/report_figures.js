@@ -1,0 +1,139 @@
+// Rate against loss and the training curves, drawn as SVG from the embedded record.
+const BOX = { left: 46, right: 350, top: 48, bottom: 212, width: 360, height: 250 };
+function axis(values, start, end) {
+  const low = Math.log10(Math.min(...values)), high = Math.log10(Math.max(...values));
+  const pad = Math.max((high - low) * 0.06, 0.05);
+  const at = (value) => start + ((Math.log10(value) - low + pad) / (high - low + 2 * pad)) * (end - start);
+  return { at, ticks: ticks(10 ** (low - pad), 10 ** (high + pad)) };
+}
+function ticks(low, high) {
+  const found = [];
+  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) for (const step of [1, 2, 5]) found.push(Number(`${step}e${power}`));
+  const inside = found.filter((value) => value >= low && value <= high);
+  const tens = inside.filter((value) => /^1(0*|e.*)$|^0\.0*1$/.test(String(value)));
+  return inside.length <= 6 ? inside : tens.length > 6 ? tens.filter((_, i) => i % Math.ceil(tens.length / 6) === 0) : tens;
+}
+function curvesOf(number, areas) {
+  const measure = record.cases[number[0]].measures[number[1]];
+  const bins = [...new Set(record.rows.filter((row) => row[CASE] === number[0] && row[MEASURE] === number[1]).map((row) => row[BIN]))];
+  const lines = bins.map((bin, i) => ({
+    label: record.bins[bin], style: i % MARKS.length,
+    points: record.levels.flatMap((name, level) => {
+      const rows = areas.map((area) => rowAt.get([level, area, ...number, bin].join())).filter((row) => row && row[HIGH] !== null);
+      if (!rows.length) return [];
+      const row = rows.reduce((worst, one) => (one[HIGH] > worst[HIGH] ? one : worst));
+      const price = cost(level, areas.filter((area) => storedAt.has(`${level},${area}`)));
+      const size = (value) => Math.abs(value);
+      return [{ name, bpp: price.bpp, value: size(row[VALUE]), low: Math.max(row[LOW], 0), high: size(row[HIGH]), count: row[COUNT], area: row[AREA] }];
+    }),
+  }));
+  return { measure, lines };
+}
+function panel(number, areas, limit) {
+  const { measure, lines } = curvesOf(number, areas);
+  const points = lines.flatMap((line) => line.points);
+  const losses = points.flatMap((point) => [point.value, point.low, point.high]).filter((value) => value > 0);
+  const what = `${measure.name}: ${measure.statistic === "p90" ? "90th percentile of the loss" : "mean loss"}${isRate(measure) ? " [%]" : measure.unit ? ` [${measure.unit}]` : ""}`;
+  const svg = draw("svg", { viewBox: `0 0 ${BOX.width} ${BOX.height}`, role: "img", "aria-label": `${what}, against bits per pixel. ${summary(lines, measure)}` },
+    draw("text", { x: 4, y: 14, class: "title" }, what));
+  const rates = points.map((point) => point.bpp).filter((value) => value > 0);
+  if (!losses.length || !rates.length) {
+    svg.append(draw("text", { x: BOX.left, y: 110, class: "quiet" }, points.length ? "No level loses anything." : "Too few objects for a number."));
+    return svg;
+  }
+  const x = axis(rates, BOX.left, BOX.right), y = axis(losses, BOX.bottom - 24, BOX.top), zero = BOX.bottom - 8;
+  const height = (value) => (value > 0 ? y.at(value) : zero);
+  frame(svg, x, y, zero, measure, points);
+  if (limit !== null && limit > 0) {
+    const at = Math.min(Math.max(y.at(limit), BOX.top), zero);
+    svg.append(draw("line", { x1: BOX.left, x2: BOX.right, y1: at, y2: at, class: "need" }, draw("title", {}, `your need: ${amount(limit, measure)}`)));
+  }
+  lines.forEach((line) => svg.append(curve(line, x, height, measure, lines.length)));
+  return svg;
+}
+function frame(svg, x, y, zero, measure, points) {
+  for (const tick of x.ticks) svg.append(draw("text", { x: x.at(tick), y: BOX.bottom + 14, "text-anchor": "middle", class: "quiet" }, digits(tick)));
+  for (const tick of y.ticks) {
+    const at = y.at(tick);
+    svg.append(draw("line", { x1: BOX.left, x2: BOX.right, y1: at, y2: at, class: "grid" }),
+      draw("text", { x: BOX.left - 6, y: at + 4, "text-anchor": "end", class: "quiet" }, digits(isRate(measure) ? 100 * tick : tick)));
+  }
+  svg.append(draw("line", { x1: BOX.left, x2: BOX.right, y1: zero, y2: zero, class: "axis" }),
+    draw("text", { x: BOX.left - 6, y: zero + 4, "text-anchor": "end", class: "quiet" }, "0"),
+    draw("text", { x: (BOX.left + BOX.right) / 2, y: BOX.height - 6, "text-anchor": "middle", class: "quiet" }, "bits per pixel"));
+  const names = new Map(points.map((point) => [point.name, x.at(point.bpp)]));
+  [...names].sort((a, b) => a[1] - b[1]).forEach(([name, at], i) => svg.append(
+    draw("line", { x1: at, x2: at, y1: BOX.top - 4, y2: BOX.bottom, class: "grid" }),
+    draw("text", { x: Math.min(Math.max(at, BOX.left + 14), BOX.right - 14), y: BOX.top - (i % 2 ? 8 : 20), "text-anchor": "middle" }, name)));
+}
+function curve(line, x, height, measure, count) {
+  const group = draw("g", { class: `s${line.style}` });
+  const shift = (line.style - (Math.min(count, MARKS.length) - 1) / 2) * 3; // so that intervals stand side by side
+  const place = (point) => [x.at(point.bpp) + shift, height(point.value)];
+  group.append(draw("path", { class: "line", opacity: 0.55, d: line.points.map((point, i) => `${i ? "L" : "M"}${place(point).map((at) => at.toFixed(1))}`).join("") }));
+  for (const point of line.points) {
+    const [at, up] = place(point);
+    const words = `${line.label} at ${point.name}: ${amount(point.value, measure)} (${amount(point.low, measure)} to ${amount(point.high, measure)}), ${point.count} objects, ${record.areas[point.area].label}`;
+    group.append(draw("line", { class: "interval", x1: at, x2: at, y1: height(point.low), y2: height(point.high) }),
+      draw("path", { class: "mark", d: MARKS[line.style], transform: `translate(${at.toFixed(1)},${up.toFixed(1)})` }, draw("title", {}, words)));
+  }
+  return group;
+}
+const summary = (lines, measure) => lines.filter((line) => line.points.length)
+  .map((line) => `${line.label}: ${line.points.map((point) => `${point.name} ${amount(point.value, measure)}`).join(", ")}`).join(". ");
+
+function legend(lines) {
+  return make("ul", { class: "legend" }, ...lines.map((line) => make("li", {},
+    draw("svg", { viewBox: "-8 -8 16 16", class: `s${line.style}`, "aria-hidden": "true" }, draw("path", { class: "mark", d: MARKS[line.style] })), line.label)));
+}
+function numbers(number, areas) {
+  const body = make("tbody");
+  record.cases[number].measures.forEach((measure, i) => curvesOf([number, i], areas).lines.forEach((line) => line.points.forEach((point) => body.append(
+    make("tr", {}, ...[measure.name, line.label, point.name].map((text) => make("td", {}, text)),
+      ...[digits(point.bpp), String(point.count), amount(point.value, measure), `${amount(point.low, measure)} to ${amount(point.high, measure)}`].map((text) => make("td", { class: "n" }, text)))))));
+  const head = ["measure", "objects", "level", "bits per pixel", "n", "loss", "95 % interval"];
+  const table = make("table", {}, make("thead", {}, make("tr", {}, ...head.map((text, i) => make("th", { scope: "col", ...(i > 2 ? { class: "n" } : {}) }, text)))), body);
+  return make("details", {}, make("summary", {}, "The same as a table"), make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `${record.cases[number].name}, numbers` }, table));
+}
+let drawn = "";
+function drawFigures(now) {
+  const key = [$("shown").value, $("case").value, $("measure").value, now.most].join();
+  if (key === drawn) return;
+  drawn = key;
+  const opened = new Set([...document.querySelectorAll("#figures details[open]")].map((node) => node.dataset.case));
+  $("figures").replaceChildren(...record.cases.map((one, i) => {
+    const areas = areasOf(i, $("shown").value), table = numbers(i, areas);
+    table.dataset.case = one.name;
+    table.open = opened.has(one.name);
+    const limit = (j) => (now.one === one && now.one.measures[j] === now.measure ? now.most : null);
+    const panels = one.measures.map((_, j) => panel([i, j], areas, limit(j)));
+    const first = one.measures.reduce((most, _, j) => { const { lines } = curvesOf([i, j], areas); return lines.length > most.length ? lines : most; }, []);
+    return make("div", { class: "card" }, make("h3", {}, one.name), legend(first), make("div", { class: "panels few" }, ...panels), table);
+  }));
+}
+function drawHistory() {
+  if (!$("history")) return;
+  const panels = Object.entries(record.history).map(([name, points], i) => {
+    const good = points.filter((point) => point[1] !== null), values = good.map((point) => point[1]);
+    const last = values[values.length - 1];
+    const svg = draw("svg", { viewBox: `0 0 ${BOX.width} 170`, role: "img", "aria-label": `${name} over training steps: from ${digits(values[0] ?? null)} to ${digits(last ?? null)}` },
+      draw("text", { x: 4, y: 14, class: "title" }, `${name}: ${digits(last ?? null)} at the end`));
+    if (!good.length) return svg;
+    const log = Math.min(...values) > 0 && Math.max(...values) > 5 * Math.min(...values);
+    const lift = log ? Math.log10 : (value) => value;
+    const ends = [Math.min(...values), Math.max(...values)], [low, high] = ends.map(lift);
+    const steps = good.map((point) => point[0]), first = steps[0], width = (steps[steps.length - 1] - first) || 1;
+    const at = (point) => [BOX.left + ((point[0] - first) / width) * (BOX.right - BOX.left), 130 - ((lift(point[1]) - low) / (high - low || 1)) * 96];
+    for (const value of ends) svg.append(draw("line", { x1: BOX.left, x2: BOX.right, y1: at([first, value])[1], y2: at([first, value])[1], class: "grid" }),
+      draw("text", { x: BOX.left - 6, y: at([first, value])[1] + 4, "text-anchor": "end", class: "quiet" }, digits(value)));
+    svg.append(draw("g", { class: "s1" }, draw("path", { class: "line", d: good.map((point, j) => `${j ? "L" : "M"}${at(point).map((one) => one.toFixed(1))}`).join("") })),
+      draw("text", { x: BOX.left, y: 148, class: "quiet" }, digits(first)),
+      draw("text", { x: BOX.right, y: 148, "text-anchor": "end", class: "quiet" }, `step ${steps[steps.length - 1]}`));
+    if (log) svg.append(draw("text", { x: BOX.right, y: 14, "text-anchor": "end", class: "quiet" }, "logarithmic"));
+    return svg;
+  });
+  $("history").replaceChildren(make("div", { class: "panels few" }, ...panels));
+}
+if (record.cases.length) start();
+else for (const id of ["controls", "answer", "verdicts", "paste", "figures"]) $(id).hidden = true;
+drawHistory();

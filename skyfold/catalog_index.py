@@ -1,0 +1,429 @@
+"""What a catalog of a release consists of: its columns, its arrays, its chunks of rows.
+
+::
+
+    catalogs/<name>/catalog.json       columns, how each is stored, bytes of each level
+    catalogs/<name>/index.parquet      one row a chunk: HEALPix range, lowest and highest values
+    catalogs/<name>/<layer>            Zarr arrays (elements, rows); a chunk is one element's rows
+    catalogs/<name>/text/<number>      Zarr arrays (rows, bytes) of strings
+    catalogs/<name>/som/<array>        the self-organizing map and what its cells hold
+    models/<digest>/table.npz          the table's model
+
+A column of vectors is several *elements*: real elements (floats), whole ones (integers, booleans,
+times), text. Rows are cut into chunks along the HEALPix curve; inside a chunk they keep the order
+of the input, so that their numbers cost little and neighbours in the file stay neighbours.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zarr
+
+from skyfold.codecs.columns import NumbersCodec, TextCodec
+from skyfold.columns import LEVELS
+from skyfold.errors import CorruptDataError, LevelNotStoredError, UnknownNameError
+
+CHUNK_ROWS = 16384
+MAX_CHUNK_ROWS = 2**17
+MAX_ELEMENTS = 2**14
+HEALPIX_ORDER = 29  # of the curve that rows follow
+REAL_KINDS = ("scaled", "error", "fixed", "plain")
+KINDS = (*REAL_KINDS, "whole", "text")
+_SHARED = ("rows", "map", "latent")
+_LAYER_TYPES = {
+    "rows": "int64",
+    "map": "int32",
+    "latent": "int32",
+    "nulls": "uint8",
+    "flags": "uint8",
+    "whole": "int64",
+    "bounded": "int64",
+    "raw": "uint64",
+    "exact": "int64",
+    "direct2": "uint16",
+    "direct4": "uint32",
+    "direct8": "uint64",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column, as it came and as it is stored.
+
+    Attributes
+    ----------
+    name, unit, description : str
+    dtype : str
+        Such as ``>f4`` or ``S17``; ``str`` for text of any length.
+    shape : tuple of int
+        Of one row's value; ``()`` for a number.
+    kind : {"scaled", "error", "fixed", "plain", "whole", "text"}
+    first : int
+        Number of its first element among those of its sort (real, whole, text).
+    direct : int
+        Likewise in the array of its size, ``direct2``, ``direct4`` or ``direct8``.
+    is_position : bool
+        Right ascension or declination: the same at every level below `exact`.
+    is_refined : bool
+        `exact` is stored as a refinement of `bounded`, and not directly.
+    partner : str or None
+        Column of the errors.
+    factor : float
+        Units of this column in one unit of its errors.
+    is_inverse : bool
+        The errors are inverse variances.
+    precision : float or None
+        Declared, in the column's unit; the bound is half of it.
+    fills : tuple of str
+        Values in place of a measurement: little-endian bytes in hex.
+    missing : tuple of float
+        Those values among the declared or found ones that mean "missing".
+    width : int
+        Bytes of the longest string.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...] = ()
+    unit: str | None = None
+    description: str = ""
+    kind: str = "plain"
+    first: int = 0
+    direct: int = 0
+    is_position: bool = False
+    is_refined: bool = False
+    partner: str | None = None
+    factor: float = 1.0
+    is_inverse: bool = False
+    precision: float | None = None
+    fills: tuple[str, ...] = ()
+    missing: tuple[float, ...] = ()
+    width: int = 1
+
+    @property
+    def elements(self) -> int:
+        """Numbers (or strings) that one row holds."""
+        return int(np.prod(self.shape, dtype=int))
+
+    @property
+    def is_real(self) -> bool:
+        """Whether it holds floats."""
+        return self.kind in REAL_KINDS
+
+    @property
+    def native(self) -> np.dtype[Any]:
+        """Type of its numbers in this machine's byte order."""
+        return np.dtype(self.dtype).newbyteorder("=")
+
+    @property
+    def direct_layer(self) -> str:
+        """Array that holds its bits."""
+        return f"direct{self.native.itemsize}"
+
+    def fill_values(self) -> np.ndarray[Any, Any]:
+        """Values of the flags from `FLAG_FILL` on."""
+        raw = bytes.fromhex("".join(self.fills))
+        return np.frombuffer(raw, self.native.newbyteorder("<")).astype(self.native)
+
+    def places(self, layer: str) -> list[int]:
+        """Rows of a layer's array that hold its elements."""
+        first = self.direct if layer.startswith("direct") else self.first
+        return list(range(first, first + self.elements))
+
+
+@dataclass(frozen=True)
+class CatalogInfo:
+    """One catalog of a release.
+
+    Attributes
+    ----------
+    name : str
+    rows : int
+        Stored rows.
+    chunk_rows, shard_rows : int
+        Rows of a chunk and of a shard.
+    columns : tuple of Column
+    model : str
+        Digest of its model, or "".
+    channels : int
+        Latents of a row.
+    fraction : float
+        Of each value's own error that `bounded` may cost.
+    ra, dec, id, redshift : str or None
+        Names of the columns that have a role.
+    seed, hold_out_order : int
+        Rule of the rows that training never saw: HEALPix cells of this order, or rows for -1.
+    levels : dict
+        Stored bytes that decoding all columns at a level reads.
+    layers : dict
+        Stored bytes of each array.
+    som : dict
+        Shape and errors of the self-organizing map.
+    notices : tuple of str
+        What the input had that a reader should know: what was set aside, what was kept exactly.
+    """
+
+    name: str
+    rows: int
+    chunk_rows: int
+    shard_rows: int
+    columns: tuple[Column, ...]
+    model: str = ""
+    channels: int = 0
+    fraction: float = 0.1
+    ra: str | None = None
+    dec: str | None = None
+    id: str | None = None
+    redshift: str | None = None
+    seed: int = 0
+    hold_out_order: int = -1
+    levels: dict[str, int] = field(default_factory=dict)
+    layers: dict[str, int] = field(default_factory=dict)
+    som: dict[str, Any] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks of rows."""
+        return -(-self.rows // self.chunk_rows)
+
+    @property
+    def shards(self) -> int:
+        """Number of shards of rows."""
+        return -(-self.rows // self.shard_rows)
+
+    def column(self, name: str) -> Column:
+        """Column of a name; UnknownNameError if there is none."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        some = ", ".join(column.name for column in self.columns[:8])
+        raise UnknownNameError(
+            f"catalog {self.name!r} has no column {name!r} among {len(self.columns)}; there are such "
+            f"as {some}; release.catalogs[{self.name!r}].columns lists them"
+        )
+
+    def numbers(self, kind: str) -> int:
+        """How many elements there are of a sort: real, whole or text."""
+        if kind == "real":
+            return sum(column.elements for column in self.columns if column.is_real)
+        return sum(column.elements for column in self.columns if column.kind == kind)
+
+    def null_place(self, column: Column) -> int:
+        """Row of the layer `nulls` that holds a column's first element."""
+        real, whole = self.numbers("real"), self.numbers("whole")
+        before = 0 if column.is_real else real if column.kind == "whole" else real + whole
+        return before + column.first
+
+    def layers_read(self, column: Column, level: str) -> tuple[str, ...]:
+        """Layers that decoding a column at a level reads, without those of its errors."""
+        if column.kind in ("whole", "text"):
+            return (column.kind, "nulls")
+        if column.is_position and level in ("map", "latent"):
+            level = "bounded"
+        if level == "map":
+            return ("map",)
+        if level == "latent":
+            return ("map", "latent", "flags", "nulls")
+        model = () if column.is_position else ("map", "latent")
+        if column.kind == "plain" or (level == "exact" and not column.is_refined):
+            return (column.direct_layer, "nulls")
+        cells = (*model, "flags", "bounded", "raw", "nulls")
+        return (*cells, "exact") if level == "exact" else cells
+
+    def layer_shape(self, layer: str) -> tuple[str, int]:
+        """Type and number of rows of a layer's array; text has an array for each element."""
+        real, whole, text = (self.numbers(kind) for kind in ("real", "whole", "text"))
+        counts = {"rows": 1, "map": 1, "latent": self.channels, "nulls": real + whole + text}
+        counts |= {"whole": whole} | dict.fromkeys(("flags", "bounded", "raw", "exact"), real)
+        for size in (2, 4, 8):
+            counts[f"direct{size}"] = sum(
+                c.elements for c in self.columns if c.is_real and c.native.itemsize == size
+            )
+        return _LAYER_TYPES[layer], counts[layer]
+
+    def arrays(self) -> dict[str, tuple[str, int]]:
+        """Type and number of rows of every array that is not empty."""
+        shapes = {layer: self.layer_shape(layer) for layer in _LAYER_TYPES}
+        return {layer: shape for layer, shape in shapes.items() if shape[1]}
+
+    def create(self, store: Any, path: str) -> None:
+        """Create the arrays of every layer at `path`, without data."""
+        for layer, (dtype, count) in self.arrays().items():
+            zarr.create_array(
+                store,
+                name=f"{path}/{layer}",
+                shape=(count, self.rows),
+                chunks=(1, self.chunk_rows),
+                shards=(count, self.shard_rows),
+                dtype=dtype,
+                **_OPTIONS,
+                serializer=NumbersCodec(),
+            )
+        for column in self.columns:
+            for place in column.places("text") if column.kind == "text" else []:
+                self._create_text(store, f"{path}/text/{place}", column.width)
+        self._create_checksums(store, path)
+
+    def _create_text(self, store: Any, name: str, width: int) -> None:
+        zarr.create_array(
+            store,
+            name=name,
+            shape=(self.rows, width),
+            chunks=(self.chunk_rows, width),
+            shards=(self.shard_rows, width),
+            dtype="uint8",
+            **_OPTIONS,
+            serializer=TextCodec(),
+        )
+
+    def _create_checksums(self, store: Any, path: str) -> None:
+        """CRC of every real element's decoded chunk at `latent`, `bounded` and `exact`."""
+        real = self.numbers("real")
+        if real:
+            zarr.create_array(
+                store,
+                name=f"{path}/checksum",
+                shape=(real, self.chunks, len(LEVELS) - 1),
+                chunks=(real, self.shard_rows // self.chunk_rows, len(LEVELS) - 1),
+                dtype="uint32",
+                compressors=None,
+                fill_value=0,
+                overwrite=True,
+            )
+
+    def to_json(self) -> bytes:
+        """The catalog's JSON; the same catalog always gives the same bytes."""
+        return json.dumps(asdict(self), sort_keys=True, indent=1).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, key: str) -> CatalogInfo:
+        """Inverse of `to_json`.
+
+        Raises
+        ------
+        CorruptDataError
+            If it does not describe a catalog that can be decoded.
+        """
+        try:
+            plain = json.loads(data)
+            columns = tuple(_column(row) for row in plain.pop("columns"))
+            info = replace(cls(columns=columns, **plain), notices=tuple(plain["notices"]))
+            _check(info)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise CorruptDataError(
+                f"{key} does not describe a catalog: {error}; fetch the release again"
+            ) from error
+        return info
+
+
+_OPTIONS: dict[str, Any] = {"compressors": None, "fill_value": 0, "overwrite": True}
+
+
+def _column(row: dict[str, Any]) -> Column:
+    column = Column(**row)
+    return replace(
+        column,
+        shape=tuple(column.shape),
+        fills=tuple(column.fills),
+        missing=tuple(column.missing),
+    )
+
+
+def _check(info: CatalogInfo) -> None:
+    """What decoding relies on: sizes within bounds, kinds known, elements in their places."""
+    if not (0 < info.chunk_rows <= MAX_CHUNK_ROWS and info.rows > 0):
+        raise ValueError(f"{info.rows} rows in chunks of {info.chunk_rows}")
+    if info.shard_rows % info.chunk_rows:
+        raise ValueError(f"shards of {info.shard_rows} rows in chunks of {info.chunk_rows}")
+    counts = {"real": 0, "whole": 0, "text": 0}
+    for column in info.columns:
+        sort = "real" if column.is_real else column.kind
+        if column.kind not in KINDS or column.first != counts[sort] or min(column.shape, default=1) < 1:
+            raise ValueError(f"column {column.name!r} of kind {column.kind!r} is out of place")
+        counts[sort] += column.elements
+        if column.is_real and column.native.kind != "f":
+            raise ValueError(f"column {column.name!r} of type {column.dtype!r} is not of floats")
+    if sum(counts.values()) > MAX_ELEMENTS:
+        raise ValueError(f"{sum(counts.values())} elements; {MAX_ELEMENTS} are allowed")
+
+
+def check_level(level: str) -> str:
+    """The level, if catalogs have one of this name."""
+    if level not in LEVELS:
+        raise LevelNotStoredError(
+            f"level {level!r} is not one of {', '.join(LEVELS)}, which catalogs have; choose one"
+        )
+    return level
+
+
+def catalog_path(name: str) -> str:
+    """Key below which a catalog lies."""
+    return f"catalogs/{name}"
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """The index of a catalog's chunks.
+
+    Attributes
+    ----------
+    low, high : ndarray, shape (chunks,), int64
+        Lowest and highest HEALPix cell of order 29, nested; -1 without positions.
+    least, most : ndarray, shape (chunks, elements), float64
+        Of each real, then each whole element, exact values that are not missing; NaN without any.
+    cells : ndarray, shape (chunks, cells of the map), bool
+        Whether a cell of the map has rows there.
+    """
+
+    low: np.ndarray[Any, Any]
+    high: np.ndarray[Any, Any]
+    least: np.ndarray[Any, Any]
+    most: np.ndarray[Any, Any]
+    cells: np.ndarray[Any, Any]
+
+    def to_parquet(self) -> bytes:
+        """The index as Parquet; the same index always gives the same bytes."""
+        table = pa.table(
+            {
+                "healpix_low": self.low,
+                "healpix_high": self.high,
+                "least": _rows_of(self.least),
+                "most": _rows_of(self.most),
+                "cells": [np.packbits(row).tobytes() for row in self.cells],
+            }
+        )
+        sink = io.BytesIO()
+        pq.write_table(table, sink, compression="zstd")
+        return sink.getvalue()
+
+    @classmethod
+    def from_parquet(cls, data: bytes, info: CatalogInfo, key: str) -> Chunks:
+        """Inverse of `to_parquet`; CorruptDataError if it is not the index of this catalog."""
+        count = int(np.prod(info.som.get("shape", (0,))))
+        try:
+            table = pq.read_table(io.BytesIO(data))
+            bits = [np.frombuffer(one, np.uint8) for one in table["cells"].to_pylist()]
+            chunks = cls(
+                table["healpix_low"].to_numpy(),
+                table["healpix_high"].to_numpy(),
+                np.array(table["least"].to_pylist(), float).reshape(len(table), -1),
+                np.array(table["most"].to_pylist(), float).reshape(len(table), -1),
+                np.array([np.unpackbits(one, count=count) for one in bits], bool),
+            )
+        except (pa.ArrowException, KeyError, ValueError) as error:
+            raise CorruptDataError(f"{key} is not an index of chunks: {error}") from error
+        if len(chunks.low) != info.chunks:
+            raise CorruptDataError(f"{key} lists {len(chunks.low)} chunks; there are {info.chunks}")
+        return chunks
+
+
+def _rows_of(values: np.ndarray[Any, Any]) -> pa.Array:
+    return pa.array(list(values), pa.list_(pa.float64()))

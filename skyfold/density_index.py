@@ -1,0 +1,281 @@
+"""What lies where in a set of densities: its arrays, and the index that says how to decode them.
+
+::
+
+    densities/<name>/index.parquet     one row a shard; the grid and the bounds in its metadata
+    densities/<name>/latent            (rows, 3 + shapes + points) int32, `skyfold.density`
+    densities/<name>/bounded           (rows, 1 + points) int32, `skyfold.density`
+    densities/<name>/exact             (rows, points) remainder of ordered bits, `skyfold.nonzero`
+    densities/<name>/direct            (rows, points) the stored values, `skyfold.nonzero`
+    densities/<name>/checksum          (chunks, levels) uint32: CRC-32 of each decoded chunk
+
+Rows keep the order of the input. A shard has `exact` or `direct`, whichever is smaller. The index
+also lists the rows that are no densities, with the reason: `exact` alone returns them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zarr
+from numpy.typing import NDArray
+
+from skyfold.amplitude import MAX_POINTS, MIN_POINTS, Float
+from skyfold.codecs.density import DensityCodec
+from skyfold.codecs.nonzero import NonzeroCodec
+from skyfold.errors import CorruptDataError
+
+LEVELS = ("latent", "bounded", "exact")
+LAYERS = ("latent", "bounded", "exact", "direct", "checksum")
+NORMALISATIONS = ("trapezoid", "sum", "rectangle")
+FLOORS = {"latent": 1e-5, "bounded": 1e-7}  # mass spread over the grid, so that none is zero
+CHUNK_ROWS = 4096
+SHARD_CHUNKS = 16
+SHAPES = 4
+NARROW = {"latent": 3 + SHAPES, "bounded": 1}
+_META = b"skyfold.densities"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A run of rows that one task writes, each layer as one object.
+
+    Attributes
+    ----------
+    start, stop : int
+        Rows.
+    mode : {"ladder", "ladder+direct"}
+        Whether `exact` refines `bounded`, or is stored by itself because that is smaller.
+    bytes : dict
+        Stored bytes by layer.
+    bad_rows, bad_reasons : tuple
+        Rows that are no densities, and why.
+    digest : str
+        Of the input and of all that the bytes depend on.
+    """
+
+    start: int
+    stop: int
+    mode: str
+    bytes: dict[str, int] = field(default_factory=dict)
+    bad_rows: tuple[int, ...] = ()
+    bad_reasons: tuple[str, ...] = ()
+    digest: str = ""
+
+    def layers(self, level: str) -> tuple[str, ...]:
+        """Layers that decoding at a level reads."""
+        if level == "latent":
+            return ("latent", "checksum")
+        if level == "bounded":
+            return ("latent", "bounded", "checksum")
+        if self.mode == "ladder":
+            return ("latent", "bounded", "exact", "checksum")
+        return ("direct", "checksum")
+
+    def to_row(self) -> dict[str, Any]:
+        """Plain values, ready for Parquet or JSON."""
+        row = asdict(self)
+        return row | {"bad_rows": list(self.bad_rows), "bad_reasons": list(self.bad_reasons)}
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Shard:
+        """Inverse of `to_row`."""
+        several = {name: tuple(row[name]) for name in ("bad_rows", "bad_reasons")}
+        return cls(**row | several | {"bytes": dict(row["bytes"])})
+
+
+@dataclass(frozen=True)
+class DensityIndex:
+    """A set of densities.
+
+    Attributes
+    ----------
+    name : str
+    grid : tuple of float
+        Where densities are given, rising.
+    rows : int
+    dtype : str
+        Of the stored values.
+    normalisation : {"trapezoid", "sum", "rectangle"}
+        What is 1 of a row: its integral by the trapezoidal rule, the sum of its values, or that
+        sum times the grid's steps. Decoded densities keep it.
+    max_divergence : float
+        Kullback-Leibler divergence of `latent` from every row, at most [nats].
+    max_hellinger : float
+        Hellinger distance of `bounded` from every row, at most.
+    files : tuple of str
+        Input, as the survey's globs found it.
+    shards : tuple of Shard
+    """
+
+    name: str
+    grid: tuple[float, ...]
+    rows: int
+    dtype: str
+    normalisation: str
+    max_divergence: float
+    max_hellinger: float
+    files: tuple[str, ...]
+    shards: tuple[Shard, ...] = ()
+
+    @property
+    def points(self) -> int:
+        """Points of the grid."""
+        return len(self.grid)
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows of a chunk."""
+        return min(CHUNK_ROWS, max(self.rows, 1))
+
+    @property
+    def shard_rows(self) -> int:
+        """Rows of a shard."""
+        return self.chunk_rows * min(SHARD_CHUNKS, -(-self.rows // self.chunk_rows))
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """First and last row (excluded) of each shard."""
+        each = self.shard_rows
+        return [(at, min(at + each, self.rows)) for at in range(0, self.rows, each)]
+
+    def weights(self) -> Float:
+        """Probability mass of each point to one unit of its value."""
+        return quadrature(np.array(self.grid), self.normalisation)
+
+    def bytes_at(self, level: str) -> int:
+        """Stored bytes of all layers that decoding at a level reads."""
+        return sum(one.bytes.get(layer, 0) for one in self.shards for layer in one.layers(level))
+
+    @property
+    def path(self) -> str:
+        """Key of the set's group."""
+        return f"densities/{self.name}"
+
+    def shard_key(self, layer: str, number: int) -> str:
+        """Key of the one object that holds a layer of a shard."""
+        return f"{self.path}/{layer}/c/{number}/0"
+
+    def arrays(self) -> dict[str, dict[str, Any]]:
+        """Arguments of `zarr.create_array` for every layer."""
+        dtype = np.dtype(self.dtype)
+        rest = "int64" if dtype.itemsize == 8 else "int32"
+        specs: dict[str, dict[str, Any]] = {
+            "latent": self._sharded(NARROW["latent"], "int32", DensityCodec(NARROW["latent"])),
+            "bounded": self._sharded(NARROW["bounded"], "int32", DensityCodec(NARROW["bounded"])),
+            "exact": self._sharded(0, rest, NonzeroCodec()),
+            "direct": self._sharded(0, self.dtype, NonzeroCodec()),
+        }
+        chunks = -(-self.rows // self.chunk_rows)
+        specs["checksum"] = {
+            "shape": (chunks, len(LEVELS)),
+            "chunks": (self.shard_rows // self.chunk_rows, len(LEVELS)),
+            "dtype": "uint32",
+            "compressors": None,
+        }
+        return specs
+
+    def _sharded(self, narrow: int, dtype: str, serializer: Any) -> dict[str, Any]:
+        width = narrow + self.points
+        return {
+            "shape": (self.rows, width),
+            "chunks": (self.chunk_rows, width),
+            "shards": (self.shard_rows, width),
+            "dtype": dtype,
+            "serializer": serializer,
+            "compressors": None,
+        }
+
+    def create(self, store: Any) -> None:
+        """Create the arrays of every layer, without data."""
+        for layer, spec in self.arrays().items():
+            name = f"{self.path}/{layer}"
+            zarr.create_array(store, name=name, overwrite=True, fill_value=0, **spec)
+
+
+def quadrature(grid: Float, normalisation: str) -> Float:
+    """Weights w by which values p of a set have ``sum(p * w) = 1``, shape (points,)."""
+    if normalisation == "sum":
+        return np.ones(len(grid))
+    steps = np.diff(grid)
+    left, right = np.append(steps[:1], steps), np.append(steps, steps[-1:])
+    weights = (left + right) / 2
+    if normalisation == "trapezoid":
+        weights[0], weights[-1] = steps[0] / 2, steps[-1] / 2
+    return np.asarray(weights)
+
+
+def index_key(name: str) -> str:
+    """Key of the index of a set of densities."""
+    return f"densities/{name}/index.parquet"
+
+
+_SCHEMA = [
+    pa.field("start", pa.int64()),
+    pa.field("stop", pa.int64()),
+    pa.field("mode", pa.string()),
+    pa.field("bytes", pa.map_(pa.string(), pa.int64())),
+    pa.field("bad_rows", pa.list_(pa.int64())),
+    pa.field("bad_reasons", pa.list_(pa.string())),
+    pa.field("digest", pa.string()),
+]
+
+
+def about(index: DensityIndex) -> dict[str, Any]:
+    """All of an index but its shards, as JSON; floats keep every bit."""
+    return {name: value for name, value in asdict(index).items() if name != "shards"}
+
+
+def write_index(index: DensityIndex) -> bytes:
+    """Parquet file of a set; the same set always gives the same bytes."""
+    meta = {_META: json.dumps(about(index), sort_keys=True).encode()}
+    rows = [one.to_row() | {"bytes": sorted(one.bytes.items())} for one in index.shards]
+    table = pa.Table.from_pylist(rows, schema=pa.schema(_SCHEMA, metadata=meta))
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def read_index(data: bytes, key: str) -> DensityIndex:
+    """Index of a set.
+
+    Raises
+    ------
+    CorruptDataError
+        If the bytes are not an index.
+    """
+    try:
+        table = pq.read_table(io.BytesIO(data))
+        shards = tuple(Shard.from_row(row) for row in table.to_pylist())
+        index = index_of(json.loads(table.schema.metadata[_META]), shards)
+        _check(index)
+    except (pa.ArrowException, TypeError, KeyError, ValueError) as error:
+        raise CorruptDataError(
+            f"{key} is not an index of densities: {error}; fetch the release again"
+        ) from error
+    return index
+
+
+def index_of(content: dict[str, Any], shards: tuple[Shard, ...] = ()) -> DensityIndex:
+    """Inverse of `about`."""
+    several = {name: tuple(content[name]) for name in ("grid", "files")}
+    return DensityIndex(**content | several, shards=shards)
+
+
+def _check(index: DensityIndex) -> None:
+    """What decoding relies on."""
+    grid: NDArray[np.float64] = np.array(index.grid, np.float64)
+    if not MIN_POINTS <= len(grid) <= MAX_POINTS or not (np.diff(grid) > 0).all():
+        raise ValueError(f"its grid has {len(grid)} points, or does not rise")
+    if index.normalisation not in NORMALISATIONS:
+        raise ValueError(f"its normalisation is {index.normalisation!r}")
+    if [(one.start, one.stop) for one in index.shards] != index.spans:
+        raise ValueError(f"its shards do not cover its {index.rows} rows")
+    if any(one.mode not in ("ladder", "ladder+direct") for one in index.shards):
+        raise ValueError("a shard's mode is not known")

@@ -1,0 +1,130 @@
+"""Rows of densities to the whole numbers of their levels: the writing half of `skyfold.amplitude`.
+
+Knows how a row's core is fitted, how coarse a step it can bear, and that every bound is met: each
+trial is decoded with the reader's own functions, and a row takes the coarsest step that keeps it
+within the bound, so that easy rows are cheap and hard ones are not spoilt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skyfold.amplitude import (
+    BIN,
+    SHAPE_STEP,
+    UNIT,
+    Float,
+    Int,
+    core_amplitude,
+    divergence,
+    find_cores,
+    hellinger,
+    masses,
+    position_step,
+    positions,
+    step_units,
+    wavelet,
+)
+from skyfold.densities import FLOORS
+
+DEAD_ZONE = 0.4  # coefficients below 0.6 of a step become 0: fewer bits at the same divergence
+FIRST_STEP, LAST_STEP = 7, 30
+_PROBE = 4096  # a shape's response is read off at this coefficient, far above its rounding
+
+
+@dataclass(frozen=True)
+class EncodedRows:
+    """Whole numbers of rows of densities.
+
+    Attributes
+    ----------
+    latent : ndarray, shape (n, 3 + shapes + points), int32
+        Step, position, width, shape coefficients, residual coefficients.
+    bounded : ndarray, shape (n, 1 + points), int32
+        Step and coefficients of what is left.
+    latent_amplitude, bounded_amplitude : ndarray, shape (n, points), int64
+        What a reader finds [units].
+    """
+
+    latent: NDArray[np.int32]
+    bounded: NDArray[np.int32]
+    latent_amplitude: Int
+    bounded_amplitude: Int
+
+
+def encode_rows(
+    mass: Float, shapes: NDArray[np.int32], *, max_divergence: float, max_hellinger: float
+) -> EncodedRows:
+    """Encode good rows.
+
+    Parameters
+    ----------
+    mass : ndarray, shape (n, points), float64
+        Probability masses: not negative, rows of sum 1.
+    shapes : ndarray, shape (m, 241), int32
+        Of the model.
+    max_divergence : float
+        Bound of the Kullback-Leibler divergence of `latent` from each row [nats].
+    max_hellinger : float
+        Bound of the Hellinger distance of `bounded` from each row.
+    """
+    core = fit_cores(mass, shapes)
+    start = core_amplitude(core, shapes, mass.shape[1])
+    steps, coefficients, latent = _refine(
+        mass, start, FLOORS["latent"], divergence, max_divergence, DEAD_ZONE
+    )
+    finer, rest, bounded = _refine(
+        mass, latent, FLOORS["bounded"], hellinger, max_hellinger, DEAD_ZONE
+    )
+    return EncodedRows(
+        np.concatenate([steps[:, np.newaxis], core, coefficients], axis=1).astype(np.int32),
+        np.concatenate([finer[:, np.newaxis], rest], axis=1).astype(np.int32),
+        latent,
+        bounded,
+    )
+
+
+def fit_cores(mass: Float, shapes: NDArray[np.int32]) -> Int:
+    """Position, width and shape coefficients of each row's main peak, shape (n, 2 + shapes)."""
+    points, count = mass.shape[1], len(shapes)
+    place, width = find_cores(mass)
+    index = np.rint(place * BIN / position_step(width)).astype(np.int64)
+    index = np.clip(index, 0, positions(width, points) - 1)
+    core = np.zeros((len(mass), 2 + count), np.int64)
+    core[:, 0], core[:, 1] = index, width
+    response = np.empty((count, *mass.shape))
+    for number in range(count):
+        core[:, 2:] = 0
+        core[:, 2 + number] = _PROBE
+        response[number] = core_amplitude(core, shapes, points) / (_PROBE * UNIT)
+    normal = np.einsum("ang,bng->nab", response, response)
+    normal += 1e-9 * normal.trace(axis1=1, axis2=2)[:, None, None] * np.eye(count)
+    right = np.einsum("ang,ng->na", response, np.sqrt(mass))
+    found = np.linalg.solve(normal, right[..., np.newaxis])[..., 0]
+    core[:, 2:] = np.clip(np.rint(found), -32767, 32767)
+    return core
+
+
+def _refine(mass, start, floor, distance, bound, dead_zone):  # type: ignore[no-untyped-def]
+    """Coarsest step of each row that brings it within a bound, coefficients, and what they give."""
+    transform = wavelet(mass.shape[1])
+    wanted = (np.sqrt(mass) * UNIT - start) @ transform.analysis
+    steps = np.full(len(mass), LAST_STEP)
+    coefficients = np.zeros(mass.shape, np.int64)
+    found = start.copy()
+    todo = np.arange(len(mass))
+    for step in (1, *range(FIRST_STEP, LAST_STEP + 1)):
+        size = int(step_units(np.array(step)))
+        target = wanted[todo]
+        trial = np.sign(target) * np.floor(np.abs(target) / size + dead_zone)
+        amplitude = start[todo] + transform.on_grid(trial * size)
+        good = (distance(mass[todo], masses(amplitude, floor)) <= bound) | (step == LAST_STEP)
+        done = todo[good]
+        steps[done], coefficients[done], found[done] = step, trial[good], amplitude[good]
+        todo = todo[~good]
+        if not len(todo):
+            break
+    return steps, coefficients, found
