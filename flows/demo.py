@@ -25,7 +25,7 @@ CUTOUT = 30 * u.arcsec
 
 def run_demo(folder: Path, *, minutes: float, images: int, seed: int) -> None:
     """Simulate, build, and print what came out."""
-    console = Console()
+    console = Console(width=None if Console().is_terminal else 110)
     survey = folder / "survey.toml"
     if not survey.exists():
         console.print(f"simulating {images} images of two bands, a catalog and p(z) in {folder}")
@@ -51,19 +51,21 @@ class _Counter:
 
 
 def _show_fidelity(console: Console, release: DataRelease) -> None:
-    table = Table(title="Fidelity: 90th percentile of the loss on sky that training never saw")
-    for name in ("band", "case", "measure", "bin", "n", *release.levels):
-        table.add_column(name)
+    table = Table(title="Fidelity on sky that training never saw: p90 of the loss, or rate")
+    for name in ("band", "case", "measure", "S/N", "n", *release.levels, "unit"):
+        table.add_column(name, no_wrap=True)
     cells: dict[tuple[Any, ...], dict[str, str]] = {}
     for row in release.fidelity.rows():
         if row["kind"] != "images" or row["n"] == 0:
             continue
         key = tuple(str(row[name]) for name in ("band", "case", "measure", "bin"))
         value = row["bias"] if row["statistic"] == "mean" else row["p90"]
-        shown = row["note"] if value is None else f"{value:.3g} {row['unit']}"
-        cells.setdefault(key, {"n": str(row["n"])})[row["level"]] = shown
+        shown = row["note"] if value is None else f"{value:.3f}"
+        cell = cells.setdefault(key, {"n": str(row["n"]), "unit": row["unit"]})
+        cell[row["level"]] = shown
     for key, found in cells.items():
-        table.add_row(*key, found["n"], *(found.get(level, "") for level in release.levels))
+        levels = (found.get(level, "") for level in release.levels)
+        table.add_row(*key, found["n"], *levels, found["unit"])
     console.print(table)
 
 

@@ -85,13 +85,20 @@ def gallery(release: DataRelease) -> list[dict[str, Any]]:
     MissingDependencyError
         If sep is not installed.
     """
-    ids = images_to_measure(release)
     pieces: list[_Piece] = []
-    for place in np.unique(np.linspace(0, len(ids) - 1, min(len(ids), TRIES)).astype(int)):
-        piece = _piece(release, ids[place])
-        if piece is not None and len(pieces) < IMAGES:
+    for image_id in _spread(images_to_measure(release)):
+        piece = _piece(release, image_id)
+        if piece is not None:
             pieces.append(piece)
+        if len(pieces) == IMAGES:
+            break
     return [_exhibit(title, *found) for title, found in _choose(pieces)]
+
+
+def _spread(ids: list[str]) -> list[str]:
+    """A few images, far from each other in sets and bands: the first and the last come first."""
+    places = np.unique(np.linspace(0, len(ids) - 1, min(len(ids), TRIES)).astype(int))
+    return [ids[place] for place in (*places[:1], *places[:0:-1])]
 
 
 def _piece(release: DataRelease, image_id: str) -> _Piece | None:
@@ -149,7 +156,7 @@ def _measured(
         entry,
         (place[0].start, place[1].start),
         field.fwhm,
-        field.image,
+        field.image.astype(np.float64),
         {level: plane / field.unit for level, plane in change.items()},
         {level: plane / noise for level, plane in change.items()},
         sources,

@@ -86,7 +86,7 @@ function judge(now) {
       if (ratio > worst.ratio) worst = { ratio, high, area, bin };
     }
     if (price && name === LOSSLESS) worst.ratio = 0;
-    return [{ level, name, ...worst, ratio: price ? worst.ratio : Infinity, ...(price || { bytes: NaN, bpp: NaN }) }];
+    return [{ level, name, ...worst, ratio: price ? worst.ratio : Infinity, ...(price || { bytes: Infinity, bpp: NaN }) }];
   });
   return verdicts.sort((a, b) => a.bytes - b.bytes || a.level - b.level);
 }
@@ -125,7 +125,7 @@ function fillAnswer(now, verdicts) {
     make("p", {}, !nearest ? "No level is left to choose from."
       : known ? `The nearest is ${nearest.name}: the upper end of its recorded loss is ${amount(nearest.high, now.measure)} (${place(nearest)}), and ${allowed} is allowed.`
         : `Too few objects were measured in ${place(nearest)} to promise anything at a level that loses something.`),
-    make("p", {}, "Ask for less, for one set and band, or allow exact."));
+    make("p", {}, "Accept a larger loss, ask for one set and band, or allow exact."));
   return null;
 }
 function fillVerdicts(now, verdicts, chosen) {
@@ -214,6 +214,11 @@ function update() {
   fillVerdicts(now, verdicts, chosen);
   fillCode(now, chosen);
   drawFigures(now);
+  clearTimeout(timer);
+  timer = setTimeout(keepAddress, 300); // browsers limit how often an address may change
+}
+let timer = 0;
+function keepAddress() {
   const place = ["case", "measure", "bin", "area", "most"].map((id) => `${id}=${encodeURIComponent($(id).value)}`).join("&");
   try { history.replaceState(null, "", `#${place}`); } catch { /* some browsers refuse it for local files */ }
 }

@@ -92,24 +92,33 @@ function numbers(number, areas) {
     make("tr", {}, ...[measure.name, line.label, point.name].map((text) => make("td", {}, text)),
       ...[digits(point.bpp), String(point.count), amount(point.value, measure), `${amount(point.low, measure)} to ${amount(point.high, measure)}`].map((text) => make("td", { class: "n" }, text)))))));
   const head = ["measure", "objects", "level", "bits per pixel", "n", "loss", "95 % interval"];
-  const table = make("table", {}, make("thead", {}, make("tr", {}, ...head.map((text, i) => make("th", { scope: "col", ...(i > 2 ? { class: "n" } : {}) }, text)))), body);
-  return make("details", {}, make("summary", {}, "The same as a table"), make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `${record.cases[number].name}, numbers` }, table));
+  return make("table", {}, make("thead", {}, make("tr", {}, ...head.map((text, i) => make("th", { scope: "col", ...(i > 2 ? { class: "n" } : {}) }, text)))), body);
 }
-let drawn = "";
+function card(i, now) {
+  const one = record.cases[i], areas = areasOf(i, $("shown").value), longest = [];
+  const panels = one.measures.map((measure, j) => {
+    const { lines } = curvesOf([i, j], areas);
+    if (lines.length > longest.length) longest.splice(0, longest.length, ...lines);
+    return panel([i, j], areas, now.one === one && now.measure === measure ? now.most : null);
+  });
+  const table = make("details", {}, make("summary", {}, "The same as a table"));
+  const place = make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `${one.name}, numbers` });
+  table.append(place);
+  table.addEventListener("toggle", () => place.childElementCount || place.append(numbers(i, areas)));
+  return make("div", { class: "card" }, make("h3", {}, one.name), legend(longest), make("div", { class: "panels" }, ...panels), table);
+}
 function drawFigures(now) {
-  const key = [$("shown").value, $("case").value, $("measure").value, now.most].join();
-  if (key === drawn) return;
-  drawn = key;
-  const opened = new Set([...document.querySelectorAll("#figures details[open]")].map((node) => node.dataset.case));
-  $("figures").replaceChildren(...record.cases.map((one, i) => {
-    const areas = areasOf(i, $("shown").value), table = numbers(i, areas);
-    table.dataset.case = one.name;
-    table.open = opened.has(one.name);
-    const limit = (j) => (now.one === one && now.one.measures[j] === now.measure ? now.most : null);
-    const panels = one.measures.map((_, j) => panel([i, j], areas, limit(j)));
-    const first = one.measures.reduce((most, _, j) => { const { lines } = curvesOf([i, j], areas); return lines.length > most.length ? lines : most; }, []);
-    return make("div", { class: "card" }, make("h3", {}, one.name), legend(first), make("div", { class: "panels few" }, ...panels), table);
-  }));
+  record.cases.forEach((one, i) => {
+    const key = [$("shown").value, ...(now.one === one ? [now.measure.name, now.most] : [])].join();
+    const old = $("figures").children[i];
+    if (old && old.dataset.key === key) return; // a redrawn figure costs time while a slider moves
+    const fresh = card(i, now);
+    fresh.dataset.key = key;
+    if (old) {
+      fresh.querySelector("details").open = old.querySelector("details").open;
+      old.replaceWith(fresh);
+    } else $("figures").append(fresh);
+  });
 }
 function drawHistory() {
   if (!$("history")) return;
@@ -132,7 +141,7 @@ function drawHistory() {
     if (log) svg.append(draw("text", { x: BOX.right, y: 14, "text-anchor": "end", class: "quiet" }, "logarithmic"));
     return svg;
   });
-  $("history").replaceChildren(make("div", { class: "panels few" }, ...panels));
+  $("history").replaceChildren(make("div", { class: "panels" }, ...panels));
 }
 if (record.cases.length) start();
 else for (const id of ["controls", "answer", "verdicts", "paste", "figures"]) $(id).hidden = true;

@@ -115,7 +115,7 @@ def train_model(survey: str, plan: Plan) -> tuple[str, list[dict[str, float]]]:
         "config": trained.config,
     }
     with tempfile.TemporaryDirectory() as folder:
-        digest = export_model(trained, tables, folder, card)
+        digest = export_model(trained, tables, folder, card, examples=patches[:64])
         files = {name: (Path(folder) / digest / name).read_bytes() for name in MODEL_FILES}
     stored = job.builder.write_model(files)
     return stored, trained.history

@@ -1,11 +1,13 @@
 """The convolutional model: a linear path through principal components, corrected on both sides.
 
 Knows the networks, the loss that weighs bits against science, and the training loop. All of it is
-`keras.ops`, so any Keras backend trains the same model.
+`keras.ops`, so any Keras backend trains the same model. Everything is convolution with zeros
+beyond the edge, so a tile decodes from its own latents alone.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,168 +19,325 @@ from keras import layers, ops
 from numpy.typing import NDArray
 
 from models.patches import source_weights, turn_patches
-from models.pca import STRIDE, TrainedModel, patch_basis
+from models.pca import TrainedModel, analysis, patch_basis, synthesis
 from skyfold.errors import InvalidRequestError
+from skyfold.layout import STRIDE
 
-__all__ = ["AutoencoderConfig", "RateDistortion", "build_decoder", "build_encoder", "train"]
+__all__ = ["AutoencoderConfig", "RateDistortion", "TrainedModel", "networks", "train"]
+
+Image = NDArray[np.float32]
+BLOCK_SIDES = (2, 4, 8)  # pixels; the largest is about the aperture in which flux is measured
+FAINT, BRIGHT = -8.0, 64.0  # noise units: the correction sees no more, so a star cannot drive it
+LATENT_LIMIT = 16.0  # likewise on the decoder's side
+INPUT_SCALE = 0.25  # brings noise and sources near the scale that layers start from
+WARM_UP = 30  # steps over which the learning rate rises
+HISTORY_EVERY = 25  # steps
 
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
+    """What is trained and how.
+
+    Attributes
+    ----------
+    channels : int
+        Channels of the latents.
+    lmbda : float
+        Bits a pixel that one unit of distortion is worth.
+    emphasis, bright : float
+        Weights of sources, as of `models.patches.source_weights`.
+    pixel_weight : float
+        Weight of the squared error of pixels beside that of the means over blocks.
+    width, depth : int
+        Channels of the inner layers, and residual layers on each side.
+    step : float
+        Quantisation step from which the linear path starts [noise units].
+    batch : int
+        Patches a step.
+    learning_rate : float
+        Highest learning rate; it falls to 0 as a cosine over the budget.
+    """
+
     channels: int = 12
-    lmbda: float = 0.02
+    lmbda: float = 0.006
+    emphasis: float = 30.0
+    bright: float = 300.0
+    pixel_weight: float = 0.2
     width: int = 64
     depth: int = 2
-    emphasis: float = 4.0
-    bright: float = 30.0
-    block_weight: float = 1.0
-    mse_weight: float = 1.0
-    batch: int = 16
-    learning_rate: float = 2e-3
-    gate: bool = True
-    context: bool = True
     step: float = 2.5
+    batch: int = 8
+    learning_rate: float = 4e-3
 
 
-class BlockLinear(layers.Layer):
-    pass
+def networks(config: AutoencoderConfig, basis: Image) -> tuple[Any, Any]:
+    """Untrained encoder and decoder, which begin as the linear model.
+
+    Parameters
+    ----------
+    config : AutoencoderConfig
+        Sizes.
+    basis : ndarray, shape (64, channels), float32
+        Principal components of 8 x 8 pixels.
+
+    Returns
+    -------
+    encoder, decoder : keras.Model
+
+    Notes
+    -----
+    ::
+
+        y ──> fold 8 x 8 ──> components ───────────> + ──> latent
+                         └──> clip, convolutions ───┘
+        latent ──> pixels of components ────────────> + ──> unfold ──> y
+               └──> clip, convolutions ─────────────┘
+    """
+    return _encoder(config, basis), _decoder(config, basis)
 
 
-def _conv(x, width, size, name, **kwargs):
-    return layers.Conv2D(width, size, padding="same", name=name, **kwargs)(x)
-
-
-def build_encoder(config, basis):
+def _encoder(config: AutoencoderConfig, basis: Image) -> Any:
     y = keras.Input((None, None, 1), name="y")
-    c = config.channels
-    linear = layers.Conv2D(c, STRIDE, strides=STRIDE, use_bias=False, name="components")
-    u = linear(y)
-    # bright pixels must not drive the correction
-    x = layers.Lambda(lambda t: ops.clip(t, -8.0, 64.0) / 4.0)(y)
-    x = _conv(layers.Lambda(lambda t: ops.space_to_depth(t, 4))(x), 32, 3, "e_fine", activation="relu")
-    x = _conv(x, config.width, 3, "e_down", strides=2, activation="relu")
-    for i in range(config.depth):
-        r = _conv(x, config.width, 3, f"e{i}", activation="relu")
-        x = layers.Add()([x, r])
-    h = _conv(x, 2 * c, 3, "e_out", kernel_initializer=keras.initializers.RandomNormal(stddev=1e-3))
-    g = layers.Lambda(lambda t: ops.clip(t[..., :c] + 0.7, 0.0, 4.0))(h)
-    r = layers.Lambda(lambda t: t[..., c:])(h)
-    if config.gate:
-        u = layers.Multiply()([u, g])
-    out = layers.Add()([u, r])
-    m = keras.Model(y, out, name="encoder")
-    linear.set_weights([basis.reshape(STRIDE, STRIDE, 1, c) / config.step])
-    return m
+    linear = analysis(config.channels)
+    pixels = ops.space_to_depth(y, STRIDE)
+    x = _relu(config.width, "first")(ops.clip(pixels, FAINT, BRIGHT) * INPUT_SCALE)
+    latent = linear(pixels) + _last(config.channels)(_residual(x, config))
+    encoder = keras.Model(y, latent, name="encoder")
+    linear.set_weights([basis[np.newaxis, np.newaxis] / config.step])
+    return encoder
 
 
-def build_decoder(config, basis):
-    z = keras.Input((None, None, config.channels), name="latent")
-    linear = layers.Dense(STRIDE**2, use_bias=False, name="components")
-    u = linear(z)
-    x = layers.Lambda(lambda t: ops.clip(t, -16.0, 16.0))(z)
-    x = _conv(x, config.width, 3, "d_in", activation="relu")
-    for i in range(config.depth):
-        r = _conv(x, config.width, 3, f"d{i}", activation="relu")
-        x = layers.Add()([x, r])
-    x = _conv(x, STRIDE**2, 3, "d_out", kernel_initializer=keras.initializers.RandomNormal(stddev=1e-3))
-    x = layers.Add()([u, x])
-    y = layers.Lambda(lambda t: ops.depth_to_space(t, STRIDE))(x)
-    m = keras.Model(z, y, name="decoder")
-    linear.set_weights([basis.T * config.step])
-    return m
+def _decoder(config: AutoencoderConfig, basis: Image) -> Any:
+    latent = keras.Input((None, None, config.channels), name="latent")
+    linear = synthesis()
+    x = _relu(config.width, "first")(ops.clip(latent, -LATENT_LIMIT, LATENT_LIMIT))
+    pixels = linear(latent) + _last(STRIDE**2)(_residual(x, config))
+    decoder = keras.Model(latent, ops.depth_to_space(pixels, STRIDE), name="decoder")
+    linear.set_weights([basis.T[np.newaxis, np.newaxis] * config.step])
+    return decoder
+
+
+def _relu(width: int, name: str) -> Any:
+    return layers.Conv2D(width, 3, padding="same", activation="relu", name=name)
+
+
+def _residual(x: Any, config: AutoencoderConfig) -> Any:
+    for number in range(config.depth):
+        x = x + _relu(config.width, f"inner{number}")(x)
+    return x
+
+
+def _last(width: int) -> Any:
+    """A correction that starts near nothing."""
+    start = keras.initializers.RandomNormal(stddev=1e-3)
+    return layers.Conv2D(width, 3, padding="same", kernel_initializer=start, name="last")
 
 
 class ContextRate(layers.Layer):
-    """Bits of latents, from earlier channels here and around, and half of the neighbours."""
+    """Bits of latents, as a coder finds them that knows the earlier channels here and around.
 
-    def __init__(self, channels, context=True, **kw):
-        super().__init__(**kw)
-        self.channels, self.context = channels, context
+    A logistic distribution whose scale follows the magnitudes of earlier channels in the 3 x 3
+    neighbourhood and, on every other position, of the four neighbours in the channel itself: what
+    `skyfold.latents` knows, made smooth.
 
-    def build(self, shape):
+    Parameters
+    ----------
+    channels : int
+        Channels of the latents.
+    """
+
+    def __init__(self, channels: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.channels = channels
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments of the layer."""
+        return {**super().get_config(), "channels": self.channels}
+
+    def build(self, input_shape: Any) -> None:
+        """Make the weights, and the masks that keep to what is already decoded."""
         c = self.channels
-        self.bias = self.add_weight(shape=(c,), initializer=keras.initializers.Constant(-1.5), name="bias")
-        self.own = self.add_weight(shape=(c,), initializer=keras.initializers.Constant(0.1), name="own")
-        k = np.zeros((3, 3, c, c), np.float32)
-        self.kernel = self.add_weight(shape=k.shape, initializer="zeros", name="kernel")
-        self.mask = np.triu(np.ones((c, c), np.float32), 1)[None, None]  # in < out
-        cross = np.zeros((3, 3, 1, 1), np.float32)
-        cross[[0, 1, 1, 2], [1, 0, 2, 1]] = 1
-        self.cross = np.tile(cross, (1, 1, c, 1))
+        self.bias = self.add_weight(shape=(c,), initializer=_constant(-1.5), name="bias")
+        self.around = self.add_weight(shape=(c,), initializer=_constant(0.1), name="around")
+        self.earlier = self.add_weight(shape=(3, 3, c, c), initializer="zeros", name="earlier")
+        self.is_earlier = np.triu(np.ones((c, c), np.float32), 1)
+        cross = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], np.float32)
+        self.cross = np.tile(cross[:, :, np.newaxis, np.newaxis], (1, 1, c, 1))
 
-    def call(self, q):
-        a = ops.minimum(ops.abs(q), 15.0)
-        t = self.bias
-        if self.context:
-            t = t + ops.conv(a, self.kernel * self.mask, padding="same")
-            h, w = q.shape[1], q.shape[2]
-            odd = ((np.arange(h)[:, None] + np.arange(w)) % 2).astype(np.float32)[None, :, :, None]
-            t = t + self.own * odd * ops.depthwise_conv(a * (1 - odd), self.cross, padding="same")
-        s = ops.softplus(t) + 0.03
-        aq = ops.abs(q)
-        hi, lo = (0.5 - aq) / s, (-0.5 - aq) / s
-        p = ops.sigmoid(hi) - ops.sigmoid(lo)
-        # far tails: keep gradients
-        p = p + 1e-6 
-        tail = ops.relu(aq - 0.5 - 12 * s) / s
-        return -ops.log(p) / np.log(2.0) + 0.0 * tail
+    def call(self, latent: Any) -> Any:
+        """Bits of each latent, of the same shape (n, h, w, C)."""
+        size = ops.abs(latent)
+        known = ops.minimum(size, LATENT_LIMIT)
+        height, width = latent.shape[1:3]
+        odd = np.indices((height, width)).sum(0)[..., np.newaxis].astype(np.float32) % 2
+        near = ops.depthwise_conv(known * (1 - odd), self.cross, padding="same") * odd
+        before = ops.conv(known, self.earlier * self.is_earlier, padding="same")
+        scale = ops.softplus(self.bias + before + self.around * near) + 0.03
+        inside = ops.sigmoid((0.5 - size) / scale) - ops.sigmoid((-0.5 - size) / scale)
+        return -ops.log(inside + 1e-6) / math.log(2)
+
+
+def _constant(value: float) -> Any:
+    return keras.initializers.Constant(value)
 
 
 class RateDistortion(keras.Model):
-    def __init__(self, encoder, decoder, config, seed):
+    """Encoder, rounding, decoder and their loss, to be trained.
+
+    ``loss = bpp + lmbda (pixel_weight mse + block2 + block4 + block8)``, where blockn is the mean
+    square of n times the mean error of n x n pixels: all are 1 for white noise of the sky. Bits
+    are of latents with uniform noise; pixels are of rounded ones, whose gradient is passed
+    straight through (Minnen & Singh 2020, arXiv:2007.08739, section 3.3).
+
+    Parameters
+    ----------
+    encoder, decoder : keras.Model
+        The networks.
+    config : AutoencoderConfig
+        Weights of the loss.
+    seed : int
+        Seed of the noise.
+    """
+
+    def __init__(self, encoder: Any, decoder: Any, config: AutoencoderConfig, seed: int) -> None:
         super().__init__()
         self.encoder, self.decoder, self.config = encoder, decoder, config
-        self.rate = ContextRate(config.channels, config.context)
+        self.rate = ContextRate(config.channels)
         self.noise = keras.random.SeedGenerator(seed)
-        self.trackers = {n: keras.metrics.Mean(name=n) for n in ("bpp", "mse", "block2", "block4", "block8")}
+        names = ["bpp", "mse", *(f"block{side}" for side in BLOCK_SIDES)]
+        self.parts = {name: keras.metrics.Mean(name=name) for name in names}
 
-    def call(self, y, training=False):
+    def call(self, y: Any, training: bool = False) -> tuple[Any, Any]:
+        """Decoded pixels, and bits of the latents."""
         latent = self.encoder(y)
         rounded = latent + ops.stop_gradient(ops.round(latent) - latent)
-        noisy = latent + keras.random.uniform(ops.shape(latent), -0.5, 0.5, seed=self.noise)
-        return self.decoder(rounded), self.rate(noisy)
+        noise = keras.random.uniform(ops.shape(latent), -0.5, 0.5, seed=self.noise)
+        return self.decoder(rounded), self.rate(latent + noise)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        target, weight = y[..., :1], y[..., 1:]
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        """Loss; `y` holds the pixels and their weights as two channels."""
         decoded, bits = y_pred
-        error = ops.where(weight > 0, decoded - target, 0.0)
-        parts = {"bpp": ops.sum(ops.mean(bits, axis=(0, 1, 2))) / STRIDE**2}
-        parts["mse"] = ops.mean(weight * error**2)
-        err = error * ops.sqrt(weight)
-        for side in (2, 4, 8):
-            pooled = ops.average_pool(err, side, strides=max(1, side // 2), padding="valid") * side
-            parts[f"block{side}"] = ops.mean(pooled**2)
-        for n, v in parts.items():
-            self.trackers[n].update_state(v)
-        d = self.config.mse_weight * parts["mse"] + self.config.block_weight * (parts["block2"] + parts["block4"] + parts["block8"])
-        return parts["bpp"] + self.config.lmbda * d
+        error = (decoded - y[..., :1]) * ops.sqrt(y[..., 1:])
+        parts = {
+            "bpp": ops.mean(ops.sum(bits, axis=-1)) / STRIDE**2,
+            "mse": ops.mean(error**2),
+        }
+        for side in BLOCK_SIDES:
+            means = ops.average_pool(error, side, strides=side // 2, padding="valid")
+            parts[f"block{side}"] = ops.mean((side * means) ** 2)
+        for name, part in parts.items():
+            self.parts[name].update_state(part)
+        blocks = sum(parts[f"block{side}"] for side in BLOCK_SIDES)
+        distortion = self.config.pixel_weight * parts["mse"] + blocks
+        return parts["bpp"] + self.config.lmbda * distortion
 
 
-def train(patches, weights=None, *, minutes=None, steps=None, seed, on_step=None, **options):
+def train(
+    patches: Image,
+    weights: Image | None = None,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    seed: int,
+    on_step: Callable[[int, dict[str, float]], None] | None = None,
+    **options: Any,
+) -> TrainedModel:
+    """Train a model on patches.
+
+    Parameters
+    ----------
+    patches : ndarray, shape (n, side, side), float32
+        Noise units; the side a multiple of 16.
+    weights : ndarray, shape (n, side, side), float32, optional
+        0 where bad.
+    minutes : float, optional
+        Budget of wall-clock time, from the call on.
+    steps : int, optional
+        Budget of steps instead; the same patches, seed and steps give the same model.
+    seed : int
+        Seed of weights, noise and batches.
+    on_step : callable, optional
+        Called with the step and the parts of the loss by name, now and then.
+    **options
+        Fields of `AutoencoderConfig`.
+
+    Returns
+    -------
+    TrainedModel
+
+    Raises
+    ------
+    InvalidRequestError
+        If there is not exactly one budget, or the patches or an option do not fit.
+    """
+    _check(patches, minutes, steps, options)
+    start = time.monotonic()
     config = AutoencoderConfig(**options)
     keras.utils.set_random_seed(seed)
-    if weights is None:
-        weights = np.ones_like(patches)
-    start = time.monotonic()
-    w = source_weights(patches, weights, emphasis=config.emphasis, bright=config.bright)
-    w /= w[weights > 0].mean() if 0 else 1
-    basis, var = patch_basis(patches, w, config.channels)
-    enc, dec = build_encoder(config, basis), build_decoder(config, basis)
-    model = RateDistortion(enc, dec, config, seed)
-    opt = keras.optimizers.Adam(config.learning_rate, global_clipnorm=1.0)
-    model.compile(optimizer=opt, jit_compile=False)
-    rng = np.random.default_rng(seed)
-    history, n, frac = [], 0, 0.0
-    while frac < 1:
+    weighed = source_weights(patches, weights, emphasis=config.emphasis, bright=config.bright)
+    basis, _ = patch_basis(patches, weighed, config.channels)
+    model = RateDistortion(*networks(config, basis), config, seed)
+    model.compile(keras.optimizers.Adam(0.0, global_clipnorm=1.0), jit_compile=False)
+
+    def spent(step: int) -> float:
+        return step / steps if steps else (time.monotonic() - start) / (60 * (minutes or 1))
+
+    history = _descend(model, patches, weighed, spent, np.random.default_rng(seed), on_step)
+    facts = {"model": "autoencoder", **asdict(config), "steps": int(history[-1]["step"])}
+    return TrainedModel(model.encoder, model.decoder, facts, history)
+
+
+def _descend(
+    model: RateDistortion,
+    patches: Image,
+    weighed: Image,
+    spent: Callable[[int], float],
+    rng: np.random.Generator,
+    on_step: Callable[[int, dict[str, float]], None] | None,
+) -> list[dict[str, float]]:
+    """Train until the budget is spent; at least one step."""
+    config, history, step, share = model.config, [], 0, 0.0
+    while share < 1:
         rows = rng.choice(len(patches), config.batch, replace=len(patches) < config.batch)
-        y, ww = turn_patches((patches[rows], w[rows]), rng)
-        lr = config.learning_rate * min(1, (n + 1) / 30) * 0.5 * (1 + np.cos(np.pi * frac))
-        model.optimizer.learning_rate = lr
-        logs = model.train_on_batch(y[..., None], np.stack([y, ww], -1), return_dict=True)
-        n += 1
-        frac = n / steps if steps else (time.monotonic() - start) / (60 * minutes)
-        if n % 50 == 0 or n == 1:
-            history.append({"step": n, "seconds": time.monotonic() - start, **{k: float(v) for k, v in logs.items()}})
+        y, weight = turn_patches((patches[rows], weighed[rows]), rng)
+        cosine = 0.5 * (1 + math.cos(math.pi * share))
+        rate = config.learning_rate * cosine * min(1.0, (step + 1) / WARM_UP)
+        model.optimizer.learning_rate = rate
+        target = np.stack([y, weight], axis=-1)
+        logs = model.train_on_batch(y[..., np.newaxis], target, return_dict=True)
+        step, share = step + 1, spent(step + 1)
+        if step % HISTORY_EVERY == 0 or share >= 1:
+            parts = {name: float(value) for name, value in logs.items()}
+            history.append({"step": float(step), **parts})
             if on_step:
-                on_step(history[-1])
-    return TrainedModel(enc, dec, asdict(config), history)
+                on_step(step, parts)
+    return history
+
+
+def _check(
+    patches: Image, minutes: float | None, steps: int | None, options: dict[str, Any]
+) -> None:
+    known = AutoencoderConfig.__dataclass_fields__
+    wrong = [name for name in options if name not in known]
+    if wrong:
+        raise InvalidRequestError(
+            f"no model can be trained: met options {wrong}; allowed are {sorted(known)}; "
+            "correct the name"
+        )
+    if (minutes is None) == (steps is None) or (minutes or steps or 0) <= 0:
+        raise InvalidRequestError(
+            f"no model can be trained: met minutes {minutes}, steps {steps}; allowed is one of "
+            "them, above 0; give a budget"
+        )
+    if patches.ndim != 3 or not len(patches) or patches.shape[1] % 16 or patches.shape[2] % 16:
+        raise InvalidRequestError(
+            f"no model can be trained: met patches of shape {patches.shape}; allowed is (n, ny, "
+            "nx), sides multiples of 16; use models.patches.sample_patches"
+        )

@@ -189,7 +189,7 @@ def _bits(counts: Floats) -> Floats:
 
 
 def _smooth(counts: Floats) -> NDArray[np.int32]:
-    """Counts of sum `TOTAL`: each table leans on its class, the class on the channel, that on a prior."""
+    """Counts of sum `TOTAL`; a table leans on its class, that on its channel, that on a prior."""
     sizes = np.abs(np.arange(2 * DIRECT + 1) - DIRECT)
     prior = np.concatenate([0.5**sizes, np.tile(0.5 ** (DIRECT / 2 + np.arange(1, 16)), 2)])
     channel = _lean(counts.sum((0, 1)), prior / prior.sum())

@@ -111,21 +111,19 @@ def _cut(
     place = rng.choice(scores.size, p=(odds / odds.sum()).ravel())
     corner = np.array(np.unravel_index(place, scores.shape)) * (side // 2)
     corner += rng.integers(-side // 4, side // 4 + 1, 2)
-    y, x = (
-        int(np.clip(c, 0, n - side)) for c, n in zip(corner, pair[0].shape, strict=True)
-    )
+    y, x = (int(np.clip(c, 0, n - side)) for c, n in zip(corner, pair[0].shape, strict=True))
     return pair[0][y : y + side, x : x + side], pair[1][y : y + side, x : x + side]
 
 
 def significance(patches: Image) -> Image:
     """Box-filtered patches, in units of the filtered noise; shape (n, ny, nx), float32."""
-    return _box(patches, FILTER) / FILTER
+    return (_box(patches, FILTER) / FILTER).astype(np.float32)
 
 
 def _box(patches: Image, side: int) -> Image:
     """Sums over a square around each pixel; what lies outside counts 0."""
     half = side // 2
-    out = patches.astype(np.float64)
+    out = patches.astype(np.float64)  # running sums over bright stars
     for axis in (-2, -1):
         pad = [(0, 0)] * out.ndim
         pad[axis] = (half + 1, half)
@@ -159,7 +157,7 @@ def source_weights(
     seen = np.clip(significance(patches) - 3, 0, 1)
     reach = _highest(np.stack([seen, patches]), APERTURE)
     weight = (1 + (emphasis - 1) * reach[0]) / (1 + (np.maximum(reach[1], 0) / bright) ** 2)
-    return weight if weights is None else weight * weights
+    return (weight if weights is None else weight * weights).astype(np.float32)
 
 
 def _highest(arrays: Image, side: int) -> Image:
@@ -168,10 +166,11 @@ def _highest(arrays: Image, side: int) -> Image:
     for axis in (-2, -1):
         pad = [(0, 0)] * arrays.ndim
         pad[axis] = (half, half)
-        padded = np.pad(arrays, pad, mode="edge")
-        length = arrays.shape[axis]
-        shifts = [np.take(padded, np.arange(i, i + length), axis=axis) for i in range(side)]
-        arrays = np.maximum.reduce(shifts)
+        high, reach = np.moveaxis(np.pad(arrays, pad, mode="edge"), axis, -1), 1
+        while reach < side:  # windows of 1, 2, 4, ... pixels
+            shift = min(reach, side - reach)
+            high, reach = np.maximum(high[..., shift:], high[..., :-shift]), reach + shift
+        arrays = np.moveaxis(high, -1, axis)
     return arrays
 
 

@@ -10,14 +10,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import keras
 import numpy as np
+from keras import layers, ops
 from numpy.typing import NDArray
 
+from models.entropy import fit_tables, measure_bits
+from models.patches import source_weights
 from skyfold.errors import InvalidRequestError
+from skyfold.layout import STRIDE
 
-__all__ = ["TrainedModel", "patch_basis", "train"]
+__all__ = ["TrainedModel", "analysis", "patch_basis", "synthesis", "train"]
 
-STRIDE = 8  # pixels a side of one latent
+Image = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class TrainedModel:
 
 
 def patch_basis(
-    patches: NDArray[np.float32], weights: NDArray[np.float32], channels: int
+    patches: Image, weights: Image, channels: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Principal components of blocks of 8 x 8 pixels, and their variances.
 
@@ -92,15 +97,115 @@ def patch_basis(
             f"no components can be found: met {channels} channels, good pixels: "
             f"{bool(weights.any())}; allowed are 1 to 64, and some; change the configuration"
         )
-    blocks = _blocks(patches * np.sqrt(weights))
-    moments = blocks.T @ blocks / weights.mean() / len(blocks)
+    moments = np.zeros((STRIDE**2, STRIDE**2))
+    for patch, weight in zip(patches, weights, strict=True):
+        blocks = _blocks(patch * np.sqrt(weight))
+        moments += blocks.T @ blocks
+    moments /= weights.sum(dtype=np.float64) / STRIDE**2
     variances, vectors = np.linalg.eigh(moments)
     basis = vectors[:, ::-1][:, :channels]
     basis = basis * np.where(basis.sum(0) < 0, -1.0, 1.0)
     return basis.astype(np.float32), variances[::-1][:channels].astype(np.float32)
 
 
-def _blocks(patches: NDArray[np.float32]) -> NDArray[np.float64]:
-    n, ny, nx = patches.shape
-    cut = patches.reshape(n, ny // STRIDE, STRIDE, nx // STRIDE, STRIDE).transpose(0, 1, 3, 2, 4)
+def _blocks(patch: Image) -> NDArray[np.float64]:
+    ny, nx = patch.shape
+    cut = patch.reshape(ny // STRIDE, STRIDE, nx // STRIDE, STRIDE).transpose(0, 2, 1, 3)
     return cut.reshape(-1, STRIDE**2).astype(np.float64)
+
+
+def analysis(channels: int) -> Any:
+    """Layer that gives components of blocks whose 64 pixels are folded into channels."""
+    return _linear(channels, "analysis")
+
+
+def synthesis() -> Any:
+    """Layer that gives the 64 folded pixels of blocks from their components."""
+    return _linear(STRIDE**2, "synthesis")
+
+
+def _linear(width: int, name: str) -> Any:
+    # a convolution, because the exporter flattens the input of a dense layer
+    return layers.Conv2D(width, 1, use_bias=False, kernel_initializer="zeros", name=name)
+
+
+def train(
+    patches: Image,
+    weights: Image | None = None,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    seed: int,
+    channels: int = 12,
+    lmbda: float = 0.5,
+    step: float | None = None,
+    emphasis: float = 30.0,
+    bright: float = 300.0,
+    on_step: Callable[[int, dict[str, float]], None] | None = None,
+) -> TrainedModel:
+    """Linear model of patches; takes the arguments of the networks' training.
+
+    Parameters
+    ----------
+    patches, weights : ndarray, shape (n, ny, nx), float32
+        Noise units, and 0 where bad.
+    minutes, steps, seed
+        Not used: the answer is exact.
+    channels : int
+        Number of components.
+    lmbda : float
+        Bits that a component may cost to lower its squared error by one noise unit squared.
+    step : float, optional
+        Quantisation step [noise units]; without it, the one that `lmbda` implies.
+    emphasis, bright : float
+        As of `models.patches.source_weights`.
+    on_step : callable, optional
+        Called once with 1 and the parts of the loss by name.
+
+    Returns
+    -------
+    TrainedModel
+
+    Notes
+    -----
+    A uniform step s adds s**2 / 12 of squared error and saves log2(s) bits, so lmbda fixes
+    s = sqrt(6 / (lmbda ln 2)).
+    """
+    weights = np.ones_like(patches) if weights is None else weights
+    weighed = source_weights(patches, weights, emphasis=emphasis, bright=bright)
+    basis, variances = patch_basis(patches, weighed, channels)
+    width = float(np.sqrt(6 / (lmbda * np.log(2)))) if step is None else step
+    config = {
+        "model": "pca",
+        "channels": channels,
+        "lmbda": lmbda,
+        "step": width,
+        "variances": variances.tolist(),
+    }
+    encoder, decoder = _networks(basis, width)
+    model = TrainedModel(encoder, decoder, config)
+    history = {"step": 1.0, **_losses(model, patches, weights, lmbda)}
+    if on_step:
+        on_step(1, history)
+    return TrainedModel(encoder, decoder, config, [history])
+
+
+def _networks(basis: Image, width: float) -> tuple[Any, Any]:
+    channels = basis.shape[1]
+    y = keras.Input((None, None, 1), name="y")
+    latent = keras.Input((None, None, channels), name="latent")
+    forward, back = analysis(channels), synthesis()
+    encoder = keras.Model(y, forward(ops.space_to_depth(y, STRIDE)), name="encoder")
+    decoder = keras.Model(latent, ops.depth_to_space(back(latent), STRIDE), name="decoder")
+    forward.set_weights([basis[np.newaxis, np.newaxis] / width])
+    back.set_weights([basis.T[np.newaxis, np.newaxis] * width])
+    return encoder, decoder
+
+
+def _losses(model: TrainedModel, patches: Image, weights: Image, lmbda: float) -> dict[str, float]:
+    """Loss and its parts, on at most 256 patches."""
+    patches, weights = patches[:256], weights[:256]
+    latents = model.encode(patches)
+    bpp = float(measure_bits(latents, fit_tables(latents)).sum() / patches.size)
+    mse = float(np.mean(weights * (model.decode(latents) - patches) ** 2))
+    return {"loss": bpp + lmbda * mse, "bpp": bpp, "mse": mse}

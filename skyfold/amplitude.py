@@ -39,7 +39,7 @@ SHAPE_DENSITY = 20  # points of a shape to one width: shapes reach six widths to
 SHAPE_STEP = UNIT // 45  # step of a shape's coefficient, about 2**-5.5
 MIN_POINTS, MAX_POINTS = 4, 2048
 COARSEST = 8  # a band of the wavelet is split while it has more coefficients
-_FRACTION = 256  # of the distance between two points of a shape
+_FRACTION = 256  # 2**8, of the distance between two points of a shape
 _WIDTH_BITS = 16
 # round(2**(16 + i/8)) for i in 0..7
 _POWERS = np.array([65536, 71468, 77936, 84990, 92682, 101070, 110218, 120194], np.int64)
@@ -89,20 +89,36 @@ def core_amplitude(core: NDArray[Any], shapes: NDArray[Any], points: int) -> Int
         [units]
     """
     core = np.asarray(core, np.int64)
-    width = core[:, 1]
     curve = (core[:, 2:].astype(np.float64) @ shapes.astype(np.float64)).astype(np.int64)
-    curve = np.pad(curve, ((0, 0), (1, 2)))
-    away = np.arange(points) * BIN - (core[:, 0] * position_step(width))[:, np.newaxis]
+    return _on_grid(curve, core, *_places(core, points))
+
+
+def core_responses(core: NDArray[Any], shapes: NDArray[Any], points: int) -> Float:
+    """Amplitude on the grid of one step of each shape, shape (m, n, points); for encoders."""
+    places = _places(np.asarray(core, np.int64), points)
+    many = 1 << 12  # steps, far above the rounding
+    curves = (many * shapes.astype(np.int64))[:, np.newaxis].repeat(len(core), axis=1)
+    return np.array([_on_grid(curve, core, *places) / (many * UNIT) for curve in curves])
+
+
+def _places(core: Int, points: int) -> tuple[Int, Int]:
+    """Where each grid point lies on a shape: the point of the shape before it, and the rest."""
+    away = np.arange(points) * BIN - (core[:, 0] * position_step(core[:, 1]))[:, np.newaxis]
     scale = _FRACTION * SHAPE_DENSITY * (1 << _WIDTH_BITS) // BIN
-    place = away * scale // width_units(width)[:, np.newaxis]
+    place = away * scale // width_units(core[:, 1])[:, np.newaxis]
     place += _FRACTION * (SHAPE_POINTS // 2 + 1)
     place = np.clip(place, 0, _FRACTION * (SHAPE_POINTS + 1))
-    index, part = place // _FRACTION, place % _FRACTION
+    return place >> 8, place & (_FRACTION - 1)
+
+
+def _on_grid(curve: Int, core: Int, index: Int, part: Int) -> Int:
+    """Curves over shape points, shape (n, 241), between their points and on the grid."""
+    curve = np.pad(curve, ((0, 0), (1, 2)))
     low = np.take_along_axis(curve, index, axis=1)
     high = np.take_along_axis(curve, index + 1, axis=1)
     value = low * (_FRACTION - part) + high * part
-    gain = _core_gain(width)[:, np.newaxis]
-    return (value * gain) >> 22  # 14 bits of SHAPE_UNIT, 8 of the gain; _FRACTION is in the gain
+    gain = _gains()[np.clip(core[:, 1], MIN_WIDTH, MAX_WIDTH) - MIN_WIDTH]
+    return (value * gain[:, np.newaxis]) >> 22  # 14 bits of SHAPE_UNIT, 8 of the gain
 
 
 @lru_cache(maxsize=1)
@@ -111,10 +127,6 @@ def _gains() -> Int:
     widths = width_units(np.arange(MIN_WIDTH, MAX_WIDTH + 1)).tolist()
     # sqrt(2**16 / w) = 2**24 / sqrt(w * 2**32), in whole numbers
     return np.array([(SHAPE_STEP << 24) // math.isqrt(w << 32) for w in widths], np.int64)
-
-
-def _core_gain(width: Int) -> Int:
-    return _gains()[np.clip(width, MIN_WIDTH, MAX_WIDTH) - MIN_WIDTH]
 
 
 @lru_cache(maxsize=1)
@@ -130,9 +142,7 @@ def hermite_shapes(count: int = 4) -> NDArray[np.int32]:
     away = np.arange(-half, half + 1) / SHAPE_DENSITY
     shapes = [np.zeros_like(gauss), gauss]
     for order in range(count - 1):
-        shapes.append(
-            (away * shapes[-1] - math.sqrt(order) * shapes[-2]) / math.sqrt(order + 1)
-        )
+        shapes.append((away * shapes[-1] - math.sqrt(order) * shapes[-2]) / math.sqrt(order + 1))
     return np.floor(np.array(shapes[1:]) * SHAPE_UNIT + 0.5).astype(np.int32)
 
 
@@ -213,7 +223,8 @@ def wavelet(points: int) -> Wavelet:
         parent += [above + min(place >> shift, wide) if number else -1 for place in range(size)]
         start += size
     columns = (np.array(column, np.int64) for column in (level, centre, before, parent))
-    return Wavelet(synthesis, np.linalg.inv(synthesis / (1 << 14)), *columns)
+    analysis = np.asarray(np.linalg.inv(synthesis / (1 << 14)), np.float64)
+    return Wavelet(synthesis, analysis, *columns)
 
 
 def _bands(points: int) -> list[tuple[int, int]]:

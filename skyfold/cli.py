@@ -139,7 +139,7 @@ def cutout(
     found = _open(url).images.cutout(position, size * u.arcsec, band=band, level=level)
     meta = {f"HIERARCH SKYFOLD {key}": value for key, value in found.meta.items()}
     bound = meta.pop("HIERARCH SKYFOLD bound")
-    found.meta = meta | {"HIERARCH SKYFOLD bound": bound if bound < float("inf") else "none"}
+    found.meta = meta | {"HIERARCH SKYFOLD bound": f"{bound:g}" if bound < float("inf") else "none"}
     with _atomic(output) as partial:
         found.to_hdu().writeto(partial, overwrite=True, output_verify="silentfix")
     print(

@@ -2,29 +2,22 @@
 
 `latent` and `bounded` are whole numbers turned into probabilities by one exact sum and two
 divisions (see `skyfold.amplitude`), positive and normalised by construction, and the same bits on
-every machine; `exact` returns the stored array bit for bit, rows that are no densities included.
+every machine; where `exact` is smaller it serves them, normalised, and zeros stay zeros. `exact`
+returns the stored array bit for bit, rows that are no densities included.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfold import ladder
-from skyfold.amplitude import Float, Int, core_amplitude, hermite_shapes, masses, step_units
-from skyfold.amplitude import wavelet
-from skyfold.density_index import (
-    FLOORS,
-    LEVELS,
-    NARROW,
-    SHAPES,
-    DensityIndex,
-    index_key,
-    read_index,
-)
+from skyfold.amplitude import Float, Int
+from skyfold.density_index import LEVELS, DensityIndex, index_key, read_index
+from skyfold.density_rows import checksum, decode_rows, value_dtype
 from skyfold.errors import (
     CorruptDataError,
     InvalidRequestError,
@@ -115,14 +108,13 @@ class DensitySet:
         return np.array(self.index.grid)
 
     def info(self) -> dict[str, Any]:
-        """Rows, grid points (`columns`), bounds, rows that are no densities, bytes at each level."""
+        """Rows, grid points (`columns`), bounds, bad rows, and bytes at each level."""
         index = self.index
         sizes = {level: index.bytes_at(level) for level in LEVELS}
         return {
             "rows": index.rows,
             "columns": index.points,
-            "max_divergence": index.max_divergence,
-            "max_hellinger": index.max_hellinger,
+            "bounds": asdict(index.bounds),
             "bad_rows": sum(len(one.bad_rows) for one in index.shards),
             "levels": {
                 level: {"bytes": size, "bytes_per_row": size / max(index.rows, 1)}
@@ -146,9 +138,7 @@ class DensitySet:
         rows : slice, sequence of int, or None
             Row numbers in any order, negative ones from the end; None reads all.
         level : str
-            ``latent`` (Kullback-Leibler divergence from the stored row at most
-            ``index.max_divergence``), ``bounded`` (Hellinger distance at most
-            ``index.max_hellinger``), or ``exact`` (bit for bit).
+            ``latent`` or ``bounded``, which keep ``index.bounds``, or ``exact``, bit for bit.
 
         Returns
         -------
@@ -172,16 +162,12 @@ class DensitySet:
             )
         wanted = self._row_numbers(rows)
         chunk = wanted // self.index.chunk_rows
-        out = np.empty((len(wanted), self.index.points), self._dtype(level))
+        out = np.empty((len(wanted), self.index.points), value_dtype(self.index, level))
         for number in np.unique(chunk).tolist():
             here = np.flatnonzero(chunk == number)
             values = self._read_chunk(number, level)
             out[here] = values[wanted[here] - number * self.index.chunk_rows]
         return out
-
-    def _dtype(self, level: str) -> np.dtype[Any]:
-        stored = np.dtype(self.index.dtype)
-        return stored if level == "exact" or stored.kind == "f" else np.dtype("f8")
 
     def _row_numbers(self, rows: Rows) -> Int:
         count = self.index.rows
@@ -217,8 +203,11 @@ class DensitySet:
             if name != "checksum"
         }
         values, checked = decode_rows(layers, level, index)
-        expected = int(self._read_layer("checksum", slice(number, number + 1))[0, LEVELS.index(level)])
-        met = ladder.checksum(checked)
+        checked_level = "exact" if "exact" in layers else level
+        expected = int(
+            self._read_layer("checksum", slice(number, number + 1))[0, LEVELS.index(checked_level)]
+        )
+        met = checksum(checked)
         if expected != met:
             raise CorruptDataError(
                 f"rows {start} to {stop} of densities {self.name!r} at level {level} have CRC "
@@ -228,10 +217,26 @@ class DensitySet:
         return values
 
     def _read_layer(self, name: str, rows: slice) -> NDArray[Any]:
-        with named_store_errors(f"{self._release.url}/{self.index.path}/{name}", "read"):
-            if name not in self._arrays:
-                self._arrays[name] = self._release.group[f"{self.index.path}/{name}"]
-            return np.asarray(self._arrays[name][rows])
+        key = f"{self._release.url}/{self.index.path}/{name}"
+        try:
+            with named_store_errors(key, "read"):
+                return np.asarray(self._array(name)[rows])
+        except (ValueError, RuntimeError, IndexError, KeyError) as error:
+            raise CorruptDataError(
+                f"{key} rows {rows.start} to {rows.stop} cannot be decoded: {error}; run `skyfold "
+                "verify` and fetch them again"
+            ) from error
+
+    def _array(self, name: str) -> Any:
+        """Zarr array of a layer, found to be as the index says."""
+        if name not in self._arrays:
+            array: Any = self._release.group[f"{self.index.path}/{name}"]
+            spec = self.index.arrays()[name]
+            met = (array.shape, array.chunks, array.dtype)
+            if met != (spec["shape"], spec["chunks"], np.dtype(spec["dtype"])):
+                raise CorruptDataError(f"shape, chunks and dtype are {met}, the index has another")
+            self._arrays[name] = array
+        return self._arrays[name]
 
     def to_qp(self, level: str = "bounded", rows: Rows = None) -> Any:
         """`qp.Ensemble` of densities interpolated on the grid, or as bins where values sum to 1.
@@ -242,7 +247,7 @@ class DensitySet:
             If qp is not installed.
         """
         try:
-            import qp
+            import qp  # type: ignore[import-not-found]
         except ImportError as error:
             raise MissingDependencyError(
                 "an ensemble needs the library qp, which is not installed here; run `pip install "
@@ -250,85 +255,3 @@ class DensitySet:
             ) from error
         values = self.read(rows, level)
         return qp.Ensemble(qp.interp, data={"xvals": self.grid, "yvals": values})
-
-
-def decode_rows(
-    layers: Mapping[str, NDArray[Any]], level: str, index: DensityIndex
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Densities of a chunk, and what its checksum is of.
-
-    Parameters
-    ----------
-    layers : mapping of ndarray
-        Those that `Shard.layers` names.
-    level : str
-    index : DensityIndex
-
-    Returns
-    -------
-    values : ndarray, shape (n, points)
-    checked : ndarray, shape (n, points)
-        Amplitudes; for `exact` the values.
-    """
-    dtype = np.dtype(index.dtype)
-    if "direct" in layers:
-        return layers["direct"], layers["direct"]
-    amplitude = decode_amplitude(layers["latent"], layers.get("bounded"))
-    used = layers["latent"][:, 0] != 0
-    smooth = density_values(amplitude, used, min(level, "bounded"), index)
-    smooth = smooth.astype(dtype if dtype.kind == "f" else np.float64)
-    if level != "exact":
-        return smooth, amplitude
-    values = apply_remainder(layers["exact"], smooth, used)
-    return values, values
-
-
-def decode_amplitude(latent: NDArray[np.int32], bounded: NDArray[np.int32] | None) -> Int:
-    """Amplitudes of rows [units], from `latent` or from both layers; 0 where the step is."""
-    points = latent.shape[1] - NARROW["latent"]
-    transform = wavelet(points)
-    used = latent[:, 0] != 0
-    out = np.zeros((len(latent), points), np.int64)
-    rows = latent[used].astype(np.int64)
-    core = core_amplitude(rows[:, 1 : NARROW["latent"]], hermite_shapes(SHAPES), points)
-    out[used] = core + transform.on_grid(_coefficients(rows, NARROW["latent"]))
-    if bounded is not None:
-        out[used] += transform.on_grid(_coefficients(bounded[used].astype(np.int64), 1))
-    return out
-
-
-def _coefficients(rows: Int, narrow: int) -> Int:
-    """Coefficients in units; a step that no encoder writes is left to the checksum."""
-    return rows[:, narrow:] * step_units(np.clip(rows[:, :1], 0, 30))
-
-
-def density_values(
-    amplitude: Int, used: NDArray[np.bool_], level: str, index: DensityIndex
-) -> Float:
-    """Densities of amplitudes, float64; NaN in rows that hold none."""
-    out = np.full(amplitude.shape, np.nan)
-    out[used] = masses(amplitude[used], FLOORS[level]) / index.weights()
-    return out
-
-
-def remainder(stored: NDArray[Any], smooth: NDArray[Any], used: NDArray[np.bool_]) -> NDArray[Any]:
-    """What `exact` adds: 0 for a value whose bits are all 0, else the difference of ordered bits."""
-    bits = f"i{stored.dtype.itemsize}"
-    rest = ladder.ordered_difference(stored, _from(smooth, used))
-    rest = np.where(rest >= 0, rest + 1, rest)
-    rest = np.where(np.ascontiguousarray(stored).view(bits) == 0, 0, rest)
-    return rest.astype("i8" if stored.dtype.itemsize == 8 else "i4")
-
-
-def apply_remainder(
-    rest: NDArray[Any], smooth: NDArray[Any], used: NDArray[np.bool_]
-) -> NDArray[Any]:
-    """Inverse of `remainder`: the stored values, every bit of them."""
-    difference = rest.astype(np.int64) - (rest > 0)
-    values = ladder.add_ordered(_from(smooth, used), difference)
-    return np.where(rest == 0, values.dtype.type(0), values)
-
-
-def _from(smooth: NDArray[Any], used: NDArray[np.bool_]) -> NDArray[Any]:
-    """What remainders start from: 0 where a row holds no density."""
-    return np.where(used[:, np.newaxis], smooth, smooth.dtype.type(0))

@@ -5,12 +5,14 @@
     densities/<name>/index.parquet     one row a shard; the grid and the bounds in its metadata
     densities/<name>/latent            (rows, 3 + shapes + points) int32, `skyfold.density`
     densities/<name>/bounded           (rows, 1 + points) int32, `skyfold.density`
-    densities/<name>/exact             (rows, points) remainder of ordered bits, `skyfold.nonzero`
-    densities/<name>/direct            (rows, points) the stored values, `skyfold.nonzero`
+    densities/<name>/exact             (rows, points) the stored values, `skyfold.nonzero`
     densities/<name>/checksum          (chunks, levels) uint32: CRC-32 of each decoded chunk
 
-Rows keep the order of the input. A shard has `exact` or `direct`, whichever is smaller. The index
-also lists the rows that are no densities, with the reason: `exact` alone returns them.
+Rows keep the order of the input. `exact` is coded by itself: to refine `bounded` was measured to
+take more bytes in every kind of densities tried, because what is left are the last digits of
+floats. Where `exact` is no larger than the layers below it (counts of samples, rounded values),
+they are not stored and it serves their levels too. The index also lists the rows that are no
+densities, with the reason: `exact` alone returns them.
 """
 
 from __future__ import annotations
@@ -26,13 +28,13 @@ import pyarrow.parquet as pq
 import zarr
 from numpy.typing import NDArray
 
-from skyfold.amplitude import MAX_POINTS, MIN_POINTS, Float
+from skyfold.amplitude import MAX_POINTS, MIN_POINTS, Float, divergence, hellinger
 from skyfold.codecs.density import DensityCodec
 from skyfold.codecs.nonzero import NonzeroCodec
 from skyfold.errors import CorruptDataError
 
 LEVELS = ("latent", "bounded", "exact")
-LAYERS = ("latent", "bounded", "exact", "direct", "checksum")
+LAYERS = ("latent", "bounded", "exact", "checksum")
 NORMALISATIONS = ("trapezoid", "sum", "rectangle")
 FLOORS = {"latent": 1e-5, "bounded": 1e-7}  # mass spread over the grid, so that none is zero
 CHUNK_ROWS = 4096
@@ -40,6 +42,10 @@ SHARD_CHUNKS = 16
 SHAPES = 4
 NARROW = {"latent": 3 + SHAPES, "bounded": 1}
 _META = b"skyfold.densities"
+
+# Beside the entry points, so that a clone decodes before it is installed anew.
+for _codec in (DensityCodec, NonzeroCodec):
+    zarr.registry.register_codec(_codec.codec_name, _codec)
 
 
 @dataclass(frozen=True)
@@ -50,10 +56,8 @@ class Shard:
     ----------
     start, stop : int
         Rows.
-    mode : {"ladder", "ladder+direct"}
-        Whether `exact` refines `bounded`, or is stored by itself because that is smaller.
     bytes : dict
-        Stored bytes by layer.
+        Stored bytes by layer; a layer that is not named is not stored.
     bad_rows, bad_reasons : tuple
         Rows that are no densities, and why.
     digest : str
@@ -62,7 +66,6 @@ class Shard:
 
     start: int
     stop: int
-    mode: str
     bytes: dict[str, int] = field(default_factory=dict)
     bad_rows: tuple[int, ...] = ()
     bad_reasons: tuple[str, ...] = ()
@@ -70,13 +73,9 @@ class Shard:
 
     def layers(self, level: str) -> tuple[str, ...]:
         """Layers that decoding at a level reads."""
-        if level == "latent":
-            return ("latent", "checksum")
-        if level == "bounded":
-            return ("latent", "bounded", "checksum")
-        if self.mode == "ladder":
-            return ("latent", "bounded", "exact", "checksum")
-        return ("direct", "checksum")
+        wanted = {"latent": ("latent",), "bounded": ("latent", "bounded")}.get(level, ("exact",))
+        stored = all(layer in self.bytes for layer in wanted)
+        return (*(wanted if stored else ("exact",)), "checksum")
 
     def to_row(self) -> dict[str, Any]:
         """Plain values, ready for Parquet or JSON."""
@@ -88,6 +87,41 @@ class Shard:
         """Inverse of `to_row`."""
         several = {name: tuple(row[name]) for name in ("bad_rows", "bad_reasons")}
         return cls(**row | several | {"bytes": dict(row["bytes"])})
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How far a decoded row may be from the stored one, at most.
+
+    Attributes
+    ----------
+    divergence : float
+        Kullback-Leibler divergence of `latent` from the row [nats].
+    mean_shift : float
+        Shift of the mean at `latent`, as a share of the grid's points. Where tails are cut off,
+        this would add up in a stack, whose rows all lose theirs on the same side.
+    hellinger : float
+        Hellinger distance of `bounded` from the row.
+    """
+
+    divergence: float = 1e-3
+    mean_shift: float = 1 / 2048
+    hellinger: float = 1 / 256
+
+    def used(self, level: str, mass: Float, decoded: Float) -> Float:
+        """Share of its bound that each row takes: at most 1 if the bound is kept.
+
+        Parameters
+        ----------
+        level : {"latent", "bounded"}
+        mass, decoded : ndarray, shape (n, points), float64
+            Probability masses, stored and decoded.
+        """
+        if level == "bounded":
+            return hellinger(mass, decoded) / self.hellinger
+        place = np.arange(mass.shape[1]) / mass.shape[1]
+        shift = np.abs((decoded - mass) @ place) / self.mean_shift
+        return np.maximum(divergence(mass, decoded) / self.divergence, shift)
 
 
 @dataclass(frozen=True)
@@ -105,10 +139,8 @@ class DensityIndex:
     normalisation : {"trapezoid", "sum", "rectangle"}
         What is 1 of a row: its integral by the trapezoidal rule, the sum of its values, or that
         sum times the grid's steps. Decoded densities keep it.
-    max_divergence : float
-        Kullback-Leibler divergence of `latent` from every row, at most [nats].
-    max_hellinger : float
-        Hellinger distance of `bounded` from every row, at most.
+    bounds : Bounds
+        That every row keeps.
     files : tuple of str
         Input, as the survey's globs found it.
     shards : tuple of Shard
@@ -119,8 +151,7 @@ class DensityIndex:
     rows: int
     dtype: str
     normalisation: str
-    max_divergence: float
-    max_hellinger: float
+    bounds: Bounds
     files: tuple[str, ...]
     shards: tuple[Shard, ...] = ()
 
@@ -164,13 +195,10 @@ class DensityIndex:
 
     def arrays(self) -> dict[str, dict[str, Any]]:
         """Arguments of `zarr.create_array` for every layer."""
-        dtype = np.dtype(self.dtype)
-        rest = "int64" if dtype.itemsize == 8 else "int32"
         specs: dict[str, dict[str, Any]] = {
             "latent": self._sharded(NARROW["latent"], "int32", DensityCodec(NARROW["latent"])),
             "bounded": self._sharded(NARROW["bounded"], "int32", DensityCodec(NARROW["bounded"])),
-            "exact": self._sharded(0, rest, NonzeroCodec()),
-            "direct": self._sharded(0, self.dtype, NonzeroCodec()),
+            "exact": self._sharded(0, self.dtype, NonzeroCodec()),
         }
         chunks = -(-self.rows // self.chunk_rows)
         specs["checksum"] = {
@@ -219,7 +247,6 @@ def index_key(name: str) -> str:
 _SCHEMA = [
     pa.field("start", pa.int64()),
     pa.field("stop", pa.int64()),
-    pa.field("mode", pa.string()),
     pa.field("bytes", pa.map_(pa.string(), pa.int64())),
     pa.field("bad_rows", pa.list_(pa.int64())),
     pa.field("bad_reasons", pa.list_(pa.string())),
@@ -265,7 +292,8 @@ def read_index(data: bytes, key: str) -> DensityIndex:
 def index_of(content: dict[str, Any], shards: tuple[Shard, ...] = ()) -> DensityIndex:
     """Inverse of `about`."""
     several = {name: tuple(content[name]) for name in ("grid", "files")}
-    return DensityIndex(**content | several, shards=shards)
+    bounds = Bounds(**content["bounds"])
+    return DensityIndex(**content | several | {"bounds": bounds}, shards=shards)
 
 
 def _check(index: DensityIndex) -> None:
@@ -275,7 +303,9 @@ def _check(index: DensityIndex) -> None:
         raise ValueError(f"its grid has {len(grid)} points, or does not rise")
     if index.normalisation not in NORMALISATIONS:
         raise ValueError(f"its normalisation is {index.normalisation!r}")
-    if [(one.start, one.stop) for one in index.shards] != index.spans:
+    count = -(-index.rows // index.shard_rows) if index.rows > 0 else -1
+    covered = [(one.start, one.stop) for one in index.shards]
+    if len(covered) != count or covered != index.spans:
         raise ValueError(f"its shards do not cover its {index.rows} rows")
-    if any(one.mode not in ("ladder", "ladder+direct") for one in index.shards):
-        raise ValueError("a shard's mode is not known")
+    if any("exact" not in one.bytes for one in index.shards):
+        raise ValueError("a shard has no layer `exact`")

@@ -79,8 +79,8 @@ def find_guard(
     Parameters
     ----------
     tolerance : float
-        Largest difference of two machines' networks, relative to ``1 + |y|``; measured when the
-        model was exported.
+        Largest difference of two machines' networks, relative to 1 + the largest ``|y|`` of the
+        block of 8 x 8 pixels; measured when the model was exported.
 
     Returns
     -------
@@ -89,7 +89,8 @@ def find_guard(
     """
     steps = (background + noise.to_signal(y)) / noise.round_step
     fraction = steps - np.floor(steps)
-    reach = tolerance * (1 + np.abs(y)) * noise.signal_slope(y) / noise.round_step
+    scale = tolerance * (1 + _block_maximum(np.abs(y)))
+    reach = scale * noise.signal_slope(y) / noise.round_step
     tie = 1 - ROUND_UP
     near = np.abs(fraction - tie) <= reach
     codes = np.where(near, 1 + (fraction >= tie), 0)
@@ -217,3 +218,10 @@ def checksum(values: NDArray[Any], ny: int = TILE, nx: int = TILE) -> int:
 
 def _corner(shape: tuple[int, ...], ny: int, nx: int) -> NDArray[np.bool_]:
     return (np.arange(shape[0]) < ny)[:, np.newaxis] & (np.arange(shape[1]) < nx)
+
+
+def _block_maximum(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    ny, nx = values.shape
+    blocks = values.reshape(ny // BLOCK, BLOCK, nx // BLOCK, BLOCK)
+    highest = blocks.max(axis=(1, 3), keepdims=True)
+    return np.broadcast_to(highest, blocks.shape).reshape(ny, nx)

@@ -94,10 +94,11 @@ class NoiseModel:
         return asdict(self)
 
     def to_noise_units(self, signal: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Noise-unit values y, float32, of background-subtracted values in grid units."""
+        """Noise-unit values y, float32, within +-2048, of values above background [grid units]."""
         u = signal / self.sigma
         bright = (2 / self.stretch) * (np.sqrt(1 + self.stretch * np.maximum(u, 0)) - 1)
-        return np.where(u >= 0, bright, u).astype(np.float32)
+        y = np.where(u >= 0, bright, u)
+        return np.clip(y, -PREDICTION_LIMIT, PREDICTION_LIMIT).astype(np.float32)
 
     def to_signal(self, y: NDArray[np.float32]) -> NDArray[np.float64]:
         """Background-subtracted values in grid units, float64, of noise-unit values."""
@@ -107,7 +108,8 @@ class NoiseModel:
 
     def signal_slope(self, y: NDArray[np.float32]) -> NDArray[np.float64]:
         """d(signal)/dy in grid units: how far an error of the network moves the prediction."""
-        return self.sigma * (1 + (self.stretch / 2) * np.maximum(y.astype(np.float64), 0))
+        wide = np.clip(y.astype(np.float64), 0, PREDICTION_LIMIT)
+        return self.sigma * (1 + (self.stretch / 2) * wide)
 
     def pixel_sigma(self, signal: NDArray[Any]) -> NDArray[np.float64]:
         """Noise of a pixel [grid units] whose background-subtracted value is `signal`."""
@@ -137,18 +139,18 @@ def background_at(
     -----
     Weights are integers over 128 on each axis, so all sums are integers below 2**53.
     """
-    weights_y = _linear_weights(mesh.shape[0], rows)
-    weights_x = _linear_weights(mesh.shape[1], columns)
-    whole = weights_y @ mesh.astype(np.float64) @ weights_x.T
+    low_y, high_y, part_y = _between(mesh.shape[0], rows)
+    low_x, high_x, part_x = _between(mesh.shape[1], columns)
+    wide = mesh.astype(np.float64)
+    along = wide[low_y] * (2 * MESH - part_y[:, None]) + wide[high_y] * part_y[:, None]
+    whole = along[:, low_x] * (2 * MESH - part_x) + along[:, high_x] * part_x
     return whole * (step / (2 * MESH) ** 2)
 
 
-def _linear_weights(nodes: int, window: slice) -> NDArray[np.float64]:
-    """Interpolation weights times 128, one row a pixel; constant beyond the outer nodes."""
+def _between(
+    nodes: int, window: slice
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int64]]:
+    """Nodes below and above each pixel, and 128 times its way between them; constant outside."""
     place = 2 * np.arange(window.start, window.stop) + 1 - MESH
-    below, fraction = np.divmod(place, 2 * MESH)
-    weights = np.zeros((len(place), nodes))
-    pixel = np.arange(len(place))
-    np.add.at(weights, (pixel, np.clip(below, 0, nodes - 1)), 2 * MESH - fraction)
-    np.add.at(weights, (pixel, np.clip(below + 1, 0, nodes - 1)), fraction)
-    return weights
+    below, part = np.divmod(place, 2 * MESH)
+    return np.clip(below, 0, nodes - 1), np.clip(below + 1, 0, nodes - 1), part

@@ -180,6 +180,7 @@ class TableModel:
         fits = self.knots_v.shape == self.knots_y.shape and len(self.knots_v) == elements
         fits &= self.centres.shape == (self.cells, channels) and channels <= MAX_LATENTS
         fits &= len(self.targets) == elements == len(self.offset)
+        fits &= _rising(self.knots_v) and _rising(self.knots_y) and _rising(self.curve_v)
         limit = 2.0**53 / (2 * LATENT_LIMIT * max(channels, 1))
         if not fits or np.abs(self.weights).max(initial=0) > limit:
             raise CorruptDataError(
@@ -187,6 +188,10 @@ class TableModel:
                 f"{np.abs(self.weights).max(initial=0)}; at most {limit:.0f} can be decoded exactly: "
                 "ask the release's publisher"
             )
+
+
+def _rising(knots: Floats) -> bool:
+    return bool(np.isfinite(knots).all() and (np.diff(knots, axis=1) > 0).all())
 
 
 def _read_arrays(data: bytes) -> dict[str, Any]:

@@ -14,25 +14,23 @@ from numpy.typing import NDArray
 
 from skyfold.amplitude import (
     BIN,
-    SHAPE_STEP,
     UNIT,
     Float,
     Int,
     core_amplitude,
-    divergence,
+    core_responses,
     find_cores,
-    hellinger,
+    hermite_shapes,
     masses,
     position_step,
     positions,
     step_units,
     wavelet,
 )
-from skyfold.densities import FLOORS
+from skyfold.density_index import FLOORS, SHAPES, Bounds
 
 DEAD_ZONE = 0.4  # coefficients below 0.6 of a step become 0: fewer bits at the same divergence
 FIRST_STEP, LAST_STEP = 7, 30
-_PROBE = 4096  # a shape's response is read off at this coefficient, far above its rounding
 
 
 @dataclass(frozen=True)
@@ -45,45 +43,34 @@ class EncodedRows:
         Step, position, width, shape coefficients, residual coefficients.
     bounded : ndarray, shape (n, 1 + points), int32
         Step and coefficients of what is left.
-    latent_amplitude, bounded_amplitude : ndarray, shape (n, points), int64
-        What a reader finds [units].
+    amplitudes : dict of ndarray, shape (n, points), int64
+        What a reader finds at either level [units].
     """
 
     latent: NDArray[np.int32]
     bounded: NDArray[np.int32]
-    latent_amplitude: Int
-    bounded_amplitude: Int
+    amplitudes: dict[str, Int]
 
 
-def encode_rows(
-    mass: Float, shapes: NDArray[np.int32], *, max_divergence: float, max_hellinger: float
-) -> EncodedRows:
+def encode_rows(mass: Float, bounds: Bounds) -> EncodedRows:
     """Encode good rows.
 
     Parameters
     ----------
     mass : ndarray, shape (n, points), float64
         Probability masses: not negative, rows of sum 1.
-    shapes : ndarray, shape (m, 241), int32
-        Of the model.
-    max_divergence : float
-        Bound of the Kullback-Leibler divergence of `latent` from each row [nats].
-    max_hellinger : float
-        Bound of the Hellinger distance of `bounded` from each row.
+    bounds : Bounds
+        That each row must keep.
     """
+    shapes = hermite_shapes(SHAPES)
     core = fit_cores(mass, shapes)
     start = core_amplitude(core, shapes, mass.shape[1])
-    steps, coefficients, latent = _refine(
-        mass, start, FLOORS["latent"], divergence, max_divergence, DEAD_ZONE
-    )
-    finer, rest, bounded = _refine(
-        mass, latent, FLOORS["bounded"], hellinger, max_hellinger, DEAD_ZONE
-    )
+    steps, coefficients, latent = _refine(mass, start, "latent", bounds)
+    finer, rest, bounded = _refine(mass, latent, "bounded", bounds)
     return EncodedRows(
         np.concatenate([steps[:, np.newaxis], core, coefficients], axis=1).astype(np.int32),
         np.concatenate([finer[:, np.newaxis], rest], axis=1).astype(np.int32),
-        latent,
-        bounded,
+        {"latent": latent, "bounded": bounded},
     )
 
 
@@ -95,12 +82,8 @@ def fit_cores(mass: Float, shapes: NDArray[np.int32]) -> Int:
     index = np.clip(index, 0, positions(width, points) - 1)
     core = np.zeros((len(mass), 2 + count), np.int64)
     core[:, 0], core[:, 1] = index, width
-    response = np.empty((count, *mass.shape))
-    for number in range(count):
-        core[:, 2:] = 0
-        core[:, 2 + number] = _PROBE
-        response[number] = core_amplitude(core, shapes, points) / (_PROBE * UNIT)
-    normal = np.einsum("ang,bng->nab", response, response)
+    response = core_responses(core, shapes, points)
+    normal = np.einsum("ang,bng->nab", response, response, optimize=True)
     normal += 1e-9 * normal.trace(axis1=1, axis2=2)[:, None, None] * np.eye(count)
     right = np.einsum("ang,ng->na", response, np.sqrt(mass))
     found = np.linalg.solve(normal, right[..., np.newaxis])[..., 0]
@@ -108,7 +91,7 @@ def fit_cores(mass: Float, shapes: NDArray[np.int32]) -> Int:
     return core
 
 
-def _refine(mass, start, floor, distance, bound, dead_zone):  # type: ignore[no-untyped-def]
+def _refine(mass: Float, start: Int, level: str, bounds: Bounds) -> tuple[Int, Int, Int]:
     """Coarsest step of each row that brings it within a bound, coefficients, and what they give."""
     transform = wavelet(mass.shape[1])
     wanted = (np.sqrt(mass) * UNIT - start) @ transform.analysis
@@ -119,9 +102,10 @@ def _refine(mass, start, floor, distance, bound, dead_zone):  # type: ignore[no-
     for step in (1, *range(FIRST_STEP, LAST_STEP + 1)):
         size = int(step_units(np.array(step)))
         target = wanted[todo]
-        trial = np.sign(target) * np.floor(np.abs(target) / size + dead_zone)
+        trial = np.sign(target) * np.floor(np.abs(target) / size + DEAD_ZONE)
         amplitude = start[todo] + transform.on_grid(trial * size)
-        good = (distance(mass[todo], masses(amplitude, floor)) <= bound) | (step == LAST_STEP)
+        decoded = masses(amplitude, FLOORS[level])
+        good = (bounds.used(level, mass[todo], decoded) <= 1) | (step == LAST_STEP)
         done = todo[good]
         steps[done], coefficients[done], found[done] = step, trial[good], amplitude[good]
         todo = todo[~good]

@@ -1,4 +1,4 @@
-"""`skyfold.density`: amplitudes of densities, as whole numbers, in a range coder with integer tables.
+"""`skyfold.density`: amplitudes of densities, as whole numbers, with a range coder.
 
 A chunk has one row a density: first `columns` narrow columns (the step; then, where there is a
 core, position, width and shape coefficients), then one residual coefficient for each grid point.
@@ -23,10 +23,8 @@ two before it in its band, and of the one above it in the next coarser band.
 
 from __future__ import annotations
 
-import base64
 import struct
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -35,142 +33,35 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfold.amplitude import MAX_POINTS, MIN_POINTS, Wavelet, position_step, positions, wavelet
-from skyfold.amplitude import width_units
+from skyfold.amplitude import (
+    MAX_POINTS,
+    MAX_WIDTH,
+    MIN_POINTS,
+    MIN_WIDTH,
+    positions,
+    wavelet,
+)
 from skyfold.codecs.chunk import ChunkCodec
-from skyfold.codecs.latents import DIRECT, SYMBOLS, TOTAL, join, split
+from skyfold.codecs.density_tables import (
+    CONTEXTS,
+    POSITION,
+    Known,
+    built_in_map,
+    costs,
+    fit_map,
+    histogram_of,
+    models,
+    tables,
+)
+from skyfold.codecs.latents import SYMBOLS, join, split
 from skyfold.errors import CorruptDataError, InvalidRequestError
 
 _EMPTY, _ALL, _SOME = 0, 1, 2
-_ZERO_SHARES = (8, 20, 36, 56, 80, 104, 128, 150, 170, 188, 204, 218, 228, 236, 242, 246, 249, 251)
-_FINE_SHARES = (50, 90, 120, 160, 190, 215)  # of 2**16, from which certainty is near
-_TAILS = (20, 56, 96, 136, 172, 204, 228, 246)  # of 256: each symbol against the one before
-_DISTANCES = np.array([1, 2, 3, 4, 6, 9, 14])  # half widths
-_MAGNITUDES = np.array([1, 2, 3, 5, 8, 13])
-_SHAPE = (8, 8, 7)
-CONTEXTS = 8 * 8 * 7
-_CLIP = 64
-_POSITION = 1  # the column of it
-
-Int = NDArray[np.int64]
-Coder = Callable[[NDArray[Any], int, NDArray[np.int32]], NDArray[np.int32]]
-
-
-@lru_cache(maxsize=1)
-def tables() -> Int:
-    """Counts of every table, shape (tables, symbols), each of the sum `TOTAL`: whole numbers only."""
-    zeros = [TOTAL * share // 256 for share in _ZERO_SHARES]
-    zeros += [TOTAL - TOTAL * share // 65536 for share in _FINE_SHARES]
-    return np.array([_table(zero, tail) for zero in zeros for tail in _TAILS], np.int64)
-
-
-def _table(zero: int, tail: int) -> list[int]:
-    """Counts of symbols -8..8 and of the bit lengths of larger numbers, falling as `tail` says."""
-    rest = (TOTAL - zero) // 2
-    near = []
-    for _ in range(DIRECT):
-        near.append(rest * (256 - tail) // 256)
-        rest -= near[-1]
-    far = []
-    for _ in range(15):
-        far.append(rest // 2)
-        rest -= far[-1]
-    zero = TOTAL - 2 * sum(near) - 2 * sum(far)
-    return [*reversed(near), zero, *near, *far, *far]
-
-
-@lru_cache(maxsize=1)
-def _models() -> list[Any]:
-    make = constriction.stream.model.Categorical
-    return [make(row.astype(np.float64), perfect=False) for row in tables()]
-
-
-@lru_cache(maxsize=1)
-def _costs() -> NDArray[np.float64]:
-    """Bits of each symbol in each table."""
-    return np.asarray(24 - np.log2(tables() + 1.0))
 
 
 @lru_cache(maxsize=256)
 def _uniform(size: int) -> Any:
     return constriction.stream.model.Uniform(size)
-
-
-# --- contexts --------------------------------------------------------------------------------
-
-
-class Known:
-    """What a decoder knows when it comes to a coefficient, and the context that follows."""
-
-    def __init__(self, narrow: NDArray[np.int32], transform: Wavelet) -> None:
-        rows, points = len(narrow), len(transform.level)
-        self.transform = transform
-        self.size = np.zeros((points + 1, rows), np.int64)  # the last row stands for none
-        self._narrow = narrow.astype(np.int64)
-        if narrow.shape[1] > _POSITION + 1:
-            self._width = self._narrow[:, _POSITION + 1]
-            self._place = self._narrow[:, _POSITION] * position_step(self._width)
-            self._units = width_units(self._width)
-
-    def context(self, column: int) -> Int:
-        """Context of one coefficient of every row."""
-        known, transform = self.size, self.transform
-        before = int(transform.before[column])
-        earlier = int(transform.before[before]) if before >= 0 else -1
-        sizes = 2 * (known[before] + known[int(transform.parent[column])]) + known[earlier]
-        third = np.searchsorted(_MAGNITUDES, sizes, side="right")
-        level = int(transform.level[column])
-        if self._narrow.shape[1] <= _POSITION + 1:
-            second = np.minimum(self._narrow[:, 0] // 3, 7)
-            return (min(level, 7) * 8 + second) * 7 + third
-        first = np.clip(level - self._width // 8 + 3, 0, 7)
-        away = np.abs(int(transform.centre[column]) - self._place) * 512 // self._units
-        second = np.searchsorted(_DISTANCES, away, side="right")
-        return (first * 8 + second) * 7 + third
-
-    def learn(self, column: int, values: NDArray[np.int32]) -> None:
-        """Take in one coefficient of every row."""
-        self.size[column] = np.minimum(np.abs(values), _CLIP)
-
-
-_FALLBACK = np.zeros(CONTEXTS, np.uint8)
-
-
-def _map_bytes(chosen: NDArray[np.uint8]) -> bytes:
-    return b"" if (chosen == built_in_map()).all() else zlib.compress(chosen.tobytes(), 9)
-
-
-@lru_cache(maxsize=1)
-def built_in_map() -> NDArray[np.uint8]:
-    """Table of each context where a chunk brings none."""
-    data = zlib.decompress(base64.b85decode(_BUILT_IN)) if _BUILT_IN else _FALLBACK.tobytes()
-    return np.frombuffer(data, np.uint8)
-
-
-_BUILT_IN = ""
-
-
-def fit_map(histogram: Int) -> NDArray[np.uint8]:
-    """Best table of each context, from counts of shape (contexts, symbols).
-
-    Contexts that are too rare to say keep the built-in table.
-    """
-    bits = (histogram + 0.0) @ _costs().T
-    bits[np.arange(CONTEXTS), built_in_map()] -= 4.0  # what naming another table costs
-    return bits.argmin(axis=1).astype(np.uint8)
-
-
-def histogram_of(chunk: NDArray[np.int32], columns: int) -> Int:
-    """How often each symbol occurs in each context of a chunk's rows."""
-    used = chunk[chunk[:, 0] != 0]
-    known = Known(used[:, :columns], wavelet(chunk.shape[1] - columns))
-    counts = np.zeros(CONTEXTS * SYMBOLS, np.int64)
-    for column in range(chunk.shape[1] - columns):
-        values = used[:, columns + column]
-        pair = known.context(column) * SYMBOLS + split(values)[0]
-        counts += np.bincount(pair, minlength=len(counts))
-        known.learn(column, values)
-    return counts.reshape(CONTEXTS, SYMBOLS)
 
 
 # --- narrow columns --------------------------------------------------------------------------
@@ -191,7 +82,7 @@ class _Column:
         for bits in range(9):
             symbols, extra, _ = split((values - offset) >> bits)
             counts = np.bincount(symbols, minlength=SYMBOLS)
-            cost = counts @ _costs().T + extra.sum() + bits * len(values)
+            cost = counts @ costs().T + extra.sum() + bits * len(values)
             if cost.min() < best:
                 best, found = cost.min(), cls(offset, bits, int(cost.argmin()))
         return found
@@ -220,7 +111,7 @@ class _Writer:
         symbols, bits, plain = split(values[order])
         start = 0
         for table, count in runs:
-            self._coder.encode(symbols[start : start + count], _models()[table])
+            self._coder.encode(symbols[start : start + count], models()[table])
             start += count
         for length in np.unique(bits[bits > 0]):
             self._coder.encode(plain[bits == length], _uniform(1 << int(length)))
@@ -250,7 +141,7 @@ class _Reader:
         return plain
 
     def numbers(self, order: NDArray[Any], runs: list[tuple[int, int]], values: Any) -> Any:
-        symbols = [self._coder.decode(_models()[table], count) for table, count in runs]
+        symbols = [self._coder.decode(models()[table], count) for table, count in runs]
         out = np.empty(len(values), np.int32)
         out[order] = join(np.concatenate([*symbols, np.empty(0, np.int32)]), self._plain)
         return out
@@ -273,10 +164,13 @@ def _code(
     has_core = columns > 1
     order = [0, 2, 1, *range(3, columns)] if has_core else [0]
     for column in order:
-        if has_core and column == _POSITION:
-            out[:, column] = _code_positions(coder, rows[:, column], out[:, 2], rows.shape[1] - columns)
+        if has_core and column == POSITION:
+            _check_widths(out[:, 2])
+            out[:, column] = _code_positions(
+                coder, rows[:, column], out[:, 2], rows.shape[1] - columns
+            )
         else:
-            one = descriptors[column - (has_core and column > _POSITION)]
+            one = descriptors[column - (has_core and column > POSITION)]
             out[:, column] = _code_narrow(coder, rows[:, column], one)
     known = Known(out[:, :columns], wavelet(rows.shape[1] - columns))
     for column in range(rows.shape[1] - columns):
@@ -291,6 +185,14 @@ def _code(
         out[:, columns + column] = values
         known.learn(column, values)
     return out
+
+
+def _check_widths(width: NDArray[np.int32]) -> None:
+    if width.min() < MIN_WIDTH or width.max() > MAX_WIDTH:
+        raise InvalidRequestError(
+            f"densities cannot be coded: met widths from {width.min()} to {width.max()}; allowed "
+            f"are {MIN_WIDTH} to {MAX_WIDTH}; fetch the chunk again"
+        )
 
 
 def _code_narrow(
@@ -340,12 +242,13 @@ class DensityCodec(ChunkCodec):
             bitmap = zlib.compress(np.packbits(used).tobytes(), 9)
             head = bytes([_SOME]) + len(bitmap).to_bytes(4, "little") + bitmap
         rows = np.ascontiguousarray(chunk[used])
-        narrow = [column for column in range(self.columns) if column != _POSITION]
+        narrow = [column for column in range(self.columns) if column != POSITION]
         descriptors = [_Column.fit(rows[:, column]) for column in narrow]
         chosen = self._map(rows)
         writer = _Writer()
         _code(writer, rows, descriptors, chosen)
-        table_map = _map_bytes(chosen)
+        is_built_in = np.array_equal(chosen, built_in_map(core=self.columns > 1))
+        table_map = b"" if is_built_in else zlib.compress(chosen.tobytes(), 9)
         parts = [head, *(one.to_bytes() for one in descriptors)]
         parts += [len(table_map).to_bytes(2, "little"), table_map, writer.to_bytes()]
         return _seal(b"".join(parts))
@@ -353,13 +256,16 @@ class DensityCodec(ChunkCodec):
     def _map(self, rows: NDArray[np.int32]) -> NDArray[np.uint8]:
         """The chunk's own map, where it saves more than it takes."""
         counts = histogram_of(rows, self.columns)
-        own = fit_map(counts)
-        bits = counts @ _costs().T
+        known = built_in_map(core=self.columns > 1)
+        own = fit_map(counts, known)
+        bits = counts @ costs().T
         each = np.arange(CONTEXTS)
-        saved = (bits[each, built_in_map()] - bits[each, own]).sum() / 8
-        return own if saved > len(_map_bytes(own)) else built_in_map()
+        saved = (bits[each, known] - bits[each, own]).sum() / 8
+        return own if saved > len(zlib.compress(own.tobytes(), 9)) else known
 
-    def decode_chunk(self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    def decode_chunk(
+        self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> NDArray[Any]:
         """Chunk of a stated shape and dtype."""
         self._check(shape, dtype)
         body = data[4:]
@@ -373,12 +279,14 @@ class DensityCodec(ChunkCodec):
         used, rest = _read_used(body, shape[0])
         count = self.columns - (self.columns > 1)
         descriptors = [_read_column(rest[4 * i : 4 * i + 4]) for i in range(count)]
-        chosen, words = _read_map(rest[4 * count :])
+        chosen, words = _read_map(rest[4 * count :], core=self.columns > 1)
         rows = np.zeros((int(used.sum()), shape[1]), np.int32)
         try:
             out[used] = _code(_Reader(words), rows, descriptors, chosen)
         except (AssertionError, ValueError, IndexError) as error:
-            raise CorruptDataError(f"{len(data)} bytes hold no densities of shape {shape}: {error}") from error
+            raise CorruptDataError(
+                f"{len(data)} bytes hold no densities of shape {shape}: {error}"
+            ) from error
         return out
 
     def _check(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -402,10 +310,10 @@ def _read_used(body: bytes, rows: int) -> tuple[NDArray[np.bool_], bytes]:
     return np.unpackbits(packed, count=rows).astype(bool), body[5 + length :]
 
 
-def _read_map(data: bytes) -> tuple[NDArray[np.uint8], bytes]:
+def _read_map(data: bytes, *, core: bool) -> tuple[NDArray[np.uint8], bytes]:
     length = int.from_bytes(data[:2], "little")
     if not length:
-        return built_in_map(), data[2:]
+        return built_in_map(core=core), data[2:]
     chosen = _inflate(data[2 : 2 + length], CONTEXTS)
     if chosen.max() >= len(tables()):
         raise CorruptDataError(f"skyfold.density names table {chosen.max()} of {len(tables())}")

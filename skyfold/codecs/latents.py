@@ -78,7 +78,9 @@ class LatentTables:
     def __post_init__(self) -> None:
         channels, classes = self.counts.shape[:2] if self.counts.ndim == 4 else (0, 0)
         if not (0 < channels <= _MAX_CHANNELS and 0 < classes <= _MAX_CLASSES):
-            raise _bad_tables(f"counts of shape {self.counts.shape}", "1-256 channels, 1-64 classes")
+            raise _bad_tables(
+                f"counts of shape {self.counts.shape}", "1-256 channels, 1-64 classes"
+            )
         for name, (shape, dtype) in _layout(channels, classes).items():
             array = getattr(self, name)
             if array.shape != shape or array.dtype != dtype:
@@ -201,49 +203,49 @@ class Known:
     def __init__(self, shape: tuple[int, ...]) -> None:
         n, h, w, channels = shape
         self.latents = np.zeros((channels, n, h, w), np.int32)
-        self._magnitudes = np.ones((2 * channels + 3, n, h, w), np.int32)
-        self._values = np.ones((2 * channels + 3, n, h, w), np.int32)
-        self._padded = np.zeros((2, n, h + 2, w + 2), np.int32)
+        self._features = np.ones((2, 2 * channels + 3, n, h, w), np.int32)
+        self._padded = np.zeros((2, n, h + 2, w + 2), np.int32)  # magnitudes, values
 
-    def features(self, channel: int, step: int) -> tuple[Ints, Ints]:
-        """Features of the magnitudes and of the values, each of shape (2 channel + 3, m)."""
+    def features(self, channel: int, step: int) -> Ints:
+        """Features of the magnitudes and of the values, shape (2, 2 channel + 3, m)."""
         y, x = PASSES[step]
         used = 2 * channel + 3
-        pair = self._magnitudes, self._values
-        for stack, padded in zip(pair, self._padded, strict=True):
-            stack[1, :, y::2, x::2], stack[2, :, y::2, x::2] = _edges_corners(padded, y, x)
-        magnitudes, values = (stack[:used, :, y::2, x::2].reshape(used, -1) for stack in pair)
-        return magnitudes, values
+        part = self._features[:, :used, :, y::2, x::2]
+        part[:, 1], part[:, 2] = _edges_corners(self._padded, y, x)
+        return part.reshape(2, used, -1)
 
     def learn(self, channel: int, step: int, symbols: Ints) -> None:
         """Take in the latents of one pass; after a channel's last, those around each, too."""
         y, x = PASSES[step]
-        plane = self.latents[channel]
-        plane[:, y::2, x::2] = symbols.reshape(plane[:, y::2, x::2].shape)
-        values = np.clip(plane[:, y::2, x::2], -CLIP, CLIP)
-        self._padded[:, :, 1 + y : -1 : 2, 1 + x : -1 : 2] = np.abs(values), values
+        plane = self.latents[channel, :, y::2, x::2]
+        plane[...] = symbols.reshape(plane.shape)
+        inside = self._padded[:, :, 1 + y : -1 : 2, 1 + x : -1 : 2]
+        inside[1] = np.minimum(np.maximum(plane, -CLIP), CLIP)
+        inside[0] = np.abs(inside[1])
         if step == len(PASSES) - 1:
-            for stack, padded in zip((self._magnitudes, self._values), self._padded, strict=True):
-                here = padded[:, 1:-1, 1:-1]
-                rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
-                around = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] - here
-                stack[2 * channel + 3], stack[2 * channel + 4] = here, around
-            self._padded[:] = 0
+            here = self._padded[..., 1:-1, 1:-1]
+            rows = self._padded[..., :-2, :] + self._padded[..., 1:-1, :] + self._padded[..., 2:, :]
+            around = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] - here
+            first = 2 * channel + 3
+            self._features[:, first], self._features[:, first + 1] = here, around
+            self._padded[...] = 0
 
 
 def _edges_corners(padded: Ints, y: int, x: int) -> tuple[Ints, Ints]:
     """Sums of the four nearest and the four diagonal neighbours; 0 where not yet known."""
-    height, width = padded.shape[1] - 2, padded.shape[2] - 2
+    height, width = padded.shape[-2] - 2, padded.shape[-1] - 2
+    rows = [padded[..., dy + y : dy + height : 2, :] for dy in range(3)]
 
-    def shifted(dy: int, dx: int) -> Ints:
-        return padded[:, 1 + dy + y : 1 + dy + height : 2, 1 + dx + x : 1 + dx + width : 2]
+    def shifted(row: Ints, dx: int) -> Ints:
+        return row[..., dx + x : dx + width : 2]
 
-    edges = shifted(-1, 0) + shifted(1, 0) + shifted(0, -1) + shifted(0, 1)
-    return edges, shifted(-1, -1) + shifted(-1, 1) + shifted(1, -1) + shifted(1, 1)
+    outer = rows[0] + rows[2]
+    edges = shifted(outer, 1) + shifted(rows[1], 0) + shifted(rows[1], 2)
+    return edges, shifted(outer, 0) + shifted(outer, 2)
 
 
 def contexts(
-    tables: LatentTables, channel: int, step: int, features: tuple[Ints, Ints]
+    tables: LatentTables, channel: int, step: int, features: Ints
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     """Table of each symbol of a pass, and whether its sign is turned.
 
@@ -253,7 +255,7 @@ def contexts(
         Weights and thresholds.
     channel, step : int
         The channel, and which of its four passes.
-    features : tuple of ndarray, shape (2 channel + 3, m), int32
+    features : ndarray, shape (2, 2 channel + 3, m), int32
         As `Known.features` gives them.
 
     Returns
@@ -275,6 +277,8 @@ def split(latents: Ints) -> tuple[Ints, Ints, Ints]:
     less.
     """
     excess = np.maximum(np.abs(latents) - DIRECT, 0)
+    if not excess.any():
+        return (latents + DIRECT).astype(np.int32), excess, excess
     length = np.frexp(excess.astype(np.float64))[1].astype(np.int32)
     tail = 2 * DIRECT + length + np.where(latents < 0, 15, 0)
     bits = np.maximum(length - 1, 0)
@@ -286,6 +290,8 @@ def join(symbols: Ints, read_plain: Callable[[Ints], Ints]) -> Ints:
     """Values of the symbols; `read_plain` gives the plain bits for the number of each."""
     tail = symbols - (2 * DIRECT + 1)
     is_tail = tail >= 0
+    if not is_tail.any():
+        return symbols - DIRECT
     bits = np.where(is_tail, tail % 15, 0).astype(np.int32)
     excess = (1 << bits) + read_plain(bits)
     large = np.where(tail < 15, 1, -1) * (DIRECT + excess)
@@ -423,6 +429,8 @@ class LatentsCodec(ChunkCodec):
         """Bytes of a chunk; see `encode_latents`."""
         return encode_latents(chunk, get_tables(self.tables))
 
-    def decode_chunk(self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    def decode_chunk(
+        self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> NDArray[Any]:
         """Chunk of a stated shape; see `decode_latents`."""
         return decode_latents(data, shape, get_tables(self.tables)).astype(dtype, copy=False)

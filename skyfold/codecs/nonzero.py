@@ -56,7 +56,9 @@ class NonzeroCodec(ChunkCodec):
         head = bytes([_RUNS]) + len(runs).to_bytes(4, "little") + runs
         return head + _compress(flat[used])
 
-    def decode_chunk(self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    def decode_chunk(
+        self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> NDArray[Any]:
         """Chunk of a stated shape and dtype."""
         kind = data[0] if data else None
         if kind == _ZERO and len(data) == 1:

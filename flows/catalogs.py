@@ -1,0 +1,150 @@
+"""Catalogs in the flows: look and train, encode shard by shard, measure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from prefect import get_run_logger, task
+
+from flows.job import Job
+from models.table_model import train_table
+from skyfold.catalog_index import CatalogInfo
+from skyfold.catalogs import CatalogLibrary
+from skyfold.errors import InputError, SkyfoldError
+from skyfold.measure_catalogs import catalog_rows
+from skyfold.release import DataRelease
+from storage.catalog_archive import (
+    CatalogPlan,
+    encode_shard,
+    file_digest,
+    find_catalog_files,
+    finish_catalog,
+    plan_catalog,
+    read_plan,
+)
+from storage.catalog_encoder import choose_refined, real_values
+from storage.catalog_plan import survey_catalog
+from storage.catalog_writer import CatalogWriter, write_table_model
+from storage.config import CatalogConfig
+
+FRACTION = 0.1  # of each value's own error, at `bounded`
+
+
+def train_catalogs(job: Job) -> list[dict[str, str]]:
+    """Look at every catalog of a survey, train its model, and keep its plan.
+
+    Returns
+    -------
+    list of dict
+        What was set aside: ``file``, ``reason`` and ``set`` (the catalog's name).
+    """
+    futures = [train_catalog.submit(job.survey, one.name) for one in job.config.catalogs]
+    return [row for future in futures for row in future.result()]
+
+
+def encode_catalogs(job: Job) -> list[str]:
+    """Encode every shard of every catalog, skipping what is there.
+
+    Returns
+    -------
+    list of str
+        Names of the catalogs.
+    """
+    logger = get_run_logger()
+    names = []
+    for config in job.config.catalogs:
+        plan = _plan(job, config.name)
+        if plan is None:
+            continue
+        CatalogWriter(job.builder, plan.info, plan.key).start()
+        shards = range(plan.info.shards)
+        for future in [encode_catalog_shard.submit(job.survey, config.name, one) for one in shards]:
+            future.result()
+        info = finish_catalog(job.builder, plan)
+        shown = ", ".join(f"{level} {size / info.rows:.1f}" for level, size in info.levels.items())
+        logger.info("catalog %s: %d rows, bytes a row at each level: %s", info.name, info.rows, shown)
+        names.append(config.name)
+    return names
+
+
+def measure_catalogs(release: DataRelease) -> list[dict[str, Any]]:
+    """Rows of the fidelity record of every catalog of a release, one task each."""
+    names = list(release.about.get("catalogs", []))
+    library = CatalogLibrary(release, names)
+    return [row for name in names for row in catalog_rows(library[name])]
+
+
+@task(name="train catalog", retries=1, retry_delay_seconds=2)
+def train_catalog(survey: str, name: str) -> list[dict[str, str]]:
+    """What was set aside of one catalog."""
+    return prepare_catalog(Job(survey), name)
+
+
+@task(name="encode catalog shard", retries=2, retry_delay_seconds=2, retry_jitter_factor=0.5)
+def encode_catalog_shard(survey: str, name: str, shard: int) -> bool:
+    """Whether one shard was encoded now."""
+    job = Job(survey)
+    return encode_shard(job.builder, read_plan(job.builder, name), shard, options=job.options)
+
+
+def prepare_catalog(job: Job, name: str) -> list[dict[str, str]]:
+    """Plan one catalog and train its model, unless that is done; what was set aside."""
+    config = next(one for one in job.config.catalogs if one.name == name)
+    files = find_catalog_files(job.config, config)
+    settings = {
+        "catalog": config.model_dump(mode="json"),
+        "seed": job.config.training.seed,
+        "files": [file_digest(url, job.options) for _, url in files],
+    }
+    note = job.builder.read_note(f"catalogs/{name}/settings")
+    if note is None or note["settings"] != settings:
+        note = {"settings": settings, "set_aside": _prepare(job, config, files, settings["files"])}
+        job.builder.note(f"catalogs/{name}/settings", note)
+    found: list[dict[str, str]] = note["set_aside"]
+    return found
+
+
+def _prepare(
+    job: Job, config: CatalogConfig, files: list[tuple[str, str]], inputs: list[str]
+) -> list[dict[str, str]]:
+    seed = job.config.training.seed
+    try:
+        surveyed = survey_catalog(
+            config, files, seed=seed, fraction=FRACTION, options=job.options
+        )
+    except InputError as error:
+        raise InputError(f"catalog {config.name!r}: {error}") from error
+    sample = real_values(surveyed.info, surveyed.sample)
+    model = train_table(surveyed.info, sample[:, surveyed.training], seed=seed)
+    info = surveyed.info
+    if model is not None:
+        info = replace(info, channels=model.channels, model=write_table_model(job.builder, model))
+    info = choose_refined(info, model, surveyed.sample)
+    plan = plan_catalog(job.builder, surveyed, info, input_key=config.key, inputs=inputs)
+    aside = [{"file": file, "reason": reason, "set": config.name} for file, reason in plan.set_aside]
+    return aside + [{"file": files[0][0], "reason": text, "set": config.name} for text in info.notices]
+
+
+def _plan(job: Job, name: str) -> CatalogPlan | None:
+    return read_plan(job.builder, name)
+
+
+def build_catalog(job: Job, name: str) -> CatalogInfo:
+    """Plan, train, encode and finish one catalog in this process, without a flow."""
+    prepare_catalog(job, name)
+    plan = read_plan(job.builder, name)
+    CatalogWriter(job.builder, plan.info, plan.key).start()
+    for shard in range(plan.info.shards):
+        encode_shard(job.builder, plan, shard, options=job.options)
+    return finish_catalog(job.builder, plan)
+
+
+__all__ = [
+    "SkyfoldError",
+    "build_catalog",
+    "encode_catalogs",
+    "measure_catalogs",
+    "prepare_catalog",
+    "train_catalogs",
+]

@@ -1,0 +1,280 @@
+"""Training a catalog's model: noise units, a self-organizing map, principal components.
+
+What this module knows is how to find them from a sample of rows: where a column's error is known
+at each value, one noise unit is that error; where it is not, an eighth of the column's spread near
+its middle and an eighth of the distance from it in the tails, as a logarithm has it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.som import quantization_error, topographic_error, train_som, u_matrix
+from skyfold.catalog_index import CatalogInfo, Column
+from skyfold.columns import Floats, interpolate
+from skyfold.table_model import WEIGHT_UNIT, TableModel
+
+__all__ = ["train_table"]
+
+KNOTS = 48
+MAX_CHANNELS = 16
+MAX_FEATURES = 16
+SPREAD_UNITS = 8  # noise units in one spread of a column without errors
+_TINY = 1e-12
+
+
+def train_table(
+    info: CatalogInfo,
+    values: Floats,
+    *,
+    seed: int = 1,
+    channels: int = MAX_CHANNELS,
+    side: int | None = None,
+    step: float = 0.75,
+) -> TableModel | None:
+    """Model of a catalog, from a sample of its rows.
+
+    Parameters
+    ----------
+    info : CatalogInfo
+        Its columns.
+    values : ndarray, shape (real elements, n), float64
+        Sample of rows that may train; NaN where missing.
+    seed : int
+    channels : int
+        Most latents of a row.
+    side : int, optional
+        Cells a side of the map; by the number of rows unless given.
+    step : float
+        Noise units in one step of a latent.
+
+    Returns
+    -------
+    TableModel or None
+        None if no column holds floats to be modelled.
+    """
+    targets = _targets(info, values)
+    if not targets:
+        return None
+    knots_v, knots_y = _all_units(info, values, targets)
+    units = _to_units(values, targets, knots_v, knots_y)
+    features, mean, scale = _features(info, units, targets)
+    rows = _scaled(units, features, mean, scale)
+    som = train_som(rows, side, seed=seed)
+    basis, offset = _components(units, min(channels, len(targets)))
+    curves = _curves(info, values, targets)
+    draft = TableModel(
+        targets=np.array([element for _, element in targets], np.int64),
+        knots_y=knots_y,
+        knots_v=knots_v,
+        weights=np.rint(basis * step * WEIGHT_UNIT).astype(np.int64),
+        offset=np.rint(offset * WEIGHT_UNIT).astype(np.int64),
+        encoder=basis.T / step,
+        centres=np.zeros((som.shape[0] * som.shape[1], basis.shape[1]), np.int64),
+        prototypes=np.full((som.shape[0] * som.shape[1], len(values)), np.nan),
+        features=features,
+        feature_mean=mean,
+        feature_scale=scale,
+        som=som,
+        **curves,
+        card=_card(rows, som, seed, step, basis.shape[1]),
+    )
+    return _with_centres(draft, values, units)
+
+
+def _card(
+    rows: NDArray[np.float32], som: NDArray[np.float32], seed: int, step: float, channels: int
+) -> dict[str, Any]:
+    return {
+        "kind": "pca",
+        "seed": seed,
+        "rows": len(rows),
+        "latents": channels,
+        "step": step,
+        "som": {
+            "shape": list(som.shape[:2]),
+            "quantization_error": quantization_error(rows, som),
+            "topographic_error": topographic_error(rows, som),
+        },
+    }
+
+
+def _targets(info: CatalogInfo, values: Floats) -> list[tuple[Column, int]]:
+    """Real elements that are modelled, each with its column: those with at least two values."""
+    return [
+        (column, element)
+        for column in info.columns
+        if column.is_real and column.kind != "error" and not column.is_position
+        for element in column.places("bounded")
+        if np.isfinite(values[element]).sum() >= 2
+    ]
+
+
+def _all_units(
+    info: CatalogInfo, values: Floats, targets: list[tuple[Column, int]]
+) -> tuple[Floats, Floats]:
+    found = [
+        _units(values[element], _known_errors(info, column, element, values), column)
+        for column, element in targets
+    ]
+    return np.stack([v for v, _ in found]), np.stack([y for _, y in found])
+
+
+def _known_errors(info: CatalogInfo, column: Column, element: int, values: Floats) -> Floats | None:
+    if column.kind != "scaled" or column.partner is None:
+        return None
+    partner = info.column(column.partner)
+    errors = values[partner.first + (element - column.first) % partner.elements]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sigma = np.where(errors > 0, 1 / np.sqrt(errors) if column.is_inverse else errors, np.nan)
+    return np.asarray(sigma * column.factor)
+
+
+def _units(values: Floats, errors: Floats | None, column: Column) -> tuple[Floats, Floats]:
+    """Knots of the map from values to noise units, shape (KNOTS,) each."""
+    good = np.isfinite(values) if errors is None else np.isfinite(values) & np.isfinite(errors)
+    if good.sum() < 2:
+        errors, good = None, np.isfinite(values)
+    found = values[good]
+    knots = _spread_knots(found)
+    scale = _spread(found)
+    if errors is None:
+        middle = np.median(found)
+        unit = np.hypot(scale, knots - middle) / SPREAD_UNITS
+        unit = np.maximum(unit, column.precision or 0)
+    else:
+        unit = _running_median(found, errors[good], knots)
+    unit = np.maximum(unit, _TINY * max(np.abs(knots).max(), scale))
+    rise = np.diff(knots) * 2 / (unit[1:] + unit[:-1])
+    rise = np.maximum(rise, max(1e-3, 1e-9 * rise.sum()))  # strictly rising, after rounding too
+    return knots, np.concatenate([[0.0], np.cumsum(rise)])
+
+
+def _spread(values: Floats) -> float:
+    """Robust standard deviation; never 0."""
+    mad = 1.4826 * float(np.median(np.abs(values - np.median(values))))
+    return mad or float(values.std()) or abs(float(values[0])) or 1.0
+
+
+def _spread_knots(values: Floats) -> Floats:
+    """Rising values, as quantiles where these differ, `KNOTS` of them."""
+    low, high = float(values.min()), float(values.max())
+    reach = max(high - low, 1e-6 * max(abs(low), abs(high)), 1e-300)
+    knots = [low]
+    for value in np.quantile(values, np.linspace(0, 1, KNOTS)):
+        if value - knots[-1] > 1e-6 * reach:
+            knots.append(float(value))
+    while len(knots) < KNOTS:
+        knots.append(knots[-1] + reach)
+    return np.array(knots)
+
+
+def _running_median(values: Floats, other: Floats, knots: Floats) -> Floats:
+    """Median of the other quantity among values near each knot."""
+    order = np.argsort(values, kind="stable")
+    place = np.searchsorted(values[order], knots)
+    half = max(len(values) // (2 * KNOTS), 2)
+    sorted_other = other[order]
+    last = len(values)
+    starts = np.clip(place - half, 0, max(last - 2 * half, 0))
+    return np.array([np.median(sorted_other[a : a + 2 * half]) for a in starts])
+
+
+def _to_units(
+    values: Floats, targets: list[tuple[Column, int]], knots_v: Floats, knots_y: Floats
+) -> Floats:
+    units = np.full((len(targets), values.shape[1]), np.nan)
+    for place, (_, element) in enumerate(targets):
+        good = np.isfinite(values[element])
+        units[place, good] = interpolate(values[element][good], knots_v[place], knots_y[place])
+    return units
+
+
+def _features(
+    info: CatalogInfo, units: Floats, targets: list[tuple[Column, int]]
+) -> tuple[NDArray[np.int64], Floats, Floats]:
+    """Places of what the map is made of: values with errors, or else all but the redshift."""
+    every = [i for i, (column, _) in enumerate(targets) if column.name != info.redshift]
+    scaled = [i for i in every if targets[i][0].kind == "scaled"]
+    chosen = np.array((scaled or every or [0])[:MAX_FEATURES], np.int64)
+    mean = np.nanmedian(units[chosen], axis=1)
+    scale = np.array([_spread(row[np.isfinite(row)]) for row in units[chosen]])
+    return chosen, mean, scale
+
+
+def _scaled(
+    units: Floats, features: NDArray[np.int64], mean: Floats, scale: Floats
+) -> NDArray[np.float32]:
+    rows = np.nan_to_num((units[features] - mean[:, None]) / scale[:, None]).T
+    return np.clip(rows, -10, 10).astype(np.float32)
+
+
+def _components(units: Floats, channels: int) -> tuple[Floats, Floats]:
+    """Principal components, shape (m, channels), and centre; a few bright rows do not choose them."""
+    low, high = np.nanquantile(units, (0.01, 0.99), axis=1)
+    kept = np.clip(units, low[:, None], high[:, None])
+    centre = np.nanmean(kept, axis=1)
+    moved = np.nan_to_num(kept - centre[:, None])
+    _, vectors = np.linalg.eigh(moved @ moved.T / moved.shape[1])
+    basis = vectors[:, ::-1][:, :channels]
+    return np.asarray(basis * np.where(basis.sum(axis=0) < 0, -1.0, 1.0)), centre
+
+
+def _curves(info: CatalogInfo, values: Floats, targets: list[tuple[Column, int]]) -> dict[str, Any]:
+    """Typical error at each value, for every error whose value is modelled."""
+    found: dict[int, tuple[int, Floats, Floats]] = {}
+    for place, (column, element) in enumerate(targets):
+        if column.kind != "scaled" or column.partner is None:
+            continue
+        partner = info.column(column.partner)
+        error = partner.first + (element - column.first) % partner.elements
+        good = np.isfinite(values[element]) & np.isfinite(values[error])
+        if good.sum() >= 2 and error not in found:
+            knots = _spread_knots(values[element][good])
+            found[error] = (
+                place,
+                knots,
+                _running_median(values[element][good], values[error][good], knots),
+            )
+    shape = (len(found), KNOTS)
+    return {
+        "curve_error": np.array(list(found), np.int64),
+        "curve_target": np.array([one[0] for one in found.values()], np.int64),
+        "curve_v": np.array([one[1] for one in found.values()]).reshape(shape),
+        "curve_e": np.array([one[2] for one in found.values()]).reshape(shape),
+    }
+
+
+def _with_centres(model: TableModel, values: Floats, units: Floats) -> TableModel:
+    """The model with what its cells hold: mean latents and median values of the sample."""
+    from dataclasses import replace
+
+    cells = model.assign(units)
+    whole = model.encode(units, cells)  # the centres are still 0
+    used = np.unique(cells)
+    centres, prototypes = model.centres.copy(), model.prototypes.copy()
+    for cell in used:
+        rows = cells == cell
+        centres[cell] = np.rint(np.median(whole[:, rows], axis=1))
+        prototypes[cell] = _medians(values[:, rows])
+    flat = model.som.reshape(model.cells, -1)
+    nearest = used[assign_nearest(flat, flat[used])]
+    return replace(model, centres=centres[nearest], prototypes=prototypes[nearest])
+
+
+def assign_nearest(rows: NDArray[np.float32], some: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Nearest of some rows to each row."""
+    return np.asarray(((rows[:, None, :] - some[None, :, :]) ** 2).sum(axis=-1).argmin(axis=1))
+
+
+def _medians(values: Floats) -> Floats:
+    out = np.full(len(values), np.nan)
+    some = np.isfinite(values).any(axis=1)
+    out[some] = np.nanmedian(values[some], axis=1)
+    return out
+
+
+__all__ += ["u_matrix"]
