@@ -23,7 +23,7 @@ from storage.catalog_archive import (
     plan_catalog,
     read_plan,
 )
-from storage.catalog_encoder import choose_refined, real_values
+from storage.catalog_encoder import choose_forms, real_values
 from storage.catalog_plan import survey_catalog
 from storage.catalog_writer import CatalogWriter, write_table_model
 from storage.config import CatalogConfig
@@ -120,7 +120,7 @@ def _prepare(
     info = surveyed.info
     if model is not None:
         info = replace(info, channels=model.channels, model=write_table_model(job.builder, model))
-    info = choose_refined(info, model, surveyed.sample)
+    info = choose_forms(info, model, surveyed.sample)
     plan = plan_catalog(job.builder, surveyed, info, input_key=config.key, inputs=inputs)
     aside = [{"file": file, "reason": reason, "set": config.name} for file, reason in plan.set_aside]
     return aside + [{"file": files[0][0], "reason": text, "set": config.name} for text in info.notices]

@@ -22,6 +22,7 @@ __all__ = ["train_table"]
 KNOTS = 48
 MAX_CHANNELS = 16
 MAX_FEATURES = 16
+MAX_PREDICTORS = 12  # values that are tried as predictors of an error
 SPREAD_UNITS = 8  # noise units in one spread of a column without errors
 _TINY = 1e-12
 
@@ -161,14 +162,14 @@ def _spread(values: Floats) -> float:
 
 def _spread_knots(values: Floats) -> Floats:
     """Rising values, as quantiles where these differ, `KNOTS` of them."""
-    low, high = float(values.min()), float(values.max())
-    reach = max(high - low, 1e-6 * max(abs(low), abs(high)), 1e-300)
-    knots = [low]
-    for value in np.quantile(values, np.linspace(0, 1, KNOTS)):
-        if value - knots[-1] > 1e-6 * reach:
-            knots.append(float(value))
+    reach = max(_spread(values), 1e-300)
+    quantiles = np.quantile(values, np.linspace(0, 1, KNOTS))
+    knots = [float(quantiles[0])]
+    for value in quantiles[1:].tolist():
+        if value - knots[-1] > max(1e-6 * reach, 1e-12 * abs(value)):
+            knots.append(value)
     while len(knots) < KNOTS:
-        knots.append(knots[-1] + reach)
+        knots.append(knots[-1] + max(reach, 1e-6 * abs(knots[-1])))
     return np.array(knots)
 
 
@@ -224,21 +225,15 @@ def _components(units: Floats, channels: int) -> tuple[Floats, Floats]:
 
 
 def _curves(info: CatalogInfo, values: Floats, targets: list[tuple[Column, int]]) -> dict[str, Any]:
-    """Typical error at each value, for every error whose value is modelled."""
+    """Typical error at each value of whichever modelled column predicts it best."""
     found: dict[int, tuple[int, Floats, Floats]] = {}
-    for place, (column, element) in enumerate(targets):
-        if column.kind != "scaled" or column.partner is None:
-            continue
-        partner = info.column(column.partner)
-        error = partner.first + (element - column.first) % partner.elements
-        good = np.isfinite(values[element]) & np.isfinite(values[error])
-        if good.sum() >= 2 and error not in found:
-            knots = _spread_knots(values[element][good])
-            found[error] = (
-                place,
-                knots,
-                _running_median(values[element][good], values[error][good], knots),
-            )
+    for column in info.columns:
+        for error in column.places("bounded") if column.kind == "error" else []:
+            likely = _likely_predictors(info, column, error, targets)
+            curves = [_curve(values, place, targets[place][1], error) for place in likely]
+            known = [curve for curve in curves if curve is not None]
+            if known:
+                found[error] = min(known, key=lambda curve: curve[0])[1:]
     shape = (len(found), KNOTS)
     return {
         "curve_error": np.array(list(found), np.int64),
@@ -246,6 +241,35 @@ def _curves(info: CatalogInfo, values: Floats, targets: list[tuple[Column, int]]
         "curve_v": np.array([one[1] for one in found.values()]).reshape(shape),
         "curve_e": np.array([one[2] for one in found.values()]).reshape(shape),
     }
+
+
+def _likely_predictors(
+    info: CatalogInfo, error_column: Column, error: int, targets: list[tuple[Column, int]]
+) -> list[int]:
+    """Places of the error's own value, and of the first values that have errors."""
+    scaled = [i for i, (column, _) in enumerate(targets) if column.kind == "scaled"]
+    own = [
+        i
+        for i in scaled
+        if targets[i][0].partner == error_column.name
+        and (targets[i][1] - targets[i][0].first) % error_column.elements == error - error_column.first
+    ]
+    return list(dict.fromkeys([*own, *scaled[:MAX_PREDICTORS]]))
+
+
+def _curve(
+    values: Floats, place: int, element: int, error: int
+) -> tuple[float, int, Floats, Floats] | None:
+    """How badly a value predicts an error (median of |log ratio|), and the curve by which it does."""
+    good = np.isfinite(values[element]) & (values[error] > 0)
+    if good.sum() < 2:
+        return None
+    value, sigma = values[element][good], values[error][good]
+    knots = _spread_knots(value)
+    curve = np.maximum(_running_median(value, sigma, knots), sigma.min())
+    inside = np.clip(value, knots[0], knots[-1])
+    miss = float(np.median(np.abs(np.log(sigma / interpolate(inside, knots, curve)))))
+    return miss, place, knots, curve
 
 
 def _with_centres(model: TableModel, values: Floats, units: Floats) -> TableModel:

@@ -286,8 +286,9 @@ def masses(amplitude: Int, floor: float) -> Float:
 
 def divergence(true: Float, other: Float) -> Float:
     """Kullback-Leibler divergence of `other` from `true`, each row of masses [nats]."""
-    safe = np.where(true > 0, true, 1.0)
-    return np.asarray(np.where(true > 0, true * np.log(safe / other), 0.0).sum(axis=1))
+    with np.errstate(divide="ignore"):  # infinite where `other` has no mass
+        ratio = np.where(true > 0, true, 1.0) / np.where(true > 0, other, 1.0)
+        return np.asarray((true * np.log(ratio)).sum(axis=1))
 
 
 def hellinger(true: Float, other: Float) -> Float:

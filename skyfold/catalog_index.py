@@ -4,7 +4,8 @@
 
     catalogs/<name>/catalog.json       columns, how each is stored, bytes of each level
     catalogs/<name>/index.parquet      one row a chunk: HEALPix range, lowest and highest values
-    catalogs/<name>/<layer>            Zarr arrays (elements, rows); a chunk is one element's rows
+    catalogs/<name>/<layer>            Zarr arrays (elements, rows); a chunk is one element's rows, or
+                                       several elements' where the catalog is short
     catalogs/<name>/text/<number>      Zarr arrays (rows, bytes) of strings
     catalogs/<name>/som/<array>        the self-organizing map and what its cells hold
     models/<digest>/table.npz          the table's model
@@ -32,6 +33,8 @@ from skyfold.errors import CorruptDataError, LevelNotStoredError, UnknownNameErr
 
 CHUNK_ROWS = 16384
 MAX_CHUNK_ROWS = 2**17
+MAX_PACK = 32
+PACKED_VALUES = 8192  # a chunk of a short catalog holds several elements, up to so many values
 MAX_ELEMENTS = 2**14
 HEALPIX_ORDER = 29  # of the curve that rows follow
 REAL_KINDS = ("scaled", "error", "fixed", "plain")
@@ -199,6 +202,11 @@ class CatalogInfo:
         """Number of shards of rows."""
         return -(-self.rows // self.shard_rows)
 
+    @property
+    def pack(self) -> int:
+        """Elements that share a chunk."""
+        return min(max(1, PACKED_VALUES // self.chunk_rows), MAX_PACK)
+
     def column(self, name: str) -> Column:
         """Column of a name; UnknownNameError if there is none."""
         for column in self.columns:
@@ -261,8 +269,8 @@ class CatalogInfo:
                 store,
                 name=f"{path}/{layer}",
                 shape=(count, self.rows),
-                chunks=(1, self.chunk_rows),
-                shards=(count, self.shard_rows),
+                chunks=(self.pack, self.chunk_rows),
+                shards=(-(-count // self.pack) * self.pack, self.shard_rows),
                 dtype=dtype,
                 **_OPTIONS,
                 serializer=NumbersCodec(),
@@ -346,7 +354,11 @@ def _check(info: CatalogInfo) -> None:
     counts = {"real": 0, "whole": 0, "text": 0}
     for column in info.columns:
         sort = "real" if column.is_real else column.kind
-        if column.kind not in KINDS or column.first != counts[sort] or min(column.shape, default=1) < 1:
+        if (
+            column.kind not in KINDS
+            or column.first != counts[sort]
+            or min(column.shape, default=1) < 1
+        ):
             raise ValueError(f"column {column.name!r} of kind {column.kind!r} is out of place")
         counts[sort] += column.elements
         if column.is_real and column.native.kind != "f":

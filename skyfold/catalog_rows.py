@@ -53,7 +53,9 @@ class RowDecoder:
         """
         if column.kind == "text":
             rows = [self._read(f"text/{place}", []) for place in column.places("text")]
-            return np.stack([np.ascontiguousarray(one).view(f"S{column.width}")[:, 0] for one in rows])
+            return np.stack(
+                [np.ascontiguousarray(one).view(f"S{column.width}")[:, 0] for one in rows]
+            )
         if column.kind == "whole":
             return self._read("whole", column.places("whole"))
         if column.is_position and level in ("map", "latent"):
@@ -152,7 +154,9 @@ class RowDecoder:
         """Values of one element's cell numbers."""
         predicted = self._prediction(column, place)
         if column.kind == "error":
-            return cells.from_error_cells(stored + self.error_base(column, predicted), column.native)
+            return cells.from_error_cells(
+                stored + self.error_base(column, predicted), column.native
+            )
         base = np.zeros(len(stored)) if predicted is None else predicted
         return cells.from_cells(stored, base, width, column.native)
 
@@ -179,9 +183,7 @@ class RowDecoder:
         bits = self._read(column.direct_layer, column.places(column.direct_layer))
         return np.ascontiguousarray(bits).view(column.native)
 
-    def _fill(
-        self, column: Column, values: NDArray[Any], flags: NDArray[np.uint8]
-    ) -> NDArray[Any]:
+    def _fill(self, column: Column, values: NDArray[Any], flags: NDArray[np.uint8]) -> NDArray[Any]:
         filled = flags >= FLAG_FILL
         if filled.any():
             fills = column.fill_values()
@@ -232,9 +234,14 @@ def checked_level(column: Column, level: str) -> int | None:
     return None if level == "map" else LEVELS.index(level) - 1
 
 
-def missing_values(column: Column, values: NDArray[Any], nulls: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def missing_values(
+    column: Column, values: NDArray[Any], nulls: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
     """Where a column holds no measurement: null, NaN, or one of its missing values."""
-    if column.kind == "text" or np.dtype(column.native if column.kind != "text" else "i1").kind in "Mmb":
+    if (
+        column.kind == "text"
+        or np.dtype(column.native if column.kind != "text" else "i1").kind in "Mmb"
+    ):
         return nulls
     missing = nulls | np.isnan(values) if column.is_real else nulls.copy()
     for value in column.missing:

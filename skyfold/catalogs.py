@@ -132,7 +132,9 @@ class Catalog:
             keys = {name: f"models/{digest}/{name}" for name in (CARD, ARRAYS)}
             for key in keys.values():
                 if self._release.store.size(key) > MAX_BYTES:
-                    raise CorruptDataError(f"{self._release.url}/{key} is larger than {MAX_BYTES} bytes")
+                    raise CorruptDataError(
+                        f"{self._release.url}/{key} is larger than {MAX_BYTES} bytes"
+                    )
             files = {name: self._release.read(key) for name, key in keys.items()}
             self._model = TableModel.from_files(files, digest)
         return self._model
@@ -154,7 +156,10 @@ class Catalog:
             "rows": info.rows,
             "columns": self.columns,
             "levels": {
-                level: {"bytes": info.levels[level], "bytes_per_row": info.levels[level] / info.rows}
+                level: {
+                    "bytes": info.levels[level],
+                    "bytes_per_row": info.levels[level] / info.rows,
+                }
                 for level in LEVELS
             },
             "fraction": info.fraction,
@@ -270,7 +275,9 @@ class Catalog:
         try:
             reach = Angle(radius)
         except (u.UnitsError, ValueError, TypeError) as error:
-            raise InvalidRequestError(f"radius {radius!r}: give an angle, such as 2 * u.arcmin") from error
+            raise InvalidRequestError(
+                f"radius {radius!r}: give an angle, such as 2 * u.arcmin"
+            ) from error
         if not (reach.isscalar and 0 < reach.deg <= 180):
             raise InvalidRequestError(f"radius {radius}: give one angle above 0 and up to 180 deg")
         return reach
@@ -361,7 +368,9 @@ class Catalog:
     # Decoding.
 
     def _wanted(self, columns: Sequence[str] | str | None) -> list[Column]:
-        names = self.columns if columns is None else [columns] if isinstance(columns, str) else columns
+        names = (
+            self.columns if columns is None else [columns] if isinstance(columns, str) else columns
+        )
         return [self.description.column(name) for name in names]
 
     def _stored_rows(self) -> NDArray[np.int64]:
@@ -398,7 +407,10 @@ class Catalog:
         numbers = np.concatenate([part[0] for part in parts])
         order = np.argsort(numbers, kind="stable")
         joined = [
-            [np.concatenate([part[1][place][i] for part in parts], axis=1)[:, order] for i in (0, 1)]
+            [
+                np.concatenate([part[1][place][i] for part in parts], axis=1)[:, order]
+                for i in (0, 1)
+            ]
             for place in range(len(columns))
         ]
         return _make_table(columns, numbers[order], joined)
@@ -475,7 +487,13 @@ def bound_of(info: CatalogInfo, column: Column) -> dict[str, Any]:
 
 
 def _nothing(column: Column) -> list[NDArray[Any]]:
-    dtype = f"S{column.width}" if column.kind == "text" else "i8" if column.kind == "whole" else column.native
+    dtype = (
+        f"S{column.width}"
+        if column.kind == "text"
+        else "i8"
+        if column.kind == "whole"
+        else column.native
+    )
     return [np.empty((column.elements, 0), dtype), np.empty((column.elements, 0), bool)]
 
 
@@ -535,7 +553,9 @@ def write_parquet(table: QTable, path: str | os.PathLike[str]) -> None:
         values = values.astype(values.dtype.newbyteorder("="), copy=False)
         nulls = (column.info.meta or {}).get("nulls")
         array = _arrow_array(values, nulls)
-        unit = (column.info.meta or {}).get("unit") or (str(column.unit) if column.info.unit else "")
+        unit = (column.info.meta or {}).get("unit") or (
+            str(column.unit) if column.info.unit else ""
+        )
         about = {"unit": unit, "description": column.info.description or ""}
         kept = {key: text for key, text in about.items() if text}
         fields.append(pa.field(name, array.type, metadata=kept or None))

@@ -113,7 +113,9 @@ def to_cells(values: Floats, prediction: Floats, width: Floats) -> tuple[Ints, N
     return np.where(good, cells, 0).astype(np.int64), good
 
 
-def from_cells(cells: Ints, prediction: Floats, width: Floats, dtype: np.dtype[Any]) -> NDArray[Any]:
+def from_cells(
+    cells: Ints, prediction: Floats, width: Floats, dtype: np.dtype[Any]
+) -> NDArray[Any]:
     """Values ``M + k w`` in their dtype, native byte order; 0 where there is no width."""
     with np.errstate(over="ignore", invalid="ignore"):
         offset = cells.astype(np.float64) * width
@@ -121,7 +123,9 @@ def from_cells(cells: Ints, prediction: Floats, width: Floats, dtype: np.dtype[A
         return values.astype(dtype.newbyteorder("="))
 
 
-def held_out(cells: NDArray[np.integer[Any]], seed: int, fraction: float = 0.25) -> NDArray[np.bool_]:
+def held_out(
+    cells: NDArray[np.integer[Any]], seed: int, fraction: float = 0.25
+) -> NDArray[np.bool_]:
     """Rows that training must not see, from the cell of sky (or the number) of each.
 
     Parameters

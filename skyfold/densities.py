@@ -9,6 +9,7 @@ returns the stored array bit for bit, rows that are no densities included.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from skyfold.store import named_store_errors
 if TYPE_CHECKING:
     from skyfold.release import DataRelease
 
+_POOL_THREADS = 8  # chunks are fetched at once
 Rows = slice | Sequence[int] | NDArray[Any] | None
 
 
@@ -163,10 +165,14 @@ class DensitySet:
         wanted = self._row_numbers(rows)
         chunk = wanted // self.index.chunk_rows
         out = np.empty((len(wanted), self.index.points), value_dtype(self.index, level))
-        for number in np.unique(chunk).tolist():
+
+        def fill(number: int) -> None:
             here = np.flatnonzero(chunk == number)
             values = self._read_chunk(number, level)
             out[here] = values[wanted[here] - number * self.index.chunk_rows]
+
+        with ThreadPoolExecutor(_POOL_THREADS) as pool:
+            list(pool.map(fill, np.unique(chunk).tolist()))  # raises what a thread raised
         return out
 
     def _row_numbers(self, rows: Rows) -> Int:

@@ -51,7 +51,7 @@ _SCHEMA = pa.schema(
                     ("sigma", pa.float64()),
                     ("slope", pa.float64()),
                     ("stretch", pa.float64()),
-                    ("background_step", pa.int64()),
+                    ("background_step", pa.float64()),
                     ("round_step", pa.int64()),
                 ]
             ),

@@ -3,7 +3,7 @@
 One tile is refined level by level, each from the one before::
 
     latent   p = D(latent)                   prediction, rounded to M (multiples of round_step)
-    sources  M + k w   in selected blocks    k = floor((X - M) / w + 1/2)
+    sources  M + k w   in selected blocks    k = floor((X - M + h) / w), h about w / 2
     bounded  M + k w   everywhere            |X - (M + k w)| <= w / 2
     exact    X, and for floats every bit     remainder inside the cell
 
@@ -29,7 +29,7 @@ BLOCK = 8  # pixels a side of what `sources` keeps or leaves
 SAFE_INTEGER = 2**52
 MODULUS = 253  # of guard codes from 3 on
 WIDE = 0.25  # steps: a reach beyond it may cross an integer, so two candidates are not enough
-ROUND_UP = 0.625  # not 1/2: where sky is flat, background / round_step is a multiple of 1/4
+ROUND_UP = 0.515625  # not 1/2: a flat sky's background / round_step is a multiple of 1/32
 
 Int = NDArray[np.int64]
 
@@ -129,8 +129,18 @@ def cell_width(
 
 
 def to_cells(grid: Int, prediction: Int, width: Int) -> Int:
-    """Cell numbers ``k = floor((X - M) / w + 1/2)``."""
-    return (2 * (grid - prediction) + width) // (2 * width)
+    """Cell numbers ``k = floor((X - M + h) / w)``, with the half width h of `half_width`."""
+    return (grid - prediction + half_width(width)) // width
+
+
+def half_width(width: Int) -> Int:
+    """What lies below a cell's centre: ``(w - parity) // 2``, with the parity of row + column.
+
+    A cell of an even number of integers has no integer at its middle: neighbours lean to different
+    sides, so that no sum of pixels is biased. A tile's sides are even, so tiles agree.
+    """
+    rows, columns = (np.arange(side) for side in width.shape)
+    return (width - ((rows[:, np.newaxis] + columns) & 1)) // 2
 
 
 def from_cells(cells: NDArray[np.integer[Any]], prediction: Int, width: Int) -> Int:
@@ -170,7 +180,7 @@ def remainder(stored: NDArray[Any], centres: Int, width: Int, bounded: NDArray[A
         Integers: place inside the cell, in 0..w-1. Floats: difference of the ordered bits.
     """
     if stored.dtype.kind != "f":
-        return stored.astype(np.int64) - centres + width // 2
+        return stored.astype(np.int64) - centres + half_width(width)
     return _ordered_difference(stored, bounded)
 
 
@@ -179,7 +189,7 @@ def apply_remainder(
 ) -> NDArray[Any]:
     """Inverse of `remainder`: the stored pixels, every bit of them."""
     if bounded.dtype.kind != "f":
-        return (centres - width // 2 + rest).astype(bounded.dtype)
+        return (centres - half_width(width) + rest).astype(bounded.dtype)
     unsigned = _unsigned(bounded.dtype)
     bits = _ordered(bounded) + rest.astype(unsigned)
     return _from_ordered(bits, bounded.dtype)

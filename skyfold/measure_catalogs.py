@@ -48,7 +48,9 @@ def catalog_rows(catalog: Catalog) -> list[dict[str, Any]]:
     tables, context = read_levels(catalog)
     chosen = {case.name: case for case in (*_BUILT_IN, *cases("catalogs"))}
     states = {name: case.prepare(tables["exact"], context) for name, case in chosen.items()}  # type: ignore[arg-type]
-    return [row for level in LEVELS for row in _rows(catalog, level, tables, context, chosen, states)]
+    return [
+        row for level in LEVELS for row in _rows(catalog, level, tables, context, chosen, states)
+    ]
 
 
 def _rows(
@@ -151,7 +153,10 @@ def held_out_rows(
         return np.ones(len(rows), bool)
     if info.hold_out_order < 0 or info.ra is None or info.dec is None:
         return held_out(rows, info.seed)
-    return held_out(sky_cells(raw[info.ra], raw[info.dec]) >> 2 * (HEALPIX_ORDER - info.hold_out_order), info.seed)
+    return held_out(
+        sky_cells(raw[info.ra], raw[info.dec]) >> 2 * (HEALPIX_ORDER - info.hold_out_order),
+        info.seed,
+    )
 
 
 def sky_cells(ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -159,7 +164,12 @@ def sky_cells(ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> NDAr
     from astropy import units as u
     from astropy_healpix import HEALPix
 
-    good = np.isfinite(ra_deg) & np.isfinite(dec_deg) & (np.abs(dec_deg) <= 90) & (np.abs(ra_deg) <= 720)
+    good = (
+        np.isfinite(ra_deg)
+        & np.isfinite(dec_deg)
+        & (np.abs(dec_deg) <= 90)
+        & (np.abs(ra_deg) <= 720)
+    )
     cells = np.full(len(ra_deg), 12 * 4**HEALPIX_ORDER, np.int64)
     grid = HEALPix(nside=2**HEALPIX_ORDER, order="nested")
     cells[good] = grid.lonlat_to_healpix(ra_deg[good] * u.deg, dec_deg[good] * u.deg)

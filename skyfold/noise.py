@@ -42,15 +42,17 @@ class NoiseModel:
         Gain slope: variance per grid unit of signal above the background; 0 where unknown.
     stretch : float
         Curvature of the network's units; positive.
-    background_step, round_step : int
-        Powers of two [grid units]: unit of the stored background mesh, and of the prediction.
+    background_step : float
+        Unit of the stored background mesh: a power of two, whole or not [grid units].
+    round_step : int
+        Unit of the prediction: a power of two [grid units].
     """
 
     grid_exponent: int
     sigma: float
     slope: float
     stretch: float
-    background_step: int
+    background_step: float
     round_step: int
 
     @classmethod
@@ -85,7 +87,7 @@ class NoiseModel:
             sigma=sigma_grid,
             slope=slope_grid,
             stretch=max(slope_grid / sigma_grid, MIN_STRETCH),
-            background_step=2 ** max(near - 4, 0),
+            background_step=math.ldexp(1.0, near - 7),
             round_step=2 ** max(near - 2, 0),
         )
 
@@ -122,7 +124,7 @@ def background_nodes(pixels: int) -> int:
 
 
 def background_at(
-    mesh: NDArray[np.integer[Any]], step: int, rows: slice, columns: slice
+    mesh: NDArray[np.integer[Any]], step: float, rows: slice, columns: slice
 ) -> NDArray[np.float64]:
     """Background [grid units] of a window, bilinear between mesh nodes, exact in float64.
 
@@ -130,7 +132,7 @@ def background_at(
     ----------
     mesh : ndarray, shape (nodes_y, nodes_x), integer
         Background at the centres of cells of 64 x 64 pixels, in units of `step`.
-    step : int
+    step : float
         Power of two [grid units].
     rows, columns : slice
         Window in pixels of the image; start and stop given.

@@ -5,7 +5,7 @@ column's own errors. The *map* gives each row a cell, the *latents* are integers
 along principal components, counted from those of the cell. Decoding multiplies integers held in
 float64 whose sums stay below 2**53, so it is exact in any order and on every machine::
 
-    row -> noise units y -> cell number, latents z  |  z -> (W z + b) / 2**12 -> y' -> prediction M
+    row -> noise units y -> cell number, latents z  |  z -> (W z + b) / 2**20 -> y' -> prediction M
 
 An error is predicted from the predicted value, by a curve: surveys have a typical error at each
 brightness.
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from skyfold.columns import Floats, interpolate
 from skyfold.errors import CorruptDataError
 
-WEIGHT_UNIT = 2**12
+WEIGHT_UNIT = 2**20
 LATENT_LIMIT = 2**24
 MAX_LATENTS = 256
 MAX_BYTES = 2**28
@@ -49,7 +49,7 @@ class TableModel:
     knots_y, knots_v : ndarray, shape (m, k), float64
         Noise units and values [unit of the column], both rising.
     weights, offset : ndarray, shape (m, c) and (m,), int64
-        Of the decoder, in units of 2**-12 noise units.
+        Of the decoder, in units of 2**-20 noise units.
     encoder : ndarray, shape (c, m), float64
         Latents of noise units less the offset.
     centres : ndarray, shape (cells, c), int64
@@ -149,7 +149,10 @@ class TableModel:
         """Files of the model by name; the same model always gives the same bytes."""
         sink = io.BytesIO()
         np.savez_compressed(sink, **{name: getattr(self, name) for name in _NAMES})
-        return {CARD: json.dumps(self.card, sort_keys=True, indent=1).encode(), ARRAYS: sink.getvalue()}
+        return {
+            CARD: json.dumps(self.card, sort_keys=True, indent=1).encode(),
+            ARRAYS: sink.getvalue(),
+        }
 
     @classmethod
     def from_files(cls, files: dict[str, bytes], digest: str) -> TableModel:
@@ -205,7 +208,9 @@ def _read_arrays(data: bytes) -> dict[str, Any]:
 
 def files_digest(files: dict[str, bytes]) -> str:
     """SHA-256, hex, over the names and digests of a model's files."""
-    lines = [f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items())]
+    lines = [
+        f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items())
+    ]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -22,9 +22,11 @@ from skyfold.columns import FLAG_FILL, FLAG_NOT_FINITE, FLAG_RAW, LEVELS
 from skyfold.errors import InputError
 from skyfold.table_model import TableModel
 from storage.catalog_input import Batch
+from storage.catalog_plan import place_directly
 
 _NONE = np.empty(0, np.int64)
 _RELATIVE = 1 / 64  # bound of a stored error
+_TOGETHER = 8192  # values that share a chunk
 _COUNTED_SAMPLE = 16384  # rows on which the forms of `exact` are compared
 
 
@@ -202,7 +204,9 @@ class _Encoder:
             base = self.decoder.base_of(column, place)
             if column.kind == "error":
                 good[number] = np.isfinite(wide[number]) & (wide[number] > 0)
-                found = cells.error_cells(np.where(good[number], values[number], 1).astype(column.native))
+                found = cells.error_cells(
+                    np.where(good[number], values[number], 1).astype(column.native)
+                )
                 stored[number] = found - self.decoder.error_base(column, base)
             else:
                 start = np.zeros(self.rows) if base is None else base
@@ -247,7 +251,9 @@ class _Encoder:
                 if (column.is_real and sort == "real") or column.kind == sort:
                     values = self.values[column.name]
                     missing = missing_values(column, values, self.nulls[column.name])
-                    found += [_outward(row, hole) for row, hole in zip(values, missing, strict=True)]
+                    found += [
+                        _outward(row, hole) for row, hole in zip(values, missing, strict=True)
+                    ]
         step = self.info.chunk_rows
         chunks = [slice(start, start + step) for start in range(0, self.rows, step)]
         least = [[_extreme(low[chunk], np.nanmin) for low, _ in found] for chunk in chunks]
@@ -286,50 +292,52 @@ def _extreme(values: NDArray[np.float64], which: Any) -> float:
     return float(which(values)) if np.isfinite(values).any() else np.nan
 
 
-def choose_refined(info: CatalogInfo, model: TableModel | None, batch: Batch) -> CatalogInfo:
-    """The catalog with, for each column, the smaller form of `exact`.
+def choose_forms(info: CatalogInfo, model: TableModel | None, batch: Batch) -> CatalogInfo:
+    """The catalog with, for each column, the smaller forms of `bounded` and `exact`.
 
     Refining costs what `bounded` and the remainder take, and the latents once for all; where the
-    bits by themselves take less, they are stored, and `exact` reads nothing else.
+    bits by themselves take less, they are stored, and `exact` reads nothing else. Where they take
+    less than the cells alone, `bounded` is exact too.
     """
     rows = min(_COUNTED_SAMPLE, len(next(iter(batch.values()))[0]))
     cut = {k: (v[:rows], None if m is None else m[:rows]) for k, (v, m) in batch.items()}
-    numbers = np.arange(rows)
     able = [c for c in info.columns if c.is_real and c.kind != "plain"]
-    trial = replace(
-        info, columns=tuple(replace(c, is_refined=c in able) for c in info.columns)
-    )
-    layers = _Encoder(trial, model, cut, numbers)
-    layers.run()
-    gains = {c.name: _gain(layers, c) for c in able}
+    columns = tuple(replace(c, is_refined=c in able) for c in info.columns)
+    trial = _Encoder(replace(info, columns=columns), model, cut, np.arange(rows))
+    trial.run()
+    sizes = {c.name: _column_sizes(trial, c) for c in able}
+    plain = {name for name, (cells_, _, direct) in sizes.items() if direct <= cells_}
+    able = [c for c in able if c.name not in plain]
+    gains = {c.name: sizes[c.name][2] - sum(sizes[c.name][:2]) for c in able}
     useful = _useful(able, gains)
-    shared = sum(_size(layers.layers[name]) for name in ("map", "latent") if name in layers.layers)
+    shared = sum(_size(trial.layers[name]) for name in ("map", "latent") if name in trial.layers)
     if sum(gains[name] for name in useful) <= shared:
         useful = set()
-    columns = tuple(replace(c, is_refined=c.name in useful) for c in info.columns)
-    return replace(info, columns=columns)
+    chosen = [
+        replace(c, is_refined=c.name in useful, kind="plain" if c.name in plain else c.kind)
+        for c in info.columns
+    ]
+    return replace(info, columns=tuple(place_directly(chosen)))
 
 
 def _useful(able: list[Column], gains: dict[str, int]) -> set[str]:
     """Columns to refine: errors for themselves, values together with the error that sizes their cells."""
-    useful = {c.name for c in able if c.partner is None and gains[c.name] > 0}
+    useful = {c.name for c in able if c.partner not in gains and gains[c.name] > 0}
     for column in able:
-        if column.partner is not None:
-            partner = 0 if column.partner in useful else gains.get(column.partner, 0)
+        if column.partner in gains:
+            partner = 0 if column.partner in useful else gains[column.partner]
             if gains[column.name] + partner > 0:
                 useful |= {column.name, column.partner} & gains.keys()
     return useful
 
 
-def _gain(encoder: _Encoder, column: Column) -> int:
-    """Bytes that refining a column saves."""
+def _column_sizes(encoder: _Encoder, column: Column) -> tuple[int, int, int]:
+    """Bytes of a column's cells, of what refines them, and of its bits by themselves."""
     places = column.places("bounded")
-    refined = sum(
-        _size(encoder.layers[layer][places]) for layer in ("flags", "bounded", "raw", "exact")
-    )
+    stored = sum(_size(encoder.layers[layer][places]) for layer in ("flags", "bounded", "raw"))
     direct = cells.bits_of(encoder.values[column.name]).astype(f"u{column.native.itemsize}")
-    return _size(direct) - refined
+    return stored, _size(encoder.layers["exact"][places]), _size(direct)
 
 
 def _size(rows: NDArray[Any]) -> int:
-    return sum(len(encode_numbers(row)) for row in rows)
+    return len(encode_numbers(rows)) if rows.size < _TOGETHER else sum(map(len, map(encode_numbers, rows)))

@@ -145,9 +145,7 @@ def reading(file: str) -> Iterator[None]:
             ) from error
 
 
-def open_catalog(
-    file: str, url: str, key: str | None, options: Mapping[str, Any]
-) -> CatalogSource:
+def open_catalog(file: str, url: str, key: str | None, options: Mapping[str, Any]) -> CatalogSource:
     """Open one catalog file.
 
     Parameters
@@ -274,9 +272,7 @@ class _FitsSource(CatalogSource):
         dtype = values.dtype.str if values.dtype.kind != "S" else f"S{_text_width(column.format)}"
         if column.null is not None and values.dtype.kind in "iu":
             self._nulls[column.name] = int(column.null)
-        self.columns.append(
-            InputColumn(column.name, dtype, values.shape[1:], column.unit, comment)
-        )
+        self.columns.append(InputColumn(column.name, dtype, values.shape[1:], column.unit, comment))
 
     def read(self, name: str, start: int, stop: int) -> Values:
         field = self._data.field(name)[start:stop]
@@ -320,12 +316,17 @@ class _ParquetSource(CatalogSource):
         names = [column.name for column in self.columns]
         with reading(self.file):
             for batch in self._file.iter_batches(BATCH_ROWS, columns=names):
-                yield start, {one.name: _from_arrow(batch.column(one.name), one) for one in self.columns}
+                yield (
+                    start,
+                    {one.name: _from_arrow(batch.column(one.name), one) for one in self.columns},
+                )
                 start += len(batch)
 
     def take(self, rows: NDArray[np.int64]) -> Batch:
         """Columns of some rows: only the row groups that hold them are read."""
-        sizes = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
+        sizes = [
+            self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)
+        ]
         starts = np.concatenate([[0], np.cumsum(sizes)])
         groups = np.searchsorted(starts, rows, side="right") - 1
         names = [column.name for column in self.columns]
@@ -334,7 +335,9 @@ class _ParquetSource(CatalogSource):
             inside = pa.array(rows[groups == group] - starts[group])
             with reading(self.file):
                 table = self._file.read_row_group(group, columns=names).take(inside)
-            found.append({one.name: _from_arrow(table.column(one.name), one) for one in self.columns})
+            found.append(
+                {one.name: _from_arrow(table.column(one.name), one) for one in self.columns}
+            )
         return join(found)
 
     def read(self, name: str, start: int, stop: int) -> Values:
@@ -416,7 +419,9 @@ class _Hdf5Source(CatalogSource):
         if isinstance(found, h5py.Dataset):
             named = {name: (found, name) for name in found.dtype.names or ()}
         else:
-            named = {name: (one, None) for name, one in found.items() if isinstance(one, h5py.Dataset)}
+            named = {
+                name: (one, None) for name, one in found.items() if isinstance(one, h5py.Dataset)
+            }
         lengths = [one.shape[0] if one.shape else 0 for one, _ in named.values()]
         self.rows = max(set(lengths), key=lengths.count) if lengths else 0
         self._named, self.columns, self.notices = named, [], []
@@ -471,7 +476,9 @@ class _Hdf5Source(CatalogSource):
                 "rows, and is left out"
             )
         elif dtype.kind not in "biufS" and not text:
-            self.notices.append(f"{self.file}: column {name!r} is of type {dtype}, which is not archived")
+            self.notices.append(
+                f"{self.file}: column {name!r} is of type {dtype}, which is not archived"
+            )
         else:
             code = "str" if text and dtype.kind == "O" else dtype.str
             unit = _attribute(dataset, ("units", "unit"))
@@ -519,12 +526,16 @@ def _from_table(file: str, table: Any) -> CatalogSource:
         nulls = np.ma.getmaskarray(column) if hasattr(column, "mask") else None
         values = np.asarray(np.ma.getdata(column))
         dtype = values.dtype.str
-        if values.dtype.kind == "O" and all(isinstance(one, str) for one in values.ravel().tolist()):
+        if values.dtype.kind == "O" and all(
+            isinstance(one, str) for one in values.ravel().tolist()
+        ):
             values = values.astype(str)
         if values.dtype.kind == "U":
             values, dtype = np.strings.encode(values, "utf-8"), "str"
         if values.dtype.kind not in "biufSMm":
-            notices.append(f"{file}: column {name!r} is of type {values.dtype}, which is not archived")
+            notices.append(
+                f"{file}: column {name!r} is of type {values.dtype}, which is not archived"
+            )
             continue
         unit = str(column.unit) if getattr(column, "unit", None) is not None else None
         about = InputColumn(name, dtype, values.shape[1:], unit, column.info.description or "")

@@ -66,7 +66,9 @@ def _require(known: Mapping[str, InputColumn], *names: str) -> None:
     for name in names:
         if name not in known:
             some = ", ".join(list(known)[:8])
-            raise InputError(f"errors: there is no column {name!r}; there are such as {some}; correct it")
+            raise InputError(
+                f"errors: there is no column {name!r}; there are such as {some}; correct it"
+            )
         if not _is_float(known[name]):
             raise InputError(
                 f"errors: column {name!r} is of type {known[name].dtype}; only floats have errors; take "

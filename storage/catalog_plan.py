@@ -31,6 +31,8 @@ MIN_TRAINING_ROWS = 32
 _HELD_CELLS = 64  # of sky, at least, so that a quarter of them is a fair part
 _SENTINELS = (99.0, -99.0, 999.0, -999.0, 9999.0, -9999.0, 99.99, -99.99)
 _FREQUENT = 0.02
+_REPEATED = 2  # rows, at least, that share a value in place of a measurement
+_FAR = 1000.0  # times the reach of all other values
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,9 @@ def survey_catalog(
     aside += [(placed[0].file, reason) for reason in doubles]
     info = _describe(config, columns, positions, sample, look, fraction, seed)
     notices = [notice for source in sources for notice in source.notices]
-    return _ordered(replace(info, notices=(*notices, *look.notices(info))), placed, look, kept, sample, aside)
+    return _ordered(
+        replace(info, notices=(*notices, *look.notices(info))), placed, look, kept, sample, aside
+    )
 
 
 def _require_named(config: CatalogConfig, columns: Sequence[InputColumn]) -> None:
@@ -198,7 +202,9 @@ class _Look:
         self.pairs = find_errors(columns, config.errors)
         rng = np.random.default_rng(0)
         size = min(rows, SAMPLE_ROWS)
-        self.chosen = np.sort(rng.choice(rows, size, replace=False)) if size < rows else np.arange(rows)
+        self.chosen = (
+            np.sort(rng.choice(rows, size, replace=False)) if size < rows else np.arange(rows)
+        )
         self.sample: list[Batch] = []
 
     def take(self, first: int, batch: Batch) -> None:
@@ -240,7 +246,11 @@ class _Look:
             bad = ~(errors > 0) | ~np.isfinite(errors)
         if bad.shape != values.shape:
             bad = np.broadcast_to(bad.reshape(len(bad), *[1] * (values.ndim - 1)), values.shape)
-        bad = bad & np.isfinite(values) & ~np.isin(values, np.array(self.config.missing, values.dtype))
+        bad = (
+            bad
+            & np.isfinite(values)
+            & ~np.isin(values, np.array(self.config.missing, values.dtype))
+        )
         self.bad_errors[value] = self.bad_errors.get(value, 0) + int(bad.sum())
 
     def kept_rows(self) -> tuple[NDArray[np.int64], list[str]]:
@@ -300,7 +310,7 @@ def _describe(
     seed: int,
 ) -> CatalogInfo:
     """The catalog's columns, each with its kind and place."""
-    counts = {"real": 0, "whole": 0, "text": 0, "direct2": 0, "direct4": 0, "direct8": 0}
+    counts = {"real": 0, "whole": 0, "text": 0}
     errors = {error for error, _, _ in look.pairs.values()}
     described = []
     for column in columns:
@@ -308,10 +318,8 @@ def _describe(
         sort = "real" if one.is_real else one.kind
         one = replace(one, first=counts[sort])
         counts[sort] += one.elements
-        if one.is_real:
-            one = replace(one, direct=counts[one.direct_layer])
-            counts[one.direct_layer] += one.elements
         described.append(one)
+    described = place_directly(described)
     return CatalogInfo(
         name=config.name,
         rows=1,
@@ -325,6 +333,17 @@ def _describe(
         redshift=config.redshift,
         seed=seed,
     )
+
+
+def place_directly(columns: Sequence[Column]) -> list[Column]:
+    """Columns with their places in the arrays of bits: first those that `bounded` reads there."""
+    counts = {"direct2": 0, "direct4": 0, "direct8": 0}
+    placed = {}
+    for column in sorted(columns, key=lambda one: one.kind != "plain"):
+        if column.is_real:
+            placed[column.name] = counts[column.direct_layer]
+            counts[column.direct_layer] += column.elements
+    return [replace(one, direct=placed.get(one.name, 0)) for one in columns]
 
 
 def _column(
@@ -344,7 +363,9 @@ def _column(
     missing = _missing(sampled[0], config.missing)
     base = replace(base, missing=missing, fills=_fills(sampled[0], missing))
     if column.name in positions:
-        return replace(base, kind="fixed", is_position=True, precision=_position_precision(column, config))
+        return replace(
+            base, kind="fixed", is_position=True, precision=_position_precision(column, config)
+        )
     if column.name in config.precision:
         return replace(base, kind="fixed", precision=config.precision[column.name])
     if column.name in errors:
@@ -369,7 +390,22 @@ def _missing(values: NDArray[Any], declared: tuple[float, ...]) -> tuple[float, 
             near = np.abs(values - sentinel) <= 0.1 * abs(sentinel)
             if not (near & ~same).any():
                 found.append(sentinel)
-    return tuple(found)
+    return (*found, *_far_repeated(values, found))
+
+
+def _far_repeated(values: NDArray[Any], known: Sequence[float]) -> list[float]:
+    """Lowest or highest value, where several rows share it and it lies far beyond all others."""
+    good = values[np.isfinite(values) & ~np.isin(values, np.array(known, values.dtype))]
+    if good.size < 4:
+        return []
+    out = []
+    for extreme in (good.min(), good.max()):
+        rest = good[good != extreme].astype(np.float64)
+        if rest.size and (good == extreme).sum() >= _REPEATED:
+            reach = rest.max() - rest.min() + np.abs(rest).max()
+            if min(abs(float(extreme) - rest.min()), abs(float(extreme) - rest.max())) > _FAR * reach:
+                out.append(float(extreme))
+    return out
 
 
 def _fills(values: NDArray[Any], missing: tuple[float, ...]) -> tuple[str, ...]:

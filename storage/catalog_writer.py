@@ -26,7 +26,9 @@ from storage.catalog_encoder import EncodedRows
 if TYPE_CHECKING:
     from skyfold.store import Store
 
-_INDEX_ENTRY = 16  # bytes of a chunk in a shard's index: offset and length (Zarr sharding codec 1.0)
+_INDEX_ENTRY = (
+    16  # bytes of a chunk in a shard's index: offset and length (Zarr sharding codec 1.0)
+)
 _EMPTY = 2**64 - 1
 
 
@@ -129,9 +131,9 @@ class CatalogWriter:
         return f"{self.path}/{layer}/c/{place}"
 
     def _element_bytes(self, layer: str, key: str, count: int) -> list[int]:
-        """Stored bytes of each row of a layer in one shard, its part of the shard's index included."""
+        """Stored bytes of each row of chunks in one shard, its part of the shard's index included."""
         chunks = self.info.shard_rows // self.info.chunk_rows
-        count = 1 if layer.startswith("text/") else count
+        count = 1 if layer.startswith("text/") else -(-count // self.info.pack)
         tail = _INDEX_ENTRY * chunks * count + 4
         if not self.store.size(key):
             return [0] * count
@@ -146,7 +148,9 @@ class CatalogWriter:
 
     # The end.
 
-    def finish(self, model: TableModel | None, low: NDArray[Any], high: NDArray[Any]) -> CatalogInfo:
+    def finish(
+        self, model: TableModel | None, low: NDArray[Any], high: NDArray[Any]
+    ) -> CatalogInfo:
         """Write the index, the map and the description, once every shard is there.
 
         Parameters
@@ -174,7 +178,8 @@ class CatalogWriter:
         notes = [self.builder.read_note(self._note(shard)) for shard in range(self.info.shards)]
         found = [self._statistics(shard) for shard in range(self.info.shards)]
         joined = {
-            name: np.concatenate([one[name] for one in found]) for name in ("least", "most", "cells")
+            name: np.concatenate([one[name] for one in found])
+            for name in ("least", "most", "cells")
         }
         chunks = Chunks(low, high, joined["least"], joined["most"], joined["cells"])
         self.store.write(f"{self.path}/index.parquet", chunks.to_parquet())
@@ -269,7 +274,9 @@ def _sizes(info: CatalogInfo, notes: Sequence[dict[str, Any]]) -> dict[str, dict
     for level in LEVELS:
         read = {("rows", 0)}
         for column in info.columns:
-            read |= _read_by(info, column, level)
+            read |= {
+                (layer, place // info.pack) for layer, place in _read_by(info, column, level)
+            }
         levels[level] = checks + sum(elements.get(key, 0) for key in read)
     return {"levels": levels, "layers": dict(sorted(layers.items()))}
 

@@ -18,7 +18,14 @@ from skyfold.index import FLAG_FILL
 from skyfold.ladder import BLOCK, LEVELS, SAFE_INTEGER, TILE
 from skyfold.layout import STRIDE
 from skyfold.noise import MESH, NoiseModel, background_at
-from storage.noise_fit import NoiseFit, find_fills, fit_noise, is_safe_integer, mesh_in_steps
+from storage.noise_fit import (
+    NoiseFit,
+    find_fills,
+    fit_noise,
+    is_safe_integer,
+    mesh_correction,
+    mesh_in_steps,
+)
 from storage.selection import select_blocks
 
 if TYPE_CHECKING:
@@ -90,6 +97,12 @@ class Prepared:
         exponent, step = self.noise.grid_exponent, self.noise.background_step
         self.mesh = mesh_in_steps(fit.background, exponent, step, nodes)
         self.tiles = (self.stored.shape[0] // TILE, self.stored.shape[1] // TILE)
+
+    def correct(self, correction: NDArray[np.float64]) -> None:
+        """Add to the mesh, in grid units."""
+        steps = np.rint(correction / self.noise.background_step)
+        limits = np.iinfo(np.int32)
+        self.mesh = np.clip(self.mesh + steps, limits.min, limits.max).astype(np.int32)
 
     def place(self, ty: int, tx: int) -> tuple[slice, slice]:
         """Pixels of a tile."""
@@ -171,24 +184,48 @@ class _Ladder:
             "exact": np.zeros(shape, np.int64 if wide else np.int32),
             "direct": prepared.stored,
         }
-        self.signal = np.zeros(shape, np.float32)
-        self.residual = np.zeros(shape, np.float32)
 
     def run(self) -> EncodedImage:
         latents = self.network.encode(self.image.noise_units())
         predictions = self.network.decode(latents)
         self.layers["latent"] = _side_by_side(latents, self.image.tiles)
+        signal, residual = self._significance(predictions)
+        fwhm = self._fwhm(signal)
+        kept = _pixels(select_blocks(signal, residual, fwhm))
+        self._correct_background(np.where(self.image.coded & ~kept, residual, np.nan))
         for number, tile in enumerate(np.ndindex(self.image.tiles)):
-            self._tile(predictions[number], *tile)
-        fwhm = self._split()
-        for number, tile in enumerate(np.ndindex(self.image.tiles)):
-            self._check_sources(predictions[number], *tile)
+            self._tile(predictions[number], kept, *tile)
+        self.layers["sources"] = np.where(kept, self.cells, 0)
+        self.layers["bounded"] = np.where(kept, 0, self.cells)
         return EncodedImage("ladder", self.layers, self.image.noise, self.image.fills, fwhm)
+
+    def _significance(
+        self, predictions: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Signal, and what the network left of it, over the noise; 0 where nothing is coded."""
+        image = self.image
+        signal, residual = (np.zeros(image.stored.shape, np.float32) for _ in range(2))
+        for number, tile in enumerate(np.ndindex(image.tiles)):
+            place = image.place(*tile)
+            above = image.grid(*tile) - image.background(*tile)
+            smooth = image.noise.to_signal(predictions[number])
+            sigma = image.noise.pixel_sigma(smooth)
+            signal[place] = np.where(image.coded[place], above / sigma, 0)
+            residual[place] = np.where(image.coded[place], (above - smooth) / sigma, 0)
+        return signal, residual
+
+    def _correct_background(self, residual: NDArray[np.float32]) -> None:
+        """Move the mean error of the blocks that are not kept into the mesh: it costs no bits.
+
+        The sky there is all that a measurement at `sources` has to subtract.
+        """
+        self.image.correct(mesh_correction(residual, 3.0) * self.image.noise.sigma)
+        self.layers["background"] = self.image.mesh
 
     def _predict(
         self, y: NDArray[np.float32], ty: int, tx: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-        """Prediction, cell width and background of a tile; fills in the guard."""
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Prediction and cell width of a tile; fills in the guard."""
         place = self.image.place(ty, tx)
         background = self.image.background(ty, tx)
         noise = self.image.noise
@@ -199,25 +236,22 @@ class _Ladder:
         self.layers["guard"][place] = guard
         predicted = ladder.predict(y, background, noise, guard)
         dtype = self.image.stored.dtype
-        return (
-            predicted,
-            ladder.cell_width(predicted, background, noise, self.step, dtype),
-            background,
-        )
+        return predicted, ladder.cell_width(predicted, background, noise, self.step, dtype)
 
-    def _tile(self, y: NDArray[np.float32], ty: int, tx: int) -> None:
+    def _tile(
+        self, y: NDArray[np.float32], kept: NDArray[np.bool_], ty: int, tx: int
+    ) -> None:
         place = self.image.place(ty, tx)
-        coded = self.image.coded[place]
-        grid = self.image.grid(ty, tx)
-        predicted, width, background = self._predict(y, ty, tx)
-        sigma = self.image.noise.pixel_sigma(predicted - background)
-        self.signal[place] = np.where(coded, (grid - background) / sigma, 0)
-        self.residual[place] = np.where(coded, (grid - predicted) / sigma, 0)
-        cells = np.where(coded, ladder.to_cells(grid, predicted, width), 0)
+        predicted, width = self._predict(y, ty, tx)
+        cells = ladder.to_cells(self.image.grid(ty, tx), predicted, width)
+        cells = np.where(self.image.coded[place], cells, 0)
         if cells.min() < _INT32.min or cells.max() > _INT32.max:
             raise NotLadderableError
         self.cells[place] = cells
         self._finish_tile(predicted, width, cells, ty, tx)
+        sources = ladder.from_cells(np.where(kept[place], cells, 0), predicted, width)
+        met = ladder.checksum(sources, *self._extent(ty, tx))
+        self.layers["checksum"][ty, tx, LEVELS.index("sources")] = met
 
     def _finish_tile(
         self,
@@ -266,35 +300,23 @@ class _Ladder:
         if not np.array_equal(exact[inside].view(bits), stored[inside].view(bits)):
             raise NotLadderableError
 
-    def _split(self) -> float:
-        """Cells into those of `sources` and those of `bounded`; the width of point sources."""
-        fwhm = self._fwhm()
-        blocks = select_blocks(self.signal, self.residual, fwhm)
-        kept = np.repeat(np.repeat(blocks, BLOCK, axis=0), BLOCK, axis=1)
-        self.layers["sources"] = np.where(kept, self.cells, 0)
-        self.layers["bounded"] = np.where(kept, 0, self.cells)
-        return fwhm
-
-    def _fwhm(self) -> float:
+    def _fwhm(self, signal: NDArray[np.float32]) -> float:
         from skyfold.science.sources import estimate_fwhm
 
         good = self.image.coded & (self.image.flags == 0)
         if not good.any():
             return FALLBACK_FWHM
-        fwhm = estimate_fwhm(self.signal, np.ones(self.signal.shape, np.float32), good)
+        fwhm = estimate_fwhm(signal, np.ones(signal.shape, np.float32), good)
         return float(fwhm) if np.isfinite(fwhm) and fwhm > 0 else FALLBACK_FWHM
-
-    def _check_sources(self, y: NDArray[np.float32], ty: int, tx: int) -> None:
-        place = self.image.place(ty, tx)
-        predicted, width, _ = self._predict(y, ty, tx)
-        centres = ladder.from_cells(self.layers["sources"][place], predicted, width)
-        met = ladder.checksum(centres, *self._extent(ty, tx))
-        self.layers["checksum"][ty, tx, LEVELS.index("sources")] = met
 
     def _extent(self, ty: int, tx: int) -> tuple[int, int]:
         """Rows and columns of a tile that are of the image."""
         ny, nx = self.image.shape
         return ny - ty * TILE, nx - tx * TILE
+
+
+def _pixels(blocks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return np.repeat(np.repeat(blocks, BLOCK, axis=0), BLOCK, axis=1)
 
 
 def pad_to_tiles(plane: NDArray[Any]) -> NDArray[Any]:

@@ -4,10 +4,12 @@ Bytes of a chunk of numbers of n bits (little endian)::
 
     u32    CRC-32 of all that follows
     u8     method: 0 nothing follows, every value is zero; 1 pcodec; 2 zstd of the bytes;
-           3 zstd of the bytes, first bytes of all values first; 4 dictionary
+           3 zstd of the bytes, first bytes of all values first; 4 dictionary; 5 parts
     u32    number of values that follow; the rest of the chunk is zero
     (1)    u8 type of the stream (place in ``TYPES``), a standalone pcodec stream
     (4)    u32 length of a chunk of distinct values, that chunk, a chunk of their numbers
+    (5)    for each part: rows of the chunk that it holds, its method, its number of values and its
+           length in bytes, each as unsigned LEB128, then its bytes
 
 Unsigned chunks may hold the bits of floats: pcodec then takes whichever reading is smaller.
 A chunk of text is an array of bytes, one row a string, filled with zeros on the right. After the
@@ -34,7 +36,7 @@ from pcodec import ChunkConfig, standalone
 from skyfold.codecs.chunk import ChunkCodec
 from skyfold.errors import CorruptDataError
 
-_ZERO, _PCODEC, _PLAIN, _SHUFFLED, _DICTIONARY = range(5)
+_ZERO, _PCODEC, _PLAIN, _SHUFFLED, _DICTIONARY, _PARTS = range(6)
 _STRINGS, _INTEGERS = range(2)
 TYPES = ("u2", "u4", "u8", "i2", "i4", "i8", "f2", "f4", "f8")
 MAX_TEXT_BYTES = 2**28  # of one chunk: more is a decompression bomb
@@ -63,9 +65,12 @@ class NumbersCodec(ChunkCodec):
         """Bytes of a chunk; see the module's description of the format."""
         return encode_numbers(chunk)
 
-    def decode_chunk(self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    def decode_chunk(
+        self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> NDArray[Any]:
         """Chunk of a stated shape and dtype."""
-        return decode_numbers(data, int(np.prod(shape)), dtype).reshape(shape)
+        rows = shape[0] if len(shape) == 2 else 1
+        return decode_numbers(data, int(np.prod(shape)), dtype, rows).reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,9 @@ class TextCodec(ChunkCodec):
         rows = np.ascontiguousarray(chunk)
         return encode_text(rows.view(f"S{rows.shape[-1]}").ravel().tolist())
 
-    def decode_chunk(self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    def decode_chunk(
+        self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> NDArray[Any]:
         """Chunk of a stated shape and dtype."""
         strings = decode_text(data, int(np.prod(shape[:-1])))
         if max(map(len, strings), default=0) > shape[-1]:
@@ -88,14 +95,47 @@ class TextCodec(ChunkCodec):
 
 
 def encode_numbers(chunk: NDArray[Any]) -> bytes:
-    """Smallest bytes of a chunk of integers of 1 to 8 bytes; the same chunk, the same bytes."""
-    flat = np.ascontiguousarray(chunk).ravel()
-    used = np.flatnonzero(flat)
+    """Smallest bytes of a chunk of integers of 1 to 8 bytes; the same chunk, the same bytes.
+
+    Rows of a chunk of two axes are coded together or in parts, whichever is smaller.
+    """
+    chunk = np.ascontiguousarray(chunk)
+    best = _coded(chunk.ravel())
+    if chunk.ndim == 2 and 1 < len(chunk) and best[0] != _ZERO:
+        parts = _parts(chunk)
+        if len(parts) < len(best[2]):
+            best = _PARTS, chunk.size, parts
+    return _sealed(*best)
+
+
+def _coded(values: NDArray[Any]) -> tuple[int, int, bytes]:
+    """Method, number of values and bytes of values whose last zeros are left out."""
+    used = np.flatnonzero(values)
     if not used.size:
-        return _sealed(_ZERO, 0, b"")
-    values = flat[: used[-1] + 1]
+        return _ZERO, 0, b""
+    values = values[: used[-1] + 1]
     method, body = min(_candidates(values), key=lambda found: len(found[1]))
-    return _sealed(method, len(values), body)
+    return method, len(values), body
+
+
+def _parts(chunk: NDArray[Any]) -> bytes:
+    """Runs of rows, each run as long as it is smaller than its pieces."""
+    parts: list[bytes] = []
+    first, run = 0, _part_of(chunk[:1])
+    for row in range(1, len(chunk)):
+        alone = _part_of(chunk[row : row + 1])
+        joined = _part_of(chunk[first : row + 1])
+        if len(joined) <= len(run) + len(alone):
+            run = joined
+        else:
+            parts.append(run)
+            first, run = row, alone
+    return b"".join([*parts, run])
+
+
+def _part_of(rows: NDArray[Any]) -> bytes:
+    method, count, body = _coded(rows.ravel())
+    return b"".join(to_leb128(one) for one in (len(rows), method, count, len(body))) + body
 
 
 def _candidates(values: NDArray[Any], *, nested: bool = False) -> list[tuple[int, bytes]]:
@@ -152,6 +192,29 @@ def _sealed(method: int, count: int, body: bytes) -> bytes:
     return zlib.crc32(rest).to_bytes(4, "little") + rest
 
 
+def to_leb128(number: int) -> bytes:
+    """Unsigned LEB128 of a number."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def read_leb128(data: bytes, at: int) -> tuple[int, int]:
+    """Number at a place of some bytes, and the place after it."""
+    number = shift = 0
+    while True:
+        byte = data[at]
+        number |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return number, at
+        if shift > 56:
+            raise CorruptDataError("skyfold.numbers chunk holds a number of more than 56 bits")
+
+
 def _part(data: bytes) -> bytes:
     return len(data).to_bytes(4, "little") + data
 
@@ -165,12 +228,16 @@ def _opened(data: bytes, size: int, what: str) -> tuple[int, int, bytes]:
         )
     _, method, count = _HEAD.unpack_from(data)
     if count > size:
-        raise CorruptDataError(f"{what} chunk claims {count} values where {size} fit; do not use it")
+        raise CorruptDataError(
+            f"{what} chunk claims {count} values where {size} fit; do not use it"
+        )
     return method, count, data[_HEAD.size :]
 
 
-def decode_numbers(data: bytes, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Exactly `size` values of a dtype; see `encode_numbers`.
+def decode_numbers(
+    data: bytes, size: int, dtype: np.dtype[Any], rows: int = 1
+) -> NDArray[Any]:
+    """Exactly `size` values of a dtype, of so many rows; see `encode_numbers`.
 
     Raises
     ------
@@ -178,6 +245,34 @@ def decode_numbers(data: bytes, size: int, dtype: np.dtype[Any]) -> NDArray[Any]
         If the bytes are not those that were written, or hold more values.
     """
     method, count, body = _opened(data, size, "skyfold.numbers")
+    if method == _PARTS:
+        return _from_parts(body, size, rows, dtype)
+    return _from_method(method, count, body, size, dtype)
+
+
+def _from_parts(body: bytes, size: int, rows: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    found, filled, at = [], 0, 0
+    width = size // max(rows, 1)
+    while at < len(body):
+        head = []
+        for _ in range(4):
+            number, at = read_leb128(body, at)
+            head.append(number)
+        held, method, count, length = head
+        filled += held
+        if filled > rows or count > held * width or at + length > len(body):
+            raise CorruptDataError(f"skyfold.numbers chunk of {rows} rows has parts of more")
+        found.append(_from_method(method, count, body[at : at + length], held * width, dtype))
+        at += length
+    if filled != rows:
+        raise CorruptDataError(f"skyfold.numbers chunk holds {filled} of {rows} rows")
+    return np.concatenate(found)
+
+
+def _from_method(
+    method: int, count: int, body: bytes, size: int, dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """Exactly `size` values of one stream."""
     out = np.zeros(size, dtype)
     if method == _PCODEC:
         out[:count] = _from_pcodec(body, count, dtype)
@@ -191,7 +286,7 @@ def decode_numbers(data: bytes, size: int, dtype: np.dtype[Any]) -> NDArray[Any]
         distinct = decode_numbers(first, _count(first), dtype)
         out[:count] = distinct[decode_numbers(second, count, np.dtype(np.uint32))]
     elif method != _ZERO:
-        raise CorruptDataError(f"skyfold.numbers chunk has method {method}; 0 to 4 are known")
+        raise CorruptDataError(f"skyfold.numbers chunk has method {method}; 0 to 5 are known")
     return out
 
 
@@ -296,7 +391,9 @@ def _read_strings(body: bytes, most: int) -> tuple[list[bytes], bytes]:
     lengths = decode_numbers(lengths_part, number, np.dtype(np.uint32)).astype(np.int64)
     total = int(lengths.sum())
     if total > MAX_TEXT_BYTES:
-        raise CorruptDataError(f"skyfold.text chunk claims {total} bytes; {MAX_TEXT_BYTES} are allowed")
+        raise CorruptDataError(
+            f"skyfold.text chunk claims {total} bytes; {MAX_TEXT_BYTES} are allowed"
+        )
     raw = _unzstd(packed, total)
     if columns:
         raw = np.frombuffer(raw, np.uint8).reshape(-1, number).T.tobytes()

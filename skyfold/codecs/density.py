@@ -242,6 +242,8 @@ class DensityCodec(ChunkCodec):
             bitmap = zlib.compress(np.packbits(used).tobytes(), 9)
             head = bytes([_SOME]) + len(bitmap).to_bytes(4, "little") + bitmap
         rows = np.ascontiguousarray(chunk[used])
+        if self.columns > 1:
+            _check_widths(rows[:, 2])
         narrow = [column for column in range(self.columns) if column != POSITION]
         descriptors = [_Column.fit(rows[:, column]) for column in narrow]
         chosen = self._map(rows)

@@ -43,7 +43,9 @@ class Colors(ScienceCase):
         """
         require_rows(raw, decoded, context)
         moved = [_value_change(raw, decoded, context, name) for name in state[0]]
-        return _sample("value", moved) + _sample("color", _color_changes(state, decoded, context, raw))
+        return _sample("value", moved) + _sample(
+            "color", _color_changes(state, decoded, context, raw)
+        )
 
 
 def _value_change(

@@ -1,5 +1,6 @@
 """Where densities and their grid are found in survey files, and what is refused."""
 
+import fsspec
 import h5py
 import numpy as np
 import pyarrow as pa
@@ -50,6 +51,21 @@ def test_npy_whose_last_row_is_the_grid(tmp_path, rows):
     x, p = rows
     np.save(tmp_path / "p.npy", np.concatenate([p, x[np.newaxis]]))
     check(open_one(tmp_path, ["p.npy"], "last-row"), x, p)
+
+
+@pytest.mark.parametrize("name", ["p.npy", "p.h5"])
+def test_objects_behind_a_url(tmp_path, rows, name):
+    x, p = rows
+    np.save(tmp_path / "p.npy", p)
+    np.save(tmp_path / "x.npy", x)
+    with h5py.File(tmp_path / "p.h5", "w") as file:
+        file["pdf"] = p
+    remote = fsspec.filesystem("memory")
+    for one in (name, "x.npy"):
+        remote.pipe_file(f"/densities/{one}", (tmp_path / one).read_bytes())
+    source = open_one(tmp_path, [f"memory://densities/p*{name[-3:]}"], "memory://densities/x.npy")
+    check(source, x, p)
+    remote.rm("/densities", recursive=True)
 
 
 def test_files_follow_one_another(tmp_path, rows):

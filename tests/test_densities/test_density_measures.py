@@ -117,5 +117,5 @@ def test_too_many_bad_rows_stop_the_flow(tmp_path):
         start_densities(job.builder, require_plan(job, "pz"))
         rows = encode_shards.fn(job.survey, "pz", ["0"])
     shards = [Shard.from_row(row) for row in rows]
-    with pytest.raises(TooManyBadInputsError, match="8 of 20 rows.*8 is negative"):
+    with pytest.raises(TooManyBadInputsError, match=r"8 of 20 rows.*8 is negative"):
         require_few_bad_rows(require_plan(job, "pz"), shards, 0.2)

@@ -1,0 +1,107 @@
+"""Training makes the loss smaller, is repeatable, and ignores what is masked."""
+
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from models.autoencoder import AutoencoderConfig, networks, train
+from models.entropy import fit_tables, measure_bits
+from models.patches import significance
+from skyfold.errors import InvalidRequestError
+
+TINY = {"width": 8, "depth": 1, "channels": 4, "batch": 4}
+
+
+def bits_and_error(model, patches):
+    """Bits a pixel, and mean square of errors summed over 8 x 8 pixels where there are sources."""
+    latents = model.encode(patches)
+    error = model.decode(latents) - patches
+    means = error.reshape(len(patches), 8, 8, 8, 8).mean((2, 4)) * 8
+    is_source = (significance(patches) > 5).reshape(len(patches), 8, 8, 8, 8).any((2, 4))
+    bits = measure_bits(latents, fit_tables(latents)).sum() / patches.size
+    return bits, np.sqrt(np.median(means[is_source] ** 2))
+
+
+def test_training_beats_the_linear_start_in_bits_and_in_flux(trained, patches):
+    start = train(*patches, steps=1, seed=4, width=24, depth=1, channels=6)
+    before, after = (bits_and_error(model, patches[0]) for model in (start, trained))
+    assert after[0] < 0.8 * before[0]
+    assert after[1] < before[1]
+
+
+def test_blank_sky_decodes_to_nothing(trained):
+    noise = np.random.default_rng(8).normal(size=(4, 64, 64)).astype(np.float32)
+    decoded = trained.decode(trained.encode(noise))
+    assert (noise - decoded).std() == pytest.approx(1, abs=0.03)
+    assert decoded.std() < 0.3
+
+
+def test_history_names_the_parts(trained):
+    last = trained.history[-1]
+    assert last["step"] == 60
+    assert set(last) == {"step", "loss", "bpp", "mse", "block2", "block4", "block8"}
+    config = trained.config
+    distortion = config["pixel_weight"] * last["mse"] + sum(
+        last[f"block{side}"] for side in (2, 4, 8)
+    )
+    assert last["loss"] == pytest.approx(last["bpp"] + config["lmbda"] * distortion, rel=1e-3)
+
+
+def test_same_seed_and_steps_give_the_same_weights(patches):
+    first, again, other = (train(*patches, steps=3, seed=seed, **TINY) for seed in (1, 1, 2))
+    for one, two in zip(first.encoder.get_weights(), again.encoder.get_weights(), strict=True):
+        assert np.array_equal(one, two)
+    assert not np.array_equal(first.decoder.get_weights()[0], other.decoder.get_weights()[0])
+
+
+def test_masked_pixels_do_not_count(patches):
+    y, weights = patches[0][:8].copy(), np.ones_like(patches[0][:8])
+    weights[:, :8] = 0
+    y[:, :8] = 0
+    model = train(y, weights, steps=2, seed=1, **TINY)
+    parts = model.history[-1]
+    bright = y.copy()
+    everything = train(bright, None, steps=2, seed=1, **TINY)
+    assert parts["mse"] < everything.history[-1]["mse"]
+
+
+def test_the_budget_of_time_is_kept(patches):
+    seen, start = [], time.monotonic()
+    train(*patches, minutes=0.05, seed=1, on_step=lambda *step: seen.append(step), **TINY)
+    assert time.monotonic() - start < 30  # the first step compiles
+    assert seen
+
+
+def test_networks_begin_as_the_linear_model():
+    config = AutoencoderConfig(channels=64, step=1.0, width=8, depth=1)
+    keras.utils.set_random_seed(0)
+    encoder, decoder = networks(config, np.eye(64, dtype=np.float32))
+    y = np.random.default_rng(0).normal(size=(1, 32, 48, 1)).astype(np.float32)
+    assert np.asarray(decoder(encoder(y))) == pytest.approx(y, abs=0.05)
+
+
+def test_tiles_of_any_shape_keep_their_place(trained, sky):
+    y = sky[:1, :64, :112]
+    assert trained.encode(y).shape == (1, 8, 14, 6)
+    assert trained.decode(trained.encode(y)).shape == y.shape
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"steps": 5, "minutes": 1}, "give a budget"),
+        ({}, "give a budget"),
+        ({"steps": 0}, "give a budget"),
+        ({"steps": 5, "depht": 2}, "correct the name"),
+    ],
+)
+def test_wrong_options_are_named(patches, options, match):
+    with pytest.raises(InvalidRequestError, match=match):
+        train(*patches, seed=0, **options)
+
+
+def test_patches_of_odd_sides_are_refused():
+    with pytest.raises(InvalidRequestError, match="multiples of 16"):
+        train(np.zeros((3, 20, 20), np.float32), seed=0, steps=1)
