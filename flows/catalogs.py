@@ -11,11 +11,10 @@ from flows.job import Job
 from models.table_model import train_table
 from skyfold.catalog_index import CatalogInfo
 from skyfold.catalogs import CatalogLibrary
-from skyfold.errors import InputError, SkyfoldError
+from skyfold.errors import InputError
 from skyfold.measure_catalogs import catalog_rows
 from skyfold.release import DataRelease
 from storage.catalog_archive import (
-    CatalogPlan,
     encode_shard,
     file_digest,
     find_catalog_files,
@@ -54,16 +53,16 @@ def encode_catalogs(job: Job) -> list[str]:
     logger = get_run_logger()
     names = []
     for config in job.config.catalogs:
-        plan = _plan(job, config.name)
-        if plan is None:
-            continue
+        plan = read_plan(job.builder, config.name)
         CatalogWriter(job.builder, plan.info, plan.key).start()
         shards = range(plan.info.shards)
         for future in [encode_catalog_shard.submit(job.survey, config.name, one) for one in shards]:
             future.result()
         info = finish_catalog(job.builder, plan)
         shown = ", ".join(f"{level} {size / info.rows:.1f}" for level, size in info.levels.items())
-        logger.info("catalog %s: %d rows, bytes a row at each level: %s", info.name, info.rows, shown)
+        logger.info(
+            "catalog %s: %d rows, bytes a row at each level: %s", info.name, info.rows, shown
+        )
         names.append(config.name)
     return names
 
@@ -92,14 +91,15 @@ def prepare_catalog(job: Job, name: str) -> list[dict[str, str]]:
     """Plan one catalog and train its model, unless that is done; what was set aside."""
     config = next(one for one in job.config.catalogs if one.name == name)
     files = find_catalog_files(job.config, config)
+    inputs = [file_digest(url, job.options) for _, url in files]
     settings = {
         "catalog": config.model_dump(mode="json"),
         "seed": job.config.training.seed,
-        "files": [file_digest(url, job.options) for _, url in files],
+        "files": inputs,
     }
     note = job.builder.read_note(f"catalogs/{name}/settings")
     if note is None or note["settings"] != settings:
-        note = {"settings": settings, "set_aside": _prepare(job, config, files, settings["files"])}
+        note = {"settings": settings, "set_aside": _prepare(job, config, files, inputs)}
         job.builder.note(f"catalogs/{name}/settings", note)
     found: list[dict[str, str]] = note["set_aside"]
     return found
@@ -110,9 +110,7 @@ def _prepare(
 ) -> list[dict[str, str]]:
     seed = job.config.training.seed
     try:
-        surveyed = survey_catalog(
-            config, files, seed=seed, fraction=FRACTION, options=job.options
-        )
+        surveyed = survey_catalog(config, files, seed=seed, fraction=FRACTION, options=job.options)
     except InputError as error:
         raise InputError(f"catalog {config.name!r}: {error}") from error
     sample = real_values(surveyed.info, surveyed.sample)
@@ -122,12 +120,12 @@ def _prepare(
         info = replace(info, channels=model.channels, model=write_table_model(job.builder, model))
     info = choose_forms(info, model, surveyed.sample)
     plan = plan_catalog(job.builder, surveyed, info, input_key=config.key, inputs=inputs)
-    aside = [{"file": file, "reason": reason, "set": config.name} for file, reason in plan.set_aside]
-    return aside + [{"file": files[0][0], "reason": text, "set": config.name} for text in info.notices]
-
-
-def _plan(job: Job, name: str) -> CatalogPlan | None:
-    return read_plan(job.builder, name)
+    aside = [
+        {"file": file, "reason": reason, "set": config.name} for file, reason in plan.set_aside
+    ]
+    return aside + [
+        {"file": files[0][0], "reason": text, "set": config.name} for text in info.notices
+    ]
 
 
 def build_catalog(job: Job, name: str) -> CatalogInfo:
@@ -141,7 +139,6 @@ def build_catalog(job: Job, name: str) -> CatalogInfo:
 
 
 __all__ = [
-    "SkyfoldError",
     "build_catalog",
     "encode_catalogs",
     "measure_catalogs",

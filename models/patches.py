@@ -18,6 +18,7 @@ __all__ = ["sample_patches", "significance", "source_weights", "turn_patches"]
 Image = NDArray[np.float32]
 SIDE = 128  # pixels a side of a training patch
 FILTER = 5  # pixels a side of the box filter that stands for a matched one
+EMPTY_WORTH = 5e-4  # of a patch without sources, beside the share of its pixels that see one
 APERTURE = 9  # pixels a side of the neighbourhood in which a source is measured
 
 
@@ -95,7 +96,7 @@ def _scores(image: Image, weight: Image, side: int) -> NDArray[np.float64]:
         for j in range(columns):
             part = np.s_[i * step : i * step + side, j * step : j * step + side]
             good = weight[part].mean()
-            worth[i, j] = (0.002 + (seen[part] * weight[part]).mean()) * (good > 0.05)
+            worth[i, j] = (EMPTY_WORTH + (seen[part] * weight[part]).mean()) * (good > 0.05)
     return worth if worth.any() else np.full_like(worth, float(weight.any()))
 
 

@@ -58,7 +58,8 @@ def train_som(
     """
     if rows.ndim != 2 or not rows.size or not np.isfinite(rows).all():
         raise InvalidRequestError(
-            f"a map cannot be trained on an array of shape {rows.shape}: allowed are finite rows of "
+            f"a map cannot be trained on an array of shape {rows.shape}: allowed are finite "
+            "rows of "
             "features, at least one; fill or leave out missing values"
         )
     side = side_for(len(rows)) if side is None else side

@@ -214,7 +214,7 @@ def _scaled(
 
 
 def _components(units: Floats, channels: int) -> tuple[Floats, Floats]:
-    """Principal components, shape (m, channels), and centre; a few bright rows do not choose them."""
+    """Principal components, shape (m, channels), and centre; bright rows do not choose them."""
     low, high = np.nanquantile(units, (0.01, 0.99), axis=1)
     kept = np.clip(units, low[:, None], high[:, None])
     centre = np.nanmean(kept, axis=1)
@@ -252,7 +252,8 @@ def _likely_predictors(
         i
         for i in scaled
         if targets[i][0].partner == error_column.name
-        and (targets[i][1] - targets[i][0].first) % error_column.elements == error - error_column.first
+        and (targets[i][1] - targets[i][0].first) % error_column.elements
+        == error - error_column.first
     ]
     return list(dict.fromkeys([*own, *scaled[:MAX_PREDICTORS]]))
 
@@ -260,7 +261,7 @@ def _likely_predictors(
 def _curve(
     values: Floats, place: int, element: int, error: int
 ) -> tuple[float, int, Floats, Floats] | None:
-    """How badly a value predicts an error (median of |log ratio|), and the curve by which it does."""
+    """How badly a value predicts an error (median |log ratio|), and the curve that does it."""
     good = np.isfinite(values[element]) & (values[error] > 0)
     if good.sum() < 2:
         return None

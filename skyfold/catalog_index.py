@@ -4,8 +4,8 @@
 
     catalogs/<name>/catalog.json       columns, how each is stored, bytes of each level
     catalogs/<name>/index.parquet      one row a chunk: HEALPix range, lowest and highest values
-    catalogs/<name>/<layer>            Zarr arrays (elements, rows); a chunk is one element's rows, or
-                                       several elements' where the catalog is short
+    catalogs/<name>/<layer>            Zarr arrays (elements, rows); a chunk is one element's rows,
+                                       or several elements' where the catalog is short
     catalogs/<name>/text/<number>      Zarr arrays (rows, bytes) of strings
     catalogs/<name>/som/<array>        the self-organizing map and what its cells hold
     models/<digest>/table.npz          the table's model
@@ -214,7 +214,8 @@ class CatalogInfo:
                 return column
         some = ", ".join(column.name for column in self.columns[:8])
         raise UnknownNameError(
-            f"catalog {self.name!r} has no column {name!r} among {len(self.columns)}; there are such "
+            f"catalog {self.name!r} has no column {name!r} among {len(self.columns)}; there "
+            "are such "
             f"as {some}; release.catalogs[{self.name!r}].columns lists them"
         )
 

@@ -74,8 +74,7 @@ def parse_condition(text: str) -> list[Condition]:
         raise _refusal(text) from error
     joined = isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And)
     parts = tree.values if joined else [tree]  # type: ignore[attr-defined]
-    found = [term for part in parts for term in _comparisons(part, text)]
-    return found
+    return [term for part in parts for term in _comparisons(part, text)]
 
 
 def _comparisons(node: ast.expr, text: str) -> list[Condition]:
@@ -106,6 +105,7 @@ def _number(node: ast.expr, text: str) -> float:
 
 def _refusal(text: str) -> InvalidRequestError:
     return InvalidRequestError(
-        f"condition {text!r} cannot be understood; allowed are comparisons (< <= > >= ==) of a column "
+        f"condition {text!r} cannot be understood; allowed are comparisons (< <= > >= ==) of a "
+        "column "
         "with a number, joined by `and`; read the columns and select in Python for more"
     )

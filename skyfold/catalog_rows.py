@@ -78,7 +78,8 @@ class RowDecoder:
             self._cells = self._read("map", [0])[0]
             if self._model.cells <= self._cells.max(initial=0) or self._cells.min(initial=0) < 0:
                 raise CorruptDataError(
-                    f"the map of catalog {self.info.name!r} has {self._model.cells} cells, and a row "
+                    f"the map of catalog {self.info.name!r} has {self._model.cells} cells, and "
+                    "a row "
                     f"names cell {self._cells.max()}; fetch the release again"
                 )
         return self._cells
@@ -226,7 +227,7 @@ def check(
 
 
 def checked_level(column: Column, level: str) -> int | None:
-    """Place of a level's checksum; None where each value is coded by itself, or comes from the map."""
+    """Place of a level's checksum; None for what is coded by itself, or comes from the map."""
     if not column.is_real:
         return None
     if column.is_position and level in ("map", "latent"):

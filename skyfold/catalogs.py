@@ -221,7 +221,8 @@ class Catalog:
         absent = asked[~np.isin(asked, stored)] if asked.dtype.kind in "iu" else asked
         if absent.size:
             raise InvalidRequestError(
-                f"rows {absent[:3].tolist()} of catalog {self.name!r} are not there; it has {len(self)} "
+                f"rows {absent[:3].tolist()} of catalog {self.name!r} are not there; it has "
+                f"{len(self)} "
                 f"rows numbered up to {last - 1}; give row numbers of the input or a slice"
             )
         return asked.astype(np.int64)
@@ -267,7 +268,8 @@ class Catalog:
         info = self.description
         if info.ra is None or info.dec is None:
             raise InvalidRequestError(
-                f"catalog {self.name!r} has no positions: its ra and dec were not given; use read or where"
+                f"catalog {self.name!r} has no positions: its ra and dec were not given; use "
+                "read or where"
             )
         return info.column(info.ra), info.column(info.dec)
 
@@ -303,7 +305,8 @@ class Catalog:
         cells = self.chunks.cells.shape[1]
         if not 0 <= number < cells:
             raise InvalidRequestError(
-                f"cell {number} of catalog {self.name!r}: its map has {cells} cells, from 0; give one"
+                f"cell {number} of catalog {self.name!r}: its map has {cells} cells, from 0; "
+                "give one"
             )
         chunks = np.flatnonzero(self.chunks.cells[:, number])
         return self._table(
@@ -329,7 +332,8 @@ class Catalog:
         bad = [name for name, column in used.items() if column.kind == "text" or column.shape]
         if bad:
             raise InvalidRequestError(
-                f"condition {condition!r} compares {bad[0]!r}, which does not hold one number a row; "
+                f"condition {condition!r} compares {bad[0]!r}, which does not hold one number "
+                "a row; "
                 "name other columns"
             )
         possible = self._chunks_meeting(terms, used, level)

@@ -1,7 +1,7 @@
 """Measuring the catalogs of a release: every science case, on rows that training never saw.
 
-The producer's flow and a consumer who doubts the record run this same function; raw values come from
-`exact`, decoded ones from each level, through the public client.
+The producer's flow and a consumer who doubts the record run this same function; raw values come
+from `exact`, decoded ones from each level, through the public client.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 from skyfold.catalog_index import HEALPIX_ORDER, CatalogInfo, Column
 from skyfold.catalogs import Catalog, angle_unit_deg, plain_values
 from skyfold.columns import LEVELS, held_out
-from skyfold.fidelity import summarise
 from skyfold.science import ScienceCase, cases
 from skyfold.science.colors import COLORS
 from skyfold.science.photoz import PHOTOZ
 from skyfold.science.positions import POSITIONS
 from skyfold.science.selection import SELECTION
+from skyfold.science.summary import summarise
 from skyfold.science.tables import TableContext
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from skyfold.fidelity import Row
+    from skyfold.science.summary import Row
 
 MAX_ROWS = 65536
 _FLUX_WORDS = ("flux", "count")
@@ -82,7 +82,7 @@ def _rows(
 
 
 def read_levels(catalog: Catalog) -> tuple[dict[str, dict[str, NDArray[np.float64]]], TableContext]:
-    """Columns of one float a row at every level, NaN where missing, and what is known of the rows."""
+    """Columns of one float a row at every level, NaN where missing, and the rows' context."""
     info = catalog.description
     columns = [column for column in info.columns if column.is_real and not column.shape]
     count = max(1, min(info.chunks, MAX_ROWS // info.chunk_rows))
@@ -114,7 +114,7 @@ def _context(
 ) -> TableContext:
     sigma = {}
     for column in columns:
-        if column.partner in raw:
+        if column.partner is not None and column.partner in raw:
             with np.errstate(invalid="ignore", divide="ignore"):
                 errors = raw[column.partner]
                 found = (1 / np.sqrt(errors) if column.is_inverse else errors) * column.factor

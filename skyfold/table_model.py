@@ -32,10 +32,24 @@ MAX_LATENTS = 256
 MAX_BYTES = 2**28
 CARD, ARRAYS = "card.json", "table.npz"
 _BLOCK = 512  # rows of one product: its distances stay in the cache
-_NAMES = (
-    "targets knots_y knots_v weights offset encoder centres prototypes features feature_mean "
-    "feature_scale som curve_error curve_target curve_v curve_e"
-).split()
+_NAMES = [
+    "targets",
+    "knots_y",
+    "knots_v",
+    "weights",
+    "offset",
+    "encoder",
+    "centres",
+    "prototypes",
+    "features",
+    "feature_mean",
+    "feature_scale",
+    "som",
+    "curve_error",
+    "curve_target",
+    "curve_v",
+    "curve_e",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +202,8 @@ class TableModel:
         if not fits or np.abs(self.weights).max(initial=0) > limit:
             raise CorruptDataError(
                 f"model {digest} of a catalog has weights of shape {self.weights.shape} up to "
-                f"{np.abs(self.weights).max(initial=0)}; at most {limit:.0f} can be decoded exactly: "
+                f"{np.abs(self.weights).max(initial=0)}; at most {limit:.0f} can be decoded "
+                "exactly: "
                 "ask the release's publisher"
             )
 

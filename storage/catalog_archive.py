@@ -1,7 +1,7 @@
-"""What happens to one catalog of a survey: looked at, described, encoded shard by shard, finished.
+"""What happens to one catalog of a survey: planned, encoded shard by shard, finished.
 
-Between the steps a plan lies in the release's staging area: the description, the files, the order of
-the rows shard by shard. So every shard can be a task of its own, on any machine.
+Between the steps a plan lies in the release's staging area: the description, the files, the order
+of the rows shard by shard. So every shard can be a task of its own, on any machine.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def find_catalog_files(config: SurveyConfig, catalog: CatalogConfig) -> list[tup
             matches = [one for one in matches if os.path.isfile(config.resolve(one))]
         if not matches:
             raise ConfigError(
-                f"catalog {catalog.name!r}: no file matches {pattern!r} under {config.folder}; correct the "
+                f"catalog {catalog.name!r}: no file matches {pattern!r} under {config.folder}; "
+                "correct the "
                 "pattern or take it out"
             )
         found |= {one: config.resolve(one) for one in matches}
@@ -133,7 +134,8 @@ def read_plan(builder: ReleaseBuilder, name: str) -> CatalogPlan:
     note = builder.read_note(f"catalogs/{name}/plan")
     if note is None:
         raise ReleaseError(
-            f"{builder.store.url} has no plan for catalog {name!r}; run `python -m flows train` first"
+            f"{builder.store.url} has no plan for catalog {name!r}; run `python -m flows "
+            "train` first"
         )
     return CatalogPlan.from_note(note)
 
@@ -205,7 +207,8 @@ def _require_planned(file: CatalogFile, plan: CatalogPlan, options: Options) -> 
     source = open_catalog(file.file, file.url, plan.input_key, options)
     if source.rows != file.rows:
         raise InputError(
-            f"{file.file} had {file.rows} rows when it was planned, and has {source.rows} now; run train "
+            f"{file.file} had {file.rows} rows when it was planned, and has {source.rows} now; "
+            "run train "
             "again"
         )
     return source

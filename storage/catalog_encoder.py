@@ -130,7 +130,8 @@ class _Encoder:
         if column.kind == "text" and values.dtype.itemsize > column.width:
             raise InputError(
                 f"column {column.name!r} of catalog {self.info.name!r} holds text of "
-                f"{values.dtype.itemsize} bytes; it had at most {column.width} when it was planned: run "
+                f"{values.dtype.itemsize} bytes; it had at most {column.width} when it was "
+                "planned: run "
                 "train again"
             )
         return values
@@ -321,7 +322,7 @@ def choose_forms(info: CatalogInfo, model: TableModel | None, batch: Batch) -> C
 
 
 def _useful(able: list[Column], gains: dict[str, int]) -> set[str]:
-    """Columns to refine: errors for themselves, values together with the error that sizes their cells."""
+    """Columns to refine: errors by themselves, values together with their error."""
     useful = {c.name for c in able if c.partner not in gains and gains[c.name] > 0}
     for column in able:
         if column.partner in gains:
@@ -340,4 +341,8 @@ def _column_sizes(encoder: _Encoder, column: Column) -> tuple[int, int, int]:
 
 
 def _size(rows: NDArray[Any]) -> int:
-    return len(encode_numbers(rows)) if rows.size < _TOGETHER else sum(map(len, map(encode_numbers, rows)))
+    return (
+        len(encode_numbers(rows))
+        if rows.size < _TOGETHER
+        else sum(map(len, map(encode_numbers, rows)))
+    )

@@ -251,12 +251,13 @@ class _FitsSource(CatalogSource):
         return named[0]
 
     def _check_size(self, hdu: Any) -> None:
-        """astropy pads what a truncated file lacks."""
+        """Refuse a truncated file, which astropy would pad."""
         end = hdu._data_offset + hdu.header["NAXIS1"] * self.rows
         met = os.path.getsize(self._place.path)
         if met < end and not self._place.path.lower().endswith(_PACKED):
             raise InputError(
-                f"{self.file}: truncated: its table ends at byte {end}, the file at {met}; fetch it again"
+                f"{self.file}: truncated: its table ends at byte {end}, the file at {met}; "
+                "fetch it again"
             )
 
     def _describe(self, column: Any, comment: str) -> None:
@@ -348,7 +349,8 @@ def _arrow_column(field: Any) -> InputColumn | str:
     """Description of an Arrow field, or why it cannot be archived."""
     about = {k.decode(): v.decode("utf-8", "replace") for k, v in (field.metadata or {}).items()}
     extra = {"unit": about.get("unit") or None, "description": about.get("description", "")}
-    kind, shape = field.type, ()
+    kind = field.type
+    shape: tuple[int, ...] = ()
     while pa.types.is_fixed_size_list(kind):
         shape, kind = (*shape, kind.list_size), kind.value_type
     if pa.types.is_dictionary(kind):
@@ -434,7 +436,8 @@ class _Hdf5Source(CatalogSource):
         if key is not None:
             if key not in self._file:
                 raise InputError(
-                    f"{self.file}: no key {key!r}; there are {', '.join(self._groups()) or 'none'}; "
+                    f"{self.file}: no key {key!r}; there are "
+                    f"{', '.join(self._groups()) or 'none'}; "
                     "give one of them"
                 )
             return self._file[key]
@@ -454,11 +457,12 @@ class _Hdf5Source(CatalogSource):
         found: list[str] = []
 
         def visit(name: str, one: Any) -> None:
-            if isinstance(one, h5py.Dataset) and one.dtype.names:
-                found.append(name)
-            elif isinstance(one, h5py.Group) and any(
-                isinstance(inner, h5py.Dataset) and not inner.dtype.names for inner in one.values()
-            ):
+            if isinstance(one, h5py.Group):
+                inside = [inner for inner in one.values() if isinstance(inner, h5py.Dataset)]
+                has_columns = any(not inner.dtype.names for inner in inside)
+            else:
+                has_columns = bool(one.dtype.names)
+            if has_columns:
                 found.append(name)
 
         self._file.visititems(visit)
@@ -472,7 +476,8 @@ class _Hdf5Source(CatalogSource):
         text = h5py.check_string_dtype(dtype)
         if not dataset.shape or dataset.shape[0] != self.rows:
             self.notices.append(
-                f"{self.file}: {name!r} has shape {dataset.shape} where the columns have {self.rows} "
+                f"{self.file}: {name!r} has shape {dataset.shape} where the columns have "
+                f"{self.rows} "
                 "rows, and is left out"
             )
         elif dtype.kind not in "biufS" and not text:
@@ -596,7 +601,8 @@ def _open_text(file: str, place: Any, _key: str | None) -> CatalogSource:
         met = len(line.split())
         if met != len(names):
             raise InputError(
-                f"{file}: the header names {len(names)} columns, and row {number} has {met}; correct "
+                f"{file}: the header names {len(names)} columns, and row {number} has {met}; "
+                "correct "
                 "the header, or the row"
             )
     text = "".join(",".join(line.split()) + "\n" for line in [" ".join(names), *rows])

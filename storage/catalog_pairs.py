@@ -30,7 +30,7 @@ _POSITIONS = (
 def find_errors(
     columns: Sequence[InputColumn], declared: Mapping[str, str]
 ) -> dict[str, tuple[str, float, bool]]:
-    """Error column of each value column: its name, the unit's factor, whether it is an inverse variance.
+    """Error column of each value column: name, factor of units, whether an inverse variance.
 
     Parameters
     ----------
@@ -51,7 +51,8 @@ def find_errors(
         factor = 1.0 if is_inverse else _factor(known[value], known[error])
         if factor is None or not _fits(known[value], known[error]):
             raise InputError(
-                f"errors: column {error!r} ({known[error].unit}, {known[error].shape}) cannot be the error "
+                f"errors: column {error!r} ({known[error].unit}, {known[error].shape}) cannot "
+                "be the error "
                 f"of {value!r} ({known[value].unit}, {known[value].shape}); declare another"
             )
         pairs[value] = error, factor, is_inverse
@@ -71,7 +72,8 @@ def _require(known: Mapping[str, InputColumn], *names: str) -> None:
             )
         if not _is_float(known[name]):
             raise InputError(
-                f"errors: column {name!r} is of type {known[name].dtype}; only floats have errors; take "
+                f"errors: column {name!r} is of type {known[name].dtype}; only floats have "
+                "errors; take "
                 "it out"
             )
 

@@ -120,7 +120,8 @@ def _require_same(first: CatalogSource, other: CatalogSource) -> None:
     if ours != theirs:
         differing = sorted({str(one) for one in set(ours) ^ set(theirs)})
         raise InputError(
-            f"{other.file}: its columns are not those of {first.file}: {', '.join(differing[:4])}; files "
+            f"{other.file}: its columns are not those of {first.file}: "
+            f"{', '.join(differing[:4])}; files "
             "of one catalog must agree: make it another [[catalogs]] table"
         )
 
@@ -175,7 +176,8 @@ def _require_named(config: CatalogConfig, columns: Sequence[InputColumn]) -> Non
     for role, name in roles.items():
         if name is not None and name not in names:
             raise InputError(
-                f"catalog {config.name!r}: {role} names the column {name!r}, which is not there; there "
+                f"catalog {config.name!r}: {role} names the column {name!r}, which is not "
+                "there; there "
                 f"are such as {', '.join(names[:8])}; correct it"
             )
 
@@ -264,8 +266,10 @@ class _Look:
         doubles = np.setdiff1d(np.arange(self.rows), kept)
         some = ", ".join(str(row) for row in doubles[:10])
         return kept, [
-            f"catalog {self.config.name!r}: {len(doubles)} rows have an id ({self.config.id}) that an "
-            f"earlier row has, and are not archived: rows {some}{', ...' if len(doubles) > 10 else ''}; "
+            f"catalog {self.config.name!r}: {len(doubles)} rows have an id ({self.config.id}) "
+            "that an "
+            "earlier row has, and are not archived: rows "
+            f"{some}{', ...' if len(doubles) > 10 else ''}; "
             "correct the ids, or take id out of the configuration to keep them"
         ]
 
@@ -277,7 +281,8 @@ class _Look:
             if not count
         ]
         return out + [
-            f"{count} values of {name!r} have an error that is zero, negative or not a number; they are "
+            f"{count} values of {name!r} have an error that is zero, negative or not a number; "
+            "they are "
             "kept exactly at `bounded`"
             for name, count in self.bad_errors.items()
             if count and info.column(name).kind == "scaled"
@@ -403,7 +408,10 @@ def _far_repeated(values: NDArray[Any], known: Sequence[float]) -> list[float]:
         rest = good[good != extreme].astype(np.float64)
         if rest.size and (good == extreme).sum() >= _REPEATED:
             reach = rest.max() - rest.min() + np.abs(rest).max()
-            if min(abs(float(extreme) - rest.min()), abs(float(extreme) - rest.max())) > _FAR * reach:
+            if (
+                min(abs(float(extreme) - rest.min()), abs(float(extreme) - rest.max()))
+                > _FAR * reach
+            ):
                 out.append(float(extreme))
     return out
 

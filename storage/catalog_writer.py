@@ -110,8 +110,9 @@ class CatalogWriter:
         }
         sink = io.BytesIO()
         cells = self._cells_present(encoded)
-        statistics = {"least": encoded.least, "most": encoded.most, "sums": encoded.sums}
-        np.savez_compressed(sink, cells=cells, **statistics)
+        np.savez_compressed(
+            sink, cells=cells, least=encoded.least, most=encoded.most, sums=encoded.sums
+        )
         self.store.write(f"{STAGING}/{self._note(shard)}.npz", sink.getvalue())
         note = {"key": self.key, "objects": objects, "elements": elements}
         self.builder.note(self._note(shard), note | {"checksum": objects[keys["checksum"]]})
@@ -131,7 +132,7 @@ class CatalogWriter:
         return f"{self.path}/{layer}/c/{place}"
 
     def _element_bytes(self, layer: str, key: str, count: int) -> list[int]:
-        """Stored bytes of each row of chunks in one shard, its part of the shard's index included."""
+        """Stored bytes of each row of chunks of a shard, its part of the shard's index included."""
         chunks = self.info.shard_rows // self.info.chunk_rows
         count = 1 if layer.startswith("text/") else -(-count // self.info.pack)
         tail = _INDEX_ENTRY * chunks * count + 4
@@ -172,7 +173,8 @@ class CatalogWriter:
         lacking = [shard for shard in range(self.info.shards) if not self.is_written(shard)]
         if lacking:
             raise ReleaseError(
-                f"catalog {self.info.name!r} lacks {len(lacking)} of {self.info.shards} shards, the first "
+                f"catalog {self.info.name!r} lacks {len(lacking)} of {self.info.shards} "
+                "shards, the first "
                 f"is {lacking[0]}; run encode again"
             )
         notes = [self.builder.read_note(self._note(shard)) for shard in range(self.info.shards)]
@@ -186,7 +188,8 @@ class CatalogWriter:
         sums = np.sum([one["sums"] for one in found], axis=0)
         som = self._write_som(model, sums) if model is not None else {}
         info = replace(self.info, som=som)
-        info = replace(info, **_sizes(info, notes))
+        levels, layers = _sizes(info, notes)
+        info = replace(info, levels=levels, layers=layers)
         self.store.write(f"{self.path}/catalog.json", info.to_json())
         return info
 
@@ -258,7 +261,9 @@ def element_name(info: CatalogInfo, element: int) -> str:
     raise CorruptDataError(f"catalog {info.name!r} has no real element {element}; plan it again")
 
 
-def _sizes(info: CatalogInfo, notes: Sequence[dict[str, Any]]) -> dict[str, dict[str, int]]:
+def _sizes(
+    info: CatalogInfo, notes: Sequence[dict[str, Any]]
+) -> tuple[dict[str, int], dict[str, int]]:
     """Bytes of each layer, and of what each level reads."""
     elements: dict[tuple[str, int], int] = {}
     for note in notes:
@@ -274,11 +279,9 @@ def _sizes(info: CatalogInfo, notes: Sequence[dict[str, Any]]) -> dict[str, dict
     for level in LEVELS:
         read = {("rows", 0)}
         for column in info.columns:
-            read |= {
-                (layer, place // info.pack) for layer, place in _read_by(info, column, level)
-            }
+            read |= {(layer, place // info.pack) for layer, place in _read_by(info, column, level)}
         levels[level] = checks + sum(elements.get(key, 0) for key in read)
-    return {"levels": levels, "layers": dict(sorted(layers.items()))}
+    return levels, dict(sorted(layers.items()))
 
 
 def _read_by(info: CatalogInfo, column: Column, level: str) -> set[tuple[str, int]]:

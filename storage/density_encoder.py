@@ -31,6 +31,7 @@ from skyfold.density_index import FLOORS, SHAPES, Bounds
 
 DEAD_ZONE = 0.4  # coefficients below 0.6 of a step become 0: fewer bits at the same divergence
 FIRST_STEP, LAST_STEP = 7, 30
+_LEAST_LOSS = 0.5  # squared length on the grid of a unit of wavelet coefficients, at least
 
 
 @dataclass(frozen=True)
@@ -99,16 +100,22 @@ def _refine(mass: Float, start: Int, level: str, bounds: Bounds) -> tuple[Int, I
     coefficients = np.zeros(mass.shape, np.int64)
     found = start.copy()
     todo = np.arange(len(mass))
+    # what is lost between unit vectors is twice the square of their Hellinger distance, and no more
+    # than their divergence; a row that loses more need not be decoded
+    limit = 2 * bounds.hellinger**2 if level == "bounded" else bounds.divergence
     for step in (1, *range(FIRST_STEP, LAST_STEP + 1)):
         size = int(step_units(np.array(step)))
         target = wanted[todo]
         trial = np.sign(target) * np.floor(np.abs(target) / size + DEAD_ZONE)
-        amplitude = start[todo] + transform.on_grid(trial * size)
+        lost = ((target - trial * size) ** 2).sum(axis=1) / UNIT**2
+        hopeful = (lost * _LEAST_LOSS <= limit) | (step == LAST_STEP)
+        trial, tried = trial[hopeful], todo[hopeful]
+        amplitude = start[tried] + transform.on_grid(trial * size)
         decoded = masses(amplitude, FLOORS[level])
-        good = (bounds.used(level, mass[todo], decoded) <= 1) | (step == LAST_STEP)
-        done = todo[good]
+        good = (bounds.used(level, mass[tried], decoded) <= 1) | (step == LAST_STEP)
+        done = tried[good]
         steps[done], coefficients[done], found[done] = step, trial[good], amplitude[good]
-        todo = todo[~good]
+        todo = np.setdiff1d(todo, done, assume_unique=True)
         if not len(todo):
             break
     return steps, coefficients, found

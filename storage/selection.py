@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SOURCE_SIGNIFICANCE = 4.2  # matched filter; a source of S/N 5 in a 1 FWHM aperture has 6.2
+REACH = 0.75  # FWHM around what the filter sees, which is itself as wide
 EXTENDED_SIGNIFICANCE = 5.0
 RESIDUAL_SIGNIFICANCE = 5.0
 RESIDUAL_SCALES = (1.0, 2.0, 4.0)  # Gaussian sigma [pixel]
@@ -46,7 +47,7 @@ def select_blocks(
     """
     psf = max(fwhm / FWHM_TO_SIGMA, 0.6)
     sources = _filtered(signal, psf) > SOURCE_SIGNIFICANCE
-    kept = binary_dilation(sources, _disk(fwhm))
+    kept = binary_dilation(sources, _disk(REACH * fwhm))
     kept |= _filtered(signal, 2.5 * psf) > EXTENDED_SIGNIFICANCE
     kept |= np.abs(residual) > RESIDUAL_SIGNIFICANCE
     for scale in RESIDUAL_SCALES:

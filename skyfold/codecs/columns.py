@@ -101,7 +101,7 @@ def encode_numbers(chunk: NDArray[Any]) -> bytes:
     """
     chunk = np.ascontiguousarray(chunk)
     best = _coded(chunk.ravel())
-    if chunk.ndim == 2 and 1 < len(chunk) and best[0] != _ZERO:
+    if chunk.ndim == 2 and len(chunk) > 1 and best[0] != _ZERO:
         parts = _parts(chunk)
         if len(parts) < len(best[2]):
             best = _PARTS, chunk.size, parts
@@ -234,9 +234,7 @@ def _opened(data: bytes, size: int, what: str) -> tuple[int, int, bytes]:
     return method, count, data[_HEAD.size :]
 
 
-def decode_numbers(
-    data: bytes, size: int, dtype: np.dtype[Any], rows: int = 1
-) -> NDArray[Any]:
+def decode_numbers(data: bytes, size: int, dtype: np.dtype[Any], rows: int = 1) -> NDArray[Any]:
     """Exactly `size` values of a dtype, of so many rows; see `encode_numbers`.
 
     Raises

@@ -29,7 +29,7 @@ class Colors(ScienceCase):
     kind = "catalogs"
     default_measure = "value"
 
-    def prepare(self, raw: Table, context: Any) -> Any:
+    def prepare(self, raw: Any, context: Any) -> Any:
         """Return the names and magnitudes of the raw columns that have errors."""
         return magnitudes(raw, context)
 

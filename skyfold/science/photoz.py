@@ -1,9 +1,10 @@
 """Photometric redshifts: what decoded colors do to them, against the spectroscopic redshift.
 
-The estimate is the mean redshift of the twenty nearest neighbours in color, among raw rows that training
-saw (so one estimator, trained once on raw data, meets every level). Their weights fall to zero at the
-next neighbour's distance, so that the estimate moves no more than the colors do. Its quality is sigma_NMAD =
-1.4826 median(|d - median d|) of d = (z_phot - z_spec) / (1 + z_spec), and the share of |d| > 0.15.
+The estimate is the mean redshift of the twenty nearest neighbours in color, among raw rows that
+training saw (so one estimator, trained once on raw data, meets every level). Their weights fall to
+zero at the next neighbour's distance, so that the estimate moves no more than the colors do. Its
+quality is sigma_NMAD = 1.4826 median(|d - median d|) of d = (z_phot - z_spec) / (1 + z_spec), and
+the share of |d| > 0.15.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ class PhotoZ(ScienceCase):
     """Photometric redshifts from decoded colors.
 
     Measures: ``photoz_shift``, (z_decoded - z_raw) / (1 + z_spec) of each row; ``outlier_moved``,
-    1 where a row becomes or ceases to be an outlier; ``nmad_change``, relative change of sigma_NMAD,
-    of each of 25 parts of the rows. All in the bin ``all``.
+    1 where a row becomes or ceases to be an outlier; ``nmad_change``, relative change of
+    sigma_NMAD, of each of 25 parts of the rows. All in the bin ``all``.
     """
 
     name = "photoz"

@@ -32,7 +32,7 @@ class Selection(ScienceCase):
     def prepare(self, raw: Any, context: Any) -> Any:
         """Return the cuts: names of columns and their quartiles."""
         roles = (context.ra, context.dec)
-        cuts = {}
+        cuts: dict[str, Any] = {}
         for name, values in raw.items():
             good = values[context.counted & np.isfinite(values)]
             if good.size and name not in roles and len(cuts) < MAX_COLUMNS:

