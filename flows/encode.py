@@ -1,21 +1,22 @@
-"""Encode: every image to its layers on the store, skipping what is there."""
+"""Encode: every image and row to its layers on the store, skipping what is there."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.job import WORKERS, Job, Plan, batches
+from flows.catalogs import encode_catalogs
+from flows.densities import encode_densities
+from flows.job import THREADS, Job, Plan, batches
 from skyfold.ladder import LEVELS
 from storage.archive import archive_image
 from storage.builder import entry_from_note, note_of, plan_groups
 
 
-@flow(name="encode", task_runner=ThreadPoolTaskRunner(max_workers=WORKERS))
+@flow(name="encode", task_runner=THREADS)
 def encode(survey: str) -> int:
-    """Encode every image of a survey.
+    """Encode every image, catalog and density of a survey.
 
     Parameters
     ----------
@@ -30,9 +31,24 @@ def encode(survey: str) -> int:
     job = Job(survey)
     logger = get_run_logger()
     plan = job.require_plan()
+    images = _encode_images(job, plan)
+    encode_catalogs(job)
+    bad_rows = encode_densities(job)
+    job.builder.describe(_about(job, plan, bad_rows))
+    logger.info("%s holds all that can be archived", job.builder.store.url)
+    return images
+
+
+def _encode_images(job: Job, plan: Plan) -> int:
+    """Encode the images, and start the release."""
+    logger = get_run_logger()
+    if not plan.entries:
+        job.builder.start(_about(job, plan, []), {})
+        return 0
+    survey = job.survey
     network = job.network()
     placed, groups = plan_groups(plan.entries, network.channels, network.tables)
-    job.builder.start(_about(job, plan), groups)
+    job.builder.start(_about(job, plan, []), groups)
     runs = batches([entry.id for entry in placed])
     by_id = {entry.id: note_of(entry) for entry in placed}
     futures = [encode_images.submit(survey, [by_id[one] for one in ids]) for ids in runs]
@@ -48,14 +64,17 @@ def encode(survey: str) -> int:
     return len(written)
 
 
-def _about(job: Job, plan: Plan) -> dict[str, Any]:
+def _about(job: Job, plan: Plan, bad_rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Attributes of the release's root."""
+    tables = (job.builder.read_note("tables") or {}).get("set_aside", [])
     return {
         "name": job.config.release.title,
         "levels": list(LEVELS),
         "images": sorted({entry.set for entry in plan.entries}),
         "hold_out": {name: rule.to_dict() for name, rule in plan.hold_out.items()},
-        "set_aside": plan.set_aside,
+        "catalogs": [one.name for one in job.config.catalogs],
+        "densities": [one.name for one in job.config.densities],
+        "set_aside": [*plan.set_aside, *tables, *bad_rows],
         "quarantined": [],
     }
 

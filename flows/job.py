@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from prefect.task_runners import ThreadPoolTaskRunner
+
 from skyfold.errors import ReleaseError
 from skyfold.holdout import HoldOut
 from skyfold.layout import MODEL_FILES
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from skyfold.index import ImageEntry
 
 MAX_TASKS = 64  # a stage: thousands of mapped tasks destabilise servers
-WORKERS = os.cpu_count() or 2
+THREADS: Any = ThreadPoolTaskRunner(max_workers=os.cpu_count() or 2)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
-from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.job import WORKERS, Job, batches
+from flows.catalogs import measure_catalogs
+from flows.densities import measure_densities
+from flows.job import THREADS, Job, batches
 from skyfold.layout import FIDELITY_KEY
 from skyfold.measure import images_to_measure, measure_image, record_of
 from skyfold.release import DataRelease, open_release
@@ -16,7 +17,7 @@ from skyfold.release import DataRelease, open_release
 SHOWN = ("set", "band", "level", "case", "measure", "bin", "n", "p50", "p90", "high", "unit", "bpp")
 
 
-@flow(name="measure", task_runner=ThreadPoolTaskRunner(max_workers=WORKERS))
+@flow(name="measure", task_runner=THREADS)
 def measure(survey: str) -> int:
     """Measure the loss of every science case at every level.
 
@@ -40,7 +41,8 @@ def measure(survey: str) -> int:
     for future in futures:
         measured += future.result()
         logger.info("measured %d of %d images", len(measured), len(chosen))
-    record = record_of(release, measured)
+    tables = [*measure_catalogs(release), *measure_densities(release)]
+    record = record_of(release, measured, tables)
     job.builder.store.write(FIDELITY_KEY, record.to_ecsv().encode())
     rows = record.rows()
     create_table_artifact(

@@ -1,4 +1,4 @@
-"""Train: look at every image, hold out sky, train the model on the rest, store it."""
+"""Train: look at every input, hold out sky, train the models on the rest, store them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 from prefect import flow, get_run_logger, task
-from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.job import WORKERS, Job, Plan, batches
+from flows.catalogs import train_catalogs
+from flows.densities import train_densities
+from flows.job import THREADS, Job, Plan, batches
 from skyfold.errors import InputError
 from skyfold.layout import MODEL_FILES
 from storage.archive import inspect_image, plan_hold_out, require_few_bad, training_image
@@ -24,9 +25,9 @@ PATCHES = 3000
 SECONDS_BETWEEN_LINES = 10.0
 
 
-@flow(name="train", task_runner=ThreadPoolTaskRunner(max_workers=WORKERS))
+@flow(name="train", task_runner=THREADS)
 def train(survey: str) -> str:
-    """Train the image model of a survey.
+    """Plan a survey and train its models.
 
     Parameters
     ----------
@@ -36,12 +37,16 @@ def train(survey: str) -> str:
     Returns
     -------
     str
-        Digest of the model.
+        Digest of the image model; empty for a survey without images.
     """
     job = Job(survey)
     logger = get_run_logger()
     job.builder.require_unsealed()
+    aside = [*train_catalogs(job), *train_densities(job)]
+    job.builder.note("tables", {"set_aside": aside})
     plan = job.plan() or make_plan(job)
+    if not plan.entries:
+        return ""
     done = job.training()
     if done is not None:
         logger.info("model %s is trained already", done["model"][:12])
@@ -85,10 +90,9 @@ def inspect(survey: str, ids: list[str]) -> list[dict[str, Any]]:
 @task(name="train model")
 def train_model(survey: str, plan: Plan) -> tuple[str, list[dict[str, float]]]:
     """Digest of the model trained on the plan's images, and the history of its loss."""
-    from models.export import export_model
-
     from models.autoencoder import train as train_autoencoder
     from models.entropy import fit_tables
+    from models.export import export_model
     from models.patches import sample_patches
     from models.pca import train as train_pca
 
@@ -98,7 +102,9 @@ def train_model(survey: str, plan: Plan) -> tuple[str, list[dict[str, float]]]:
     settings = job.config.training
     patches, weights = sample_patches(images, masks, count=PATCHES, seed=settings.seed)
     logger.info("training on %d patches of %d images", len(patches), len(images))
-    budget = {"steps": settings.steps} if settings.steps else {"minutes": settings.minutes}
+    budget: dict[str, Any] = (
+        {"steps": settings.steps} if settings.steps else {"minutes": settings.minutes}
+    )
     channels = {"channels": settings.channels} if settings.channels else {}
     trainer = train_pca if settings.model == "pca" else train_autoencoder
     started = time.monotonic()

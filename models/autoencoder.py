@@ -59,13 +59,13 @@ class AutoencoderConfig:
     """
 
     channels: int = 12
-    lmbda: float = 0.006
-    emphasis: float = 30.0
+    lmbda: float = 0.002
+    emphasis: float = 100.0
     bright: float = 300.0
     pixel_weight: float = 0.2
     width: int = 64
     depth: int = 2
-    step: float = 2.5
+    step: float = 1.5
     batch: int = 8
     learning_rate: float = 4e-3
 

@@ -29,8 +29,8 @@ __all__ = ["fit_tables", "measure_bits"]
 
 CLASSES = 10  # classes of expected magnitude for each channel
 FINE_CLASSES = 40  # from which those are merged
-VALUE_CUTS = (0.15, 0.5)  # of the size of the expected value; flat within 1 % around
-FLOOR = 0.02  # added to an expected magnitude where it weighs an error: blank sky is near 0
+VALUE_CUTS = (0.3, 1.0)  # of the size of the expected value; flat within 1 % around
+FLOOR = 0.05  # added to an expected magnitude where it weighs an error: blank sky is near 0
 MAX_SYMBOLS = 400_000  # of one channel and pass: more teach nothing
 PRIOR_SYMBOLS = 12.0  # symbols that the parent distribution counts for in each table
 

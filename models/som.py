@@ -16,7 +16,7 @@ __all__ = ["quantization_error", "side_for", "topographic_error", "train_som", "
 
 MAX_SIDE = 32
 ROWS_PER_CELL = 8
-STEPS_PER_CELL = 40
+STEPS_PER_CELL = 20
 _BLOCK = 4096
 Weights = NDArray[np.float32]
 
@@ -39,7 +39,7 @@ def train_som(
         Cells a side; `side_for` the number of rows unless given.
     seed : int
     steps : int, optional
-        Rows shown, drawn at random; 40 for each cell unless given, and at least 5000.
+        Rows shown, drawn at random; 20 for each cell unless given, and at least 5000.
 
     Returns
     -------

@@ -333,6 +333,10 @@ class CatalogInfo:
         return info
 
 
+# Entry points are those of the version that was installed: an editable clone may be newer.
+for _codec in (NumbersCodec, TextCodec):
+    zarr.registry.register_codec(_codec.codec_name, _codec)
+
 _OPTIONS: dict[str, Any] = {"compressors": None, "fill_value": 0, "overwrite": True}
 
 

@@ -91,6 +91,9 @@ class RowDecoder:
         return self.model
 
     def _from_map(self, column: Column) -> NDArray[Any]:
+        if self.model is None:
+            rows = self.nulls(column).shape[1]
+            return np.full((column.elements, rows), np.nan, column.native)
         values = self._model.prototypes[self.map_cells()][:, column.places("bounded")].T
         with np.errstate(over="ignore"):
             return values.astype(column.native)

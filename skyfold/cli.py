@@ -157,6 +157,56 @@ def decode(url: Url, image_id: str, output: Output, level: Level = "exact") -> N
 
 
 @app.command()
+def catalog(
+    url: Url,
+    name: str,
+    output: Output,
+    level: Annotated[str, typer.Option(help="map, latent, bounded or exact.")] = "bounded",
+    columns: Annotated[str | None, typer.Option(help="Names, with commas between.")] = None,
+    cone: Annotated[str | None, typer.Option(metavar="RA,DEC,RADIUS_DEG")] = None,
+) -> None:
+    """Write a catalog, or a cone of it, as Parquet."""
+    found = _open(url).catalogs[name]
+    chosen = columns.split(",") if columns else None
+    with _atomic(output) as partial:
+        if cone is None:
+            found.to_parquet(partial, level=level, columns=chosen)
+        else:
+            position, radius = _cone(cone)
+            table = found.cone(position, radius, level=level, columns=chosen)
+            table.write(partial, format="parquet", overwrite=True)
+    print(f"{output}: {name} at {level}")
+
+
+def _cone(text: str) -> tuple[Any, Any]:
+    """Position and radius of ``RA,DEC,RADIUS_DEG``."""
+    from astropy import units as u
+    from astropy.coordinates import SkyCoord
+
+    try:
+        ra, dec, radius = (float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"--cone {text!r}: give RA,DEC,RADIUS in degrees") from None
+    return SkyCoord(ra, dec, unit="deg"), radius * u.deg
+
+
+@app.command()
+def densities(
+    url: Url,
+    name: str,
+    output: Output,
+    level: Annotated[str, typer.Option(help="latent, bounded or exact.")] = "bounded",
+) -> None:
+    """Write probability densities as a NumPy file with `grid` and `pdf`."""
+    import numpy as np
+
+    found = _open(url).densities[name]
+    with _atomic(output) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, grid=found.grid, pdf=found.read(level=level))
+    print(f"{output}: {name} at {level}")
+
+
+@app.command()
 def verify(url: Url, as_json: Json = False) -> None:
     """Compare every object of a release with its manifest."""
     release = _open(url)

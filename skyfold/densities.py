@@ -245,7 +245,7 @@ class DensitySet:
         return self._arrays[name]
 
     def to_qp(self, level: str = "bounded", rows: Rows = None) -> Any:
-        """`qp.Ensemble` of densities interpolated on the grid, or as bins where values sum to 1.
+        """`qp.Ensemble` of densities, interpolated on the grid, rows as in `read`.
 
         Raises
         ------

@@ -20,6 +20,7 @@ Each error also derives from the built-in that a caller would guess::
     ├── InvalidRequestError (ValueError)               arguments that cannot be met
     ├── ConfigError (ValueError)                       survey.toml
     ├── InputError (ValueError)                        one bad survey file: it is set aside
+    │   └── EmptyInputError                            a sound file that holds nothing
     ├── TooManyBadInputsError (RuntimeError)           more set aside than the configuration allows
     └── MissingDependencyError (ImportError)           an optional library is missing
 
@@ -107,6 +108,10 @@ class ConfigError(SkyfoldError, ValueError):
 
 class InputError(SkyfoldError, ValueError):
     """One survey file, HDU or row that cannot be archived; the message names it."""
+
+
+class EmptyInputError(InputError):
+    """A sound image that holds nothing to archive: constant, all blank, all NaN."""
 
 
 class TooManyBadInputsError(SkyfoldError, RuntimeError):

@@ -339,10 +339,10 @@ class _LayerReader:
                 if name == "background":
                     return np.asarray(array[row])
                 side = {"checksum": 1, "latent": TILE // STRIDE}.get(name, TILE)
-                window = tuple(
+                y, x = (
                     slice(tiles.start * side, tiles.stop * side) for tiles in (tiles_y, tiles_x)
                 )
-                return np.asarray(array[(row, *window)])
+                return np.asarray(array[row, y, x])
         except (ValueError, RuntimeError, IndexError, KeyError) as error:
             raise CorruptDataError(f"{key} cannot be decoded: {error}") from error
 

@@ -111,15 +111,19 @@ def hold_out_of(release: DataRelease, image_set: str) -> HoldOut | None:
 
 
 def record_of(
-    release: DataRelease, measured: Iterable[tuple[str, Mapping[str, Any]]]
+    release: DataRelease,
+    measured: Iterable[tuple[str, Mapping[str, Any]]],
+    tables: Iterable[Mapping[str, Any]] = (),
 ) -> FidelityRecord:
-    """The fidelity record of images measured with `measure_image`.
+    """The fidelity record of images measured with `measure_image`, and of tables.
 
     Parameters
     ----------
     release : DataRelease
     measured : iterable of (str, dict)
         Image id and what `measure_image` gave.
+    tables : iterable of dict
+        Rows of catalogs and densities.
     """
     pooled: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for image_id, levels in measured:
@@ -132,7 +136,7 @@ def record_of(
         for level in LEVELS
         for row in _rows(release, name, band, level, [image[level] for image in images])
     ]
-    return FidelityRecord.from_rows(rows)
+    return FidelityRecord.from_rows([*rows, *tables])
 
 
 def _rows(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import zarr
 
 from skyfold import layout
+from skyfold.catalogs import CatalogLibrary
+from skyfold.densities import DensityLibrary
 from skyfold.errors import (
     CorruptDataError,
     FormatVersionError,
@@ -109,8 +111,8 @@ class DataRelease:
         self.about = about
         self.sealed = sealed
         self.images = ImageLibrary(self, sorted(about.get("images", [])))
-        self.catalogs: dict[str, Any] = {}
-        self.densities: dict[str, Any] = {}
+        self.catalogs = CatalogLibrary(self, sorted(about.get("catalogs", [])))
+        self.densities = DensityLibrary(self, sorted(about.get("densities", [])))
         self._reset()
 
     def _reset(self) -> None:
@@ -220,8 +222,8 @@ class DataRelease:
             "sealed": self.sealed,
             "format": self.about["format"],
             "images": {name: self._image_set_info(name) for name in self.images.sets},
-            "catalogs": {},
-            "densities": {},
+            "catalogs": {name: one.info() for name, one in self.catalogs.items()},
+            "densities": {name: one.info() for name, one in self.densities.items()},
             "set_aside": self.about.get("set_aside", []),
             "quarantined": self.about.get("quarantined", []),
         }

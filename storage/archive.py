@@ -9,7 +9,7 @@ import numpy as np
 from astropy.wcs.utils import proj_plane_pixel_scales
 
 from skyfold import sky
-from skyfold.errors import InputError, TooManyBadInputsError
+from skyfold.errors import EmptyInputError, InputError, TooManyBadInputsError
 from skyfold.holdout import FRACTION, HoldOut, in_pixels, order_for
 from skyfold.ladder import TILE
 from storage.builder import ReleaseBuilder, describe_image
@@ -32,17 +32,19 @@ def inspect_image(
     try:
         image = read_image(ref, storage_options=options)
     except InputError as error:
-        return SetAside(file=ref.file, reason=str(error), set=ref.set)
+        is_empty = isinstance(error, EmptyInputError)
+        return SetAside(file=ref.file, reason=str(error), set=ref.set, is_empty=is_empty)
     return describe_image(image, model="", step=step)
 
 
 def require_few_bad(bad: list[SetAside], total: int, allowed: float) -> None:
-    """Raise if more than the allowed share of a survey's images had to be set aside.
+    """Raise if more than the allowed share of a survey's images are damaged; empty ones are not.
 
     Raises
     ------
     TooManyBadInputsError
     """
+    bad = [one for one in bad if not one.is_empty]
     if total and len(bad) > allowed * total:
         some = "; ".join(one.reason for one in bad[:3])
         raise TooManyBadInputsError(

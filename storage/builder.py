@@ -102,21 +102,26 @@ class ReleaseBuilder:
         groups : dict
             By path, such as ``images/night1/int16_4x4``.
         """
-        self.require_unsealed()
+        self.describe(about)
         writable = self.store.zarr(read_only=False)
-        root = zarr.open_group(writable, mode="a")
-        root.update_attributes({"skyfold": about | {"format": layout.FORMAT}})
+        root = zarr.open_group(writable, mode="r+")
         for path, group in groups.items():
             if not self._has_arrays(root, path, group):
                 group.create(writable, path)
 
+    def describe(self, about: dict[str, Any]) -> None:
+        """Set the root's attributes: name, sets, held-out sky, what was set aside."""
+        self.require_unsealed()
+        root = zarr.open_group(self.store.zarr(read_only=False), mode="a")
+        root.update_attributes({"skyfold": about | {"format": layout.FORMAT}})
+
     def _has_arrays(self, root: zarr.Group, path: str, group: ImageGroup) -> bool:
         """Whether a group's arrays are there as planned; others are made anew, and emptied."""
         try:
-            arrays = [root[f"{path}/{layer}"] for layer in LAYERS]
+            arrays = {layer: _array(root, f"{path}/{layer}") for layer in LAYERS}
         except KeyError:
             return False
-        latent, direct = arrays[LAYERS.index("latent")], arrays[LAYERS.index("direct")]
+        latent, direct = arrays["latent"], arrays["direct"]
         same_tables = group.tables in json.dumps(latent.metadata.to_dict(), default=str)
         shape = (group.count, group.tiles[0] * TILE, group.tiles[1] * TILE)
         return same_tables and direct.shape == shape and latent.shape[-1] == group.channels
@@ -197,7 +202,7 @@ class ReleaseBuilder:
     def _write_layer(
         self, root: zarr.Group, entry: ImageEntry, layer: str, values: np.ndarray[Any, Any]
     ) -> int:
-        array = root[f"images/{entry.set}/{entry.group}/{layer}"]
+        array = _array(root, f"images/{entry.set}/{entry.group}/{layer}")
         array[entry.row] = values
         return self.store.size(self._shard(entry, layer))
 
@@ -268,6 +273,13 @@ class ReleaseBuilder:
                 if progress:
                     progress(done, len(keys))
         return objects
+
+
+def _array(root: zarr.Group, path: str) -> zarr.Array[Any]:
+    found = root[path]
+    if not isinstance(found, zarr.Array):
+        raise KeyError(path)
+    return found
 
 
 def _describe_of(store: Store) -> Callable[[str], dict[str, Any]]:

@@ -223,8 +223,12 @@ class _FitsSource(CatalogSource):
 
         self.file = file
         self._place = place
-        self._hdus = fits.open(place.path, memmap=True)
-        hdu = self._choose(key)
+        # The table stays mapped when its file is closed.
+        with fits.open(place.path, memmap=True) as self._hdus:
+            self._take(self._choose(key))
+
+    def _take(self, hdu: Any) -> None:
+        """Rows and columns of the table."""
         self.rows = hdu.header["NAXIS2"]
         self._check_size(hdu)
         self._data = hdu.data
@@ -232,7 +236,6 @@ class _FitsSource(CatalogSource):
         self.columns, self.notices = [], []
         for number, column in enumerate(hdu.columns, 1):
             self._describe(column, str(hdu.header.get(f"TCOMM{number}", "")))
-        self._hdus.close()  # the table stays mapped
 
     def _choose(self, key: str | None) -> Any:
         from astropy.io import fits
@@ -357,8 +360,8 @@ def _arrow_column(field: Any) -> InputColumn | str:
         kind = kind.value_type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return InputColumn(field.name, "str", shape, **extra)
-    if pa.types.is_null(kind):
-        return "holds nothing but nulls of no type, which is not archived; give it a type"
+    if pa.types.is_null(kind):  # nothing but nulls, in a text format: a number fits as well as any
+        return InputColumn(field.name, "<f8", shape, **extra)
     try:
         dtype = np.dtype(kind.to_pandas_dtype())
     except (NotImplementedError, TypeError):
@@ -396,6 +399,8 @@ def _from_arrow(column: Any, about: InputColumn) -> Values:
     if dtype.kind in "Mm":
         column = column.cast(pa.int64()).fill_null(0)
         return np.asarray(column).view(dtype), nulls
+    if pa.types.is_null(column.type):
+        return np.zeros(len(column), dtype), np.ones(len(column), bool)
     if nulls is not None:
         column = column.fill_null(False if dtype.kind == "b" else pa.scalar(0, column.type))
     return np.asarray(column.to_numpy(zero_copy_only=False)).astype(dtype, copy=False), nulls
@@ -574,6 +579,10 @@ def _open_csv(file: str, place: Any, key: str | None) -> CatalogSource:
 
 def _from_arrow_table(file: str, table: Any) -> CatalogSource:
     columns, notices = {}, []
+    names = table.schema.names
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{file}: columns {twice} are named twice; give each its own name")
     for field in table.schema:
         about = _arrow_column(field)
         if isinstance(about, str):

@@ -24,7 +24,7 @@ from storage.catalog_pairs import find_errors, find_positions
 from storage.config import CatalogConfig
 
 SAMPLE_ROWS = 65536
-SHARD_BYTES = 2**26  # of raw rows: what one task holds, several times over
+SHARD_BYTES = 2**25  # of raw rows: what one task holds, several times over
 MAX_SHARD_CHUNKS = 64
 POSITION_MAS = 1.0
 MIN_TRAINING_ROWS = 32

@@ -238,9 +238,7 @@ class _Ladder:
         dtype = self.image.stored.dtype
         return predicted, ladder.cell_width(predicted, background, noise, self.step, dtype)
 
-    def _tile(
-        self, y: NDArray[np.float32], kept: NDArray[np.bool_], ty: int, tx: int
-    ) -> None:
+    def _tile(self, y: NDArray[np.float32], kept: NDArray[np.bool_], ty: int, tx: int) -> None:
         place = self.image.place(ty, tx)
         predicted, width = self._predict(y, ty, tx)
         cells = ladder.to_cells(self.image.grid(ty, tx), predicted, width)

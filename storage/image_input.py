@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfold.errors import InputError
+from skyfold.errors import EmptyInputError, InputError
 from storage.fits_input import FitsInput, blank_value, image_axes, keyword, reading, select_hdus
 from storage.quantised import quantisation
 
@@ -172,13 +172,13 @@ def _refuse_empty(ref: ImageRef, array: NDArray[Any], blank: int | None) -> None
     is_float = array.dtype.kind == "f"
     valid = np.isfinite(array).any() if is_float else blank is None or (array != blank).any()
     if not valid:
-        raise InputError(
+        raise EmptyInputError(
             f"{ref.file}[{ref.hdu}]: all {array.size} pixels are {'NaN' if is_float else 'BLANK'}; "
             "at least one value is needed: take the image out"
         )
     first = array.flat[0]
     if np.all(array == first):
-        raise InputError(
+        raise EmptyInputError(
             f"{ref.file}[{ref.hdu}]: constant: all {array.size} stored values are {first}; an "
             "image needs at least two values: take it out"
         )

@@ -150,7 +150,7 @@ def fit_noise(image: SurveyImage, flags: NDArray[np.uint8]) -> NoiseFit:
     return NoiseFit(sigma, slope, background)
 
 
-def _cells(values: NDArray[np.float64], side: int) -> NDArray[np.float64]:
+def _cells(values: NDArray[Any], side: int) -> NDArray[np.float64]:
     """Values of every cell of side x side pixels, NaN beyond the edge; shape (cy, cx, side**2)."""
     ny, nx = values.shape
     cy, cx = -(-ny // side), -(-nx // side)
@@ -297,12 +297,12 @@ def _seen_slope(signal: NDArray[np.float64], sigma: float) -> float:
     return min(limits) if limits else 0.0
 
 
-def mesh_correction(residual: NDArray[np.float64], limit: float) -> NDArray[np.float64]:
+def mesh_correction(residual: NDArray[np.float32], limit: float) -> NDArray[np.float64]:
     """What to add to the background mesh so that no cell's prediction is off on average.
 
     Parameters
     ----------
-    residual : ndarray, shape (ny, nx), float64
+    residual : ndarray, shape (ny, nx), float32
         Pixels less their prediction, whole mesh cells; NaN where there is no measurement.
     limit : float
         Residuals beyond it are sources that were not expected, and do not count.

@@ -24,11 +24,19 @@ _SUFFIX = re.compile(r"(\.(fits|fit|fts|fz|gz|bz2))+$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class SetAside:
-    """An input that is not archived, and why."""
+    """An input that is not archived, and why.
+
+    Attributes
+    ----------
+    file, reason, set : str
+    is_empty : bool
+        It is sound but holds nothing: constant, or no pixel at all. Not a sign of damage.
+    """
 
     file: str
     reason: str
     set: str
+    is_empty: bool = False
 
 
 def find_images(config: SurveyConfig) -> tuple[list[ImageRef], list[SetAside]]:

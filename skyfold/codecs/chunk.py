@@ -26,7 +26,7 @@ class ChunkCodec(ArrayBytesCodec):
     """A codec of whole chunks; equality and configuration by fields."""
 
     codec_name: ClassVar[str]
-    is_fixed_size: ClassVar[bool] = False
+    is_fixed_size = False
 
     def encode_chunk(self, chunk: NDArray[Any]) -> bytes:
         """Bytes of a chunk; the same chunk always gives the same bytes."""
@@ -66,7 +66,8 @@ class ChunkCodec(ArrayBytesCodec):
             raise CorruptDataError(
                 f"{self.codec_name} chunk of shape {chunk_spec.shape} cannot be decoded: {error}"
             ) from error
-        return chunk_spec.prototype.nd_buffer.from_ndarray_like(chunk)
+        buffer: type[Any] = chunk_spec.prototype.nd_buffer
+        return buffer.from_ndarray_like(chunk)
 
     async def _encode_single(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
         return await asyncio.to_thread(self._encode_sync, chunk_array, chunk_spec)

@@ -381,7 +381,7 @@ def decode_text(data: bytes, size: int) -> list[bytes]:
 
 
 def _read_strings(body: bytes, most: int) -> tuple[list[bytes], bytes]:
-    number, columns = struct.unpack_from("<IB", body)
+    number, columns = int.from_bytes(body[:4], "little"), body[4]
     if number > most:
         raise CorruptDataError(f"skyfold.text chunk holds {number} strings where {most} fit")
     lengths_part, rest = _split(body[5:])

@@ -106,7 +106,8 @@ def built_in_map(*, core: bool) -> NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8)
 
 
-# As `tests/benchmarks/densities.py --fit` prints them: best tables of simulated densities.
+# Best tables of 6000 simulated galaxies (`flows.simulate`) and 4000 mixtures of peaks, once and for
+# ever; `tests/benchmarks/densities.py --fit` makes such maps.
 _WITH_CORE = (
     "c-ke7zfaph6o98P)i?PV@Lh-Ag~8`3rUSMsH9i&9J_h>?QjWBeNjeZCB!h~SRzjlfa^Z(`Y+*oRWXzaI@V{{p)2C"
     "1GeNWGrx*e7sQ~W+EGHSH`JC<Z-YIT?gk55G*Q#PA_Q@LQq6ki6MSfo;rnb!Y@WiY$clR9H}S|1fXGM}`E<u+L?>"

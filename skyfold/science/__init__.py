@@ -23,6 +23,7 @@ GROUP = "skyfold.science"
 _BUILT_IN = {
     "photometry": "skyfold.science.photometry:PHOTOMETRY",
     "detection": "skyfold.science.detection:DETECTION",
+    "densities": "skyfold.science.densities:DENSITIES",
 }
 
 

@@ -41,7 +41,7 @@ def linear(patches):
 
 @pytest.fixture(scope="session")
 def trained(patches):
-    return autoencoder.train(*patches, steps=60, seed=4, width=24, depth=1, channels=6)
+    return autoencoder.train(*patches, steps=200, seed=4, width=24, depth=1, channels=6)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,421 @@
+"""A second decoder of a release's images, written from docs/format.md and from nothing else.
+
+It reads plain files, and shares no line with the package: what both agree on is what the document
+says. Clarity comes before speed; errors are left to Python.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pcodec import standalone
+
+TILE, BLOCK, MESH, STRIDE = 256, 8, 64, 8
+LEVELS = ("latent", "sources", "bounded", "exact")
+NOTHING = 2**64 - 1
+
+
+class Archive:
+    """A release in a local folder."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        root = json.loads((self.folder / "zarr.json").read_text())
+        self.about = root["attributes"]["skyfold"]
+        assert self.about["format"] == 1
+        self.arrays = root["consolidated_metadata"]["metadata"]
+        self.images = {
+            row["id"]: row
+            for name in self.about["images"]
+            for row in pq.read_table(
+                io.BytesIO((self.folder / f"images/{name}/index.parquet").read_bytes())
+            ).to_pylist()
+        }
+        self.models: dict[str, Model] = {}
+
+    def model(self, digest: str) -> Model:
+        if digest not in self.models:
+            self.models[digest] = Model(self.folder / "models" / digest, digest)
+        return self.models[digest]
+
+    def check_manifest(self) -> int:
+        """Number of objects whose size and digest are as the manifest states."""
+        manifest = json.loads((self.folder / "manifest.json").read_text())
+        objects = manifest["objects"]
+        text = json.dumps(objects, sort_keys=True, separators=(",", ":"))
+        assert manifest["digest"] == hashlib.sha256(text.encode()).hexdigest()
+        for key, stated in objects.items():
+            data = (self.folder / key).read_bytes()
+            assert stated == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        return len(objects)
+
+    def decode(self, image_id: str, level: str) -> np.ndarray:
+        """Whole image of shape (rows, columns) in stored units; `bounded` or `exact`."""
+        image = Image(self, self.images[image_id])
+        nx = image.row["shape"][-1]
+        ny = int(np.prod(image.row["shape"])) // nx
+        ty, tx = -(-ny // TILE), -(-nx // TILE)
+        out = np.empty((ty * TILE, tx * TILE), image.dtype)
+        for y, x in np.ndindex(ty, tx):
+            tile = image.tile(y, x, level, (ny - y * TILE, nx - x * TILE))
+            out[y * TILE : (y + 1) * TILE, x * TILE : (x + 1) * TILE] = tile
+        return out[:ny, :nx]
+
+
+class Image:
+    """One image: its row of the index, and its layers tile by tile."""
+
+    def __init__(self, archive: Archive, row: dict) -> None:
+        self.archive, self.row = archive, row
+        self.dtype = np.dtype(row["dtype"])
+        self.is_float = self.dtype.kind == "f"
+        self.fills = np.frombuffer(row["fills"], self.dtype.newbyteorder("<")).astype(self.dtype)
+
+    def layer(self, name: str, ty: int, tx: int) -> np.ndarray:
+        """Chunk of a layer, without the axis of images."""
+        path = f"images/{self.row['set']}/{self.row['group']}/{name}"
+        meta = self.archive.arrays[path]
+        folder = self.archive.folder / path / "c" / str(self.row["row"])
+        rank = len(meta["shape"])
+        shard = folder.joinpath(*["0"] * (rank - 1))
+        data = shard.read_bytes() if shard.exists() else None
+        codecs = meta["codecs"]
+        shape = meta["chunk_grid"]["configuration"]["chunk_shape"]
+        if codecs[0]["name"] == "sharding_indexed":
+            grid = [side // part for side, part in zip(shape, _inner(codecs[0]), strict=True)]
+            data = None if data is None else inner_chunk(data, ty * grid[2] + tx, np.prod(grid))
+            shape, codecs = _inner(codecs[0]), codecs[0]["configuration"]["codecs"]
+        dtype = np.dtype(meta["data_type"])
+        if data is None:
+            return np.zeros(shape[1:], dtype)
+        return self._decode_chunk(data, codecs, tuple(shape[1:]), dtype)
+
+    def _decode_chunk(
+        self, data: bytes, codecs: list[dict], shape: tuple[int, ...], dtype: np.dtype
+    ) -> np.ndarray:
+        first = codecs[0]["name"]
+        if first == "skyfold.sparse":
+            return decode_sparse(data, shape)
+        if first == "skyfold.blocks":
+            return decode_blocks(data, shape, dtype)
+        if first == "skyfold.latents":
+            model = self.archive.model(self.row["model"])
+            assert codecs[0]["configuration"]["tables"] == model.tables.digest
+            return model.tables.decode(data, shape)
+        size = int(np.prod(shape)) * dtype.itemsize
+        if len(codecs) > 1:
+            data = pa.decompress(data, size, codec="zstd").to_pybytes()
+        return np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype).reshape(shape)
+
+    def tile(self, ty: int, tx: int, level: str, extent: tuple[int, int]) -> np.ndarray:
+        """One tile of 256 x 256 pixels in the stored dtype, checked."""
+        expected = self.layer("checksum", 0, 0)[ty, tx]
+        flags = self.layer("flags", ty, tx)
+        mode = self.row["mode"]
+        if mode == "direct" or (mode == "ladder+direct" and level == "exact"):
+            values = self.layer("direct", ty, tx)
+            assert checksum(values, extent) == expected[3]
+            return values
+        predicted, width = self._predict(ty, tx, expected[0], extent)
+        cells = self.layer("sources", ty, tx).astype(np.int64)
+        assert checksum(predicted + cells * width, extent) == expected[1]
+        centres = predicted + (cells + self.layer("bounded", ty, tx)) * width
+        assert checksum(centres, extent) == expected[2]
+        bounded = self._filled(self._from_grid(centres), flags)
+        if level == "bounded":
+            return bounded
+        rest = self.layer("exact", ty, tx)
+        if self.is_float:
+            values = add_ordered(bounded, rest)
+        else:
+            row, column = np.indices(width.shape)
+            below = (width - (row + column) % 2) // 2
+            values = self._filled((centres - below + rest).astype(self.dtype), flags)
+        assert checksum(values, extent) == expected[3]
+        return values
+
+    def _predict(
+        self, ty: int, tx: int, expected: int, extent: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """M and w."""
+        noise = self.row["noise"]
+        y = self.archive.model(self.row["model"]).run(self.layer("latent", ty, tx))
+        y = np.clip(np.nan_to_num(y.astype(np.float64), nan=0.0), -2048, 2048)
+        signal = noise["sigma"] * (y + (noise["stretch"] / 4) * y * np.maximum(y, 0))
+        background = self._background(ty, tx)
+        steps = (background + signal) / noise["round_step"]
+        rounded = apply_guard(steps, self.layer("guard", ty, tx))
+        predicted = rounded * noise["round_step"]
+        assert checksum(predicted, extent) == expected
+        variance = noise["sigma"] * noise["sigma"] + noise["slope"] * np.maximum(
+            predicted - background, 0.0
+        )
+        width = np.floor(self.row["step"] * np.sqrt(variance)).astype(np.int64)
+        if self.is_float:
+            width -= 1
+        if self.dtype == np.float32:
+            width -= np.abs(predicted) // 2**22
+        return predicted, np.maximum(width, 1)
+
+    def _background(self, ty: int, tx: int) -> np.ndarray:
+        mesh = self.layer("background", 0, 0).astype(np.float64)
+
+        def between(start: int, nodes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            low, part = np.divmod(2 * np.arange(start, start + TILE) + 1 - MESH, 2 * MESH)
+            return np.clip(low, 0, nodes - 1), np.clip(low + 1, 0, nodes - 1), part
+
+        low, high, part = between(ty * TILE, mesh.shape[0])
+        rows = mesh[low] * (128 - part[:, None]) + mesh[high] * part[:, None]
+        low, high, part = between(tx * TILE, mesh.shape[1])
+        whole = rows[:, low] * (128 - part) + rows[:, high] * part
+        return whole * (self.row["noise"]["background_step"] / 128**2)
+
+    def _from_grid(self, grid: np.ndarray) -> np.ndarray:
+        if self.is_float:
+            return np.ldexp(grid.astype(np.float64), self.row["noise"]["grid_exponent"]).astype(
+                self.dtype
+            )
+        limits = np.iinfo(self.dtype)
+        return np.clip(grid, limits.min, limits.max).astype(self.dtype)
+
+    def _filled(self, values: np.ndarray, flags: np.ndarray) -> np.ndarray:
+        for number, fill in enumerate(self.fills, 2):
+            values[flags == number] = fill
+        return values
+
+
+class Model:
+    """Decoder network and entropy tables."""
+
+    def __init__(self, folder: Path, digest: str) -> None:
+        files = {path.name: path.read_bytes() for path in folder.iterdir()}
+        lines = "".join(f"{hashlib.sha256(files[n]).hexdigest()}  {n}\n" for n in sorted(files))
+        assert hashlib.sha256(lines.encode()).hexdigest() == digest
+        self.tables = Tables(files["tables.bin"])
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = ort.InferenceSession(
+            files["decoder.onnx"], options, providers=["CPUExecutionProvider"]
+        )
+
+    def run(self, latents: np.ndarray) -> np.ndarray:
+        name = self.session.get_inputs()[0].name
+        batch = latents[np.newaxis].astype(np.float32)
+        return self.session.run(None, {name: batch})[0][0, ..., 0]
+
+
+class Tables:
+    """Integer tables of `skyfold.latents`."""
+
+    def __init__(self, data: bytes) -> None:
+        self.digest = hashlib.sha256(data).hexdigest()
+        assert data[:8] == b"SKYLAT01"
+        self.channels, classes = np.frombuffer(data, "<u2", 2, 8).tolist()
+        c, at = self.channels, 12
+
+        def take(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+            nonlocal at
+            part = np.frombuffer(data, dtype, int(np.prod(shape)), at).reshape(shape)
+            at += part.nbytes
+            return part.astype(np.int64)
+
+        self.magnitude_weights = take((c, 4, 2 * c + 3), "<i2")
+        self.value_weights = take((c, 4, 2 * c + 3), "<i2")
+        self.thresholds = take((c, classes - 1), "<i4")
+        self.value_thresholds = take((c, 2), "<i4")
+        self.counts = take((c, classes, 3, 47), "<i4")
+        assert at == len(data)
+
+    def decode(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+        channels = shape[-1]
+        out = np.zeros(shape, np.int64)
+        crc = zlib.crc32(data[4:], zlib.crc32(self.digest.encode()))
+        assert crc == int.from_bytes(data[:4], "little")
+        if len(data) == 4:
+            return out
+        coder = RangeDecoder(data[4:])
+        for channel in range(channels):
+            for step, (y, x) in enumerate(((0, 0), (1, 1), (0, 1), (1, 0))):
+                table, turned = self._contexts(out, channel, step, (y, x))
+                values = self._pass(coder, channel, table.ravel()).reshape(table.shape)
+                out[y::2, x::2, channel] = np.where(turned, -values, values)
+        return out
+
+    def _contexts(
+        self, known: np.ndarray, channel: int, step: int, start: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Table of each symbol of a pass, and whether its sign is turned."""
+        clipped = np.clip(known[..., : channel + 1], -15, 15)
+        features = [], []
+        for kind, planes in zip(features, (np.abs(clipped), clipped), strict=True):
+            edges, corners = neighbours(planes[..., channel])
+            kind += [np.ones_like(edges), edges, corners]
+            for earlier in range(channel):
+                edges, corners = neighbours(planes[..., earlier])
+                kind += [planes[..., earlier], edges + corners]
+        y, x = start
+        used = 2 * channel + 3
+        magnitude, value = (
+            np.tensordot(weights[channel, step, :used], np.array(kind)[:, y::2, x::2], 1)
+            for weights, kind in zip(
+                (self.magnitude_weights, self.value_weights), features, strict=True
+            )
+        )
+        size = np.searchsorted(self.thresholds[channel], magnitude, side="right")
+        side = np.searchsorted(self.value_thresholds[channel], np.abs(value), side="right")
+        return size * 3 + side, (value < 0) & (side > 0)
+
+    def _pass(self, coder: RangeDecoder, channel: int, table: np.ndarray) -> np.ndarray:
+        order = np.argsort(table, kind="stable")
+        symbols = np.empty(len(order), np.int64)
+        for place, number in enumerate(table[order].tolist()):
+            size, side = divmod(number, 3)
+            symbols[place] = coder.symbol(self.counts[channel, size, side] + 1)
+        values = symbols - 8
+        tail = symbols - 17
+        for bits in range(15):
+            for place in np.flatnonzero((tail >= 0) & (tail % 15 == bits)):
+                excess = 2**bits + (coder.plain(bits) if bits else 0)
+                values[place] = (8 + excess) * (1 if tail[place] < 15 else -1)
+        out = np.empty_like(values)
+        out[order] = values
+        return out
+
+
+class RangeDecoder:
+    """Range decoder of 32-bit words with 64 bits of state."""
+
+    def __init__(self, data: bytes) -> None:
+        self.words = np.frombuffer(data + bytes(-len(data) % 4), "<u4").tolist()
+        self.at = 0
+        self.lower, self.range = 0, 2**64 - 1
+        self.point = self._next() << 32 | self._next()
+
+    def _next(self) -> int:
+        self.at += 1
+        return self.words[self.at - 1] if self.at <= len(self.words) else 0
+
+    def _take(self, start: int, size: int) -> None:
+        scale = self.range >> 24
+        self.lower = (self.lower + scale * start) % 2**64
+        self.range = scale * size
+        if self.range < 2**32:
+            self.lower = (self.lower << 32) % 2**64
+            self.range <<= 32
+            self.point = (self.point << 32) % 2**64 | self._next()
+
+    def _quantile(self) -> int:
+        return ((self.point - self.lower) % 2**64) // (self.range >> 24)
+
+    def symbol(self, sizes: np.ndarray) -> int:
+        """Number of the symbol, each having its size of 2**24."""
+        ends = np.cumsum(sizes)
+        assert ends[-1] == 2**24
+        found = int(np.searchsorted(ends, self._quantile(), side="right"))
+        self._take(int(ends[found] - sizes[found]), int(sizes[found]))
+        return found
+
+    def plain(self, bits: int) -> int:
+        size = 2**24 >> bits
+        found = self._quantile() // size
+        self._take(found * size, size)
+        return found
+
+
+def _inner(codec: dict) -> list[int]:
+    return codec["configuration"]["chunk_shape"]
+
+
+def inner_chunk(shard: bytes, number: int, count: int) -> bytes | None:
+    """Bytes of an inner chunk; None where none is stored."""
+    index = shard[-(16 * int(count) + 4) :]
+    assert crc32c(index[:-4]) == int.from_bytes(index[-4:], "little")
+    offset, length = np.frombuffer(index, "<u8", 2, 16 * number).tolist()
+    return None if offset == NOTHING else shard[offset : offset + length]
+
+
+def crc32c(data: bytes) -> int:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def neighbours(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of the four nearest and of the four diagonal neighbours; zero beyond the edge."""
+    p = np.pad(plane, 1)
+    edges = p[:-2, 1:-1] + p[2:, 1:-1] + p[1:-1, :-2] + p[1:-1, 2:]
+    return edges, p[:-2, :-2] + p[:-2, 2:] + p[2:, :-2] + p[2:, 2:]
+
+
+def apply_guard(steps: np.ndarray, guard: np.ndarray) -> np.ndarray:
+    """Prediction in units of `round_step`."""
+    rounded = np.floor(steps + 0.515625).astype(np.int64)
+    low = np.floor(steps).astype(np.int64)
+    rounded = np.where(guard == 1, low, np.where(guard == 2, low + 1, rounded))
+    apart = (guard.astype(np.int64) - 3 - rounded) % 253
+    return np.where(guard > 2, rounded + np.where(apart > 126, apart - 253, apart), rounded)
+
+
+def add_ordered(values: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """Floats whose ordered bits are so many steps away."""
+    unsigned = np.dtype(f"u{values.dtype.itemsize}")
+    sign = unsigned.type(1 << (8 * unsigned.itemsize - 1))
+    bits = values.view(unsigned)
+    bits = np.where(bits & sign, ~bits, bits | sign) + rest.astype(unsigned)
+    return np.where(bits & sign, bits ^ sign, ~bits).view(values.dtype)
+
+
+def checksum(values: np.ndarray, extent: tuple[int, int]) -> int:
+    """CRC-32 of a tile, zeros beyond the image."""
+    inside = np.zeros_like(values)
+    ny, nx = extent
+    inside[:ny, :nx] = values[:ny, :nx]
+    return zlib.crc32(inside.astype(values.dtype.newbyteorder("<")).tobytes())
+
+
+def decode_sparse(data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    flat = np.zeros(int(np.prod(shape)), np.uint8)
+    place, at = -1, 0
+    while at < len(data):
+        number = shift = 0
+        while True:
+            number |= (data[at] & 127) << shift
+            shift, at = shift + 7, at + 1
+            if data[at - 1] < 128:
+                break
+        gap, kind = divmod(number, 3)
+        place += gap + 1
+        flat[place] = kind + 1
+        if kind == 2:
+            flat[place] += data[at]
+            at += 1
+    return flat.reshape(shape)
+
+
+def decode_blocks(data: bytes, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    if data[0] == 0:
+        return np.zeros(shape, dtype)
+    if data[0] == 1:
+        return unpack_numbers(data[1:], dtype).reshape(shape)
+    length = int.from_bytes(data[1:3], "little")
+    ny, nx = shape[0] // BLOCK, shape[1] // BLOCK
+    bits = np.frombuffer(zlib.decompress(data[3 : 3 + length]), np.uint8)
+    used = np.unpackbits(bits)[: ny * nx] == 1
+    blocks = np.zeros((ny * nx, BLOCK, BLOCK), dtype)
+    blocks[used] = unpack_numbers(data[3 + length :], dtype).reshape(-1, BLOCK, BLOCK)
+    return blocks.reshape(ny, nx, BLOCK, BLOCK).transpose(0, 2, 1, 3).reshape(shape)
+
+
+def unpack_numbers(data: bytes, dtype: np.dtype) -> np.ndarray:
+    return np.asarray(standalone.simple_decompress(data)).astype(dtype)

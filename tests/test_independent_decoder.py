@@ -1,0 +1,120 @@
+"""docs/format.md is enough to decode a release: a decoder written from it finds the same bits."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import sys
+from pathlib import Path
+
+import independent_decoder
+import numpy as np
+import pytest
+import synthetic
+from conftest import build_release
+from independent_decoder import Archive
+
+import storage.builder
+from skyfold import DataRelease, open_release
+
+TINY = ("night1/g", "night1/i", "night1/r")
+SHAPE = (270, 300)  # edge tiles that reach beyond the image on both sides
+
+
+@pytest.fixture(scope="module")
+def pixels() -> dict[str, np.ndarray]:
+    """Stored arrays that take every path of the ladder."""
+    sky = synthetic.sky(SHAPE, sources=80, sigma=20.0, background=300, seed=4, flux=(10, 30000))
+    blank = sky.round().astype("i2")
+    blank[30:50, 100:140] = -32768
+    floats = (sky * 1e-13).astype("f4")
+    floats[200:210, 250:290] = np.nan
+    payload = np.array([0x7FC00123, 0xFFC00001, 0xFF800000], "u4").view("f4")
+    floats[5, 7:10] = payload
+    wide = sky * 1e7
+    wide[0, 0], wide[269, 299] = -0.0, np.inf
+    counts = (synthetic.sky(SHAPE, seed=5) > 2).astype("u1")
+    cube = np.stack([sky, sky + 4]).round().astype("i4")[:, :140]
+    return {"blank": blank, "floats": floats, "wide": wide, "counts": counts, "cube": cube}
+
+
+@pytest.fixture(scope="module")
+def ladder_url(pixels, tmp_path_factory) -> str:
+    """A release where no image is stored directly only because that is smaller."""
+    folder = tmp_path_factory.mktemp("ladder")
+    wcs = synthetic.simple_wcs(SHAPE)
+    for name, values in pixels.items():
+        cards = {"BLANK": -32768} if name == "blank" else {"GAIN": 2.0} if name == "cube" else {}
+        synthetic.write_fits(folder / f"raw/{name}.fits", values, wcs, **cards)
+    survey = synthetic.survey_toml(folder, '[[images]]\nset = "all"\nfiles = ["raw/*.fits"]\n')
+    url = str(folder / "archive")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage.builder, "DIRECT_GAIN", 0.0)
+        assert build_release(survey, url) == []
+    return url
+
+
+@pytest.fixture(scope="module")
+def ladder(ladder_url) -> tuple[Archive, DataRelease]:
+    return Archive(ladder_url), open_release(ladder_url)
+
+
+def test_it_shares_no_code():
+    tree = ast.parse(Path(independent_decoder.__file__).read_text())
+    plain = [node for node in ast.walk(tree) if isinstance(node, ast.Import)]
+    named = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    names = {alias.name for node in plain for alias in node.names}
+    names |= {node.module or "" for node in named}
+    found = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
+    assert found == {"numpy", "onnxruntime", "pcodec", "pyarrow"}
+
+
+@pytest.mark.parametrize("level", ["bounded", "exact"])
+@pytest.mark.parametrize("image_id", TINY)
+def test_both_find_the_same_bits(tiny_url, tiny_release, image_id, level):
+    found = Archive(tiny_url).decode(image_id, level)
+    expected = tiny_release.images.read(image_id, level).values
+    assert found.dtype == expected.dtype
+    assert found.shape == expected.shape
+    assert found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("name", ["blank", "floats", "wide", "counts", "cube"])
+def test_it_finds_what_was_archived(ladder, pixels, name):
+    archive, release = ladder
+    found = archive.decode(f"all/{name}", "exact")
+    assert found.dtype == pixels[name].dtype
+    assert found.tobytes() == pixels[name].tobytes()
+    bounded = release.images.read(f"all/{name}", "bounded").values
+    assert archive.decode(f"all/{name}", "bounded").tobytes() == bounded.tobytes()
+
+
+def test_every_path_was_taken(tiny_url, ladder):
+    rows = ladder[0].images
+    modes = {name.removeprefix("all/"): row["mode"] for name, row in rows.items()}
+    assert modes.pop("counts") == "direct"
+    assert set(modes.values()) == {"ladder"}
+    tiny = Archive(tiny_url).images.values()
+    assert {row["mode"] for row in tiny} == {"ladder+direct"}
+    assert all(rows[f"all/{name}"]["fills"] for name in ("blank", "floats", "wide"))
+    for layer in ("guard", "latent", "sources", "bounded", "exact"):
+        assert dict(rows["all/cube"]["bytes"])[layer] > 0
+    assert rows["all/cube"]["noise"]["slope"] > 0
+
+
+def test_the_manifest_lists_every_object(ladder):
+    archive, _ = ladder
+    files = [path for path in archive.folder.rglob("*") if path.is_file()]
+    assert archive.check_manifest() == len(files) - 1
+
+
+def test_a_flipped_bit_does_not_pass(ladder_url, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(ladder_url, copy)
+    row = Archive(copy).images["all/cube"]
+    path = copy / f"images/all/{row['group']}/bounded/c/{row['row']}/0/0"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 4
+    path.write_bytes(bytes(data))
+    with pytest.raises((AssertionError, RuntimeError)):  # of the checksum, or of pcodec
+        Archive(copy).decode("all/cube", "bounded")
