@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from skyfold.release import DataRelease
 
 CUTOUT = 30 * u.arcsec
+SKY = {"sky_e": 600.0, "read_noise_e": 5.0, "gain": 1.5}  # of the simulated exposures
 
 
 def run_demo(folder: Path, *, minutes: float, images: int, seed: int) -> None:
@@ -30,14 +30,14 @@ def run_demo(folder: Path, *, minutes: float, images: int, seed: int) -> None:
     if not survey.exists():
         console.print(f"simulating {images} images of two bands, a catalog and p(z) in {folder}")
         survey = simulate_survey(
-            folder, seed=seed, images=images, minutes=minutes, progress=_Counter(console)
+            folder, seed=seed, images=images, minutes=minutes, progress=_Counter(console), **SKY
         )
     url = build(str(survey.resolve()))
     release = open_release(url)
     _show_fidelity(console, release)
     _show_cutouts(console, release)
     _show_rates(console, release, folder)
-    _show_bars(console, release, folder)
+    _show_bars(console, release)
     console.print(f"report: {url}/{REPORT_KEY}", soft_wrap=True)
 
 
@@ -87,26 +87,24 @@ def _show_cutouts(console: Console, release: DataRelease) -> None:
 def _show_rates(console: Console, release: DataRelease, folder: Path) -> None:
     info = release.info()
     raw = sum(path.stat().st_size for path in folder.glob("raw/**/*.fits"))
-    table = Table(title=f"Compression of {raw / 1e6:.1f} MB of raw images")
-    for name in ("set", "level", "bits per pixel", "MB", "raw / stored"):
+    table = Table(title=f"Compression of {raw / 1e6:.1f} MB of raw images, and of tables")
+    for name in ("kind", "name", "level", "rate", "MB", "raw / stored"):
         table.add_column(name)
     for name, about in info["images"].items():
         for level, one in about["levels"].items():
-            size = one["bytes"] / 1e6
-            table.add_row(
-                name, level, f"{one['bpp']:.3f}", f"{size:.3f}", f"{raw / one['bytes']:.1f}"
-            )
+            size, rate = one["bytes"], f"{one['bpp']:.3f} bits a pixel"
+            table.add_row("images", name, level, rate, f"{size / 1e6:.3f}", f"{raw / size:.1f}")
+    for kind in ("catalogs", "densities"):
+        for name, about in info[kind].items():
+            for level, one in about["levels"].items():
+                rate = f"{one['bytes_per_row']:.2f} bytes a row"
+                table.add_row(kind, name, level, rate, f"{one['bytes'] / 1e6:.3f}", "")
     console.print(table)
 
 
-def _show_bars(console: Console, release: DataRelease, folder: Path) -> None:
+def _show_bars(console: Console, release: DataRelease) -> None:
     """The whole ladder against the entropy of the noise, and the error that `sources` leaves."""
-    about = (
-        json.loads((folder / "truth.json").read_text()) if (folder / "truth.json").exists() else {}
-    )
-    entropy = noise_entropy_bits(
-        about.get("sky_e", 600.0), about.get("read_noise_e", 5.0), about.get("gain", 1.5)
-    )
+    entropy = noise_entropy_bits(**SKY)
     for name, one in release.info()["images"].items():
         levels = one["levels"]
         worst = max(

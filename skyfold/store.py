@@ -20,7 +20,6 @@ from fsspec.implementations.local import LocalFileSystem
 from skyfold.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
 
@@ -186,8 +185,3 @@ def _is_remote(error: BaseException) -> bool:
 def _first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0]
-
-
-def local_files(folder: Path) -> Iterator[Path]:
-    """Every file below a folder, in order."""
-    return (path for path in sorted(folder.rglob("*")) if path.is_file())

@@ -24,6 +24,10 @@ _BUILT_IN = {
     "photometry": "skyfold.science.photometry:PHOTOMETRY",
     "detection": "skyfold.science.detection:DETECTION",
     "densities": "skyfold.science.densities:DENSITIES",
+    "photoz": "skyfold.science.photoz:PHOTOZ",
+    "colors": "skyfold.science.colors:COLORS",
+    "positions": "skyfold.science.positions:POSITIONS",
+    "selection": "skyfold.science.selection:SELECTION",
 }
 
 

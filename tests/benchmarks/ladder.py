@@ -96,9 +96,7 @@ class Ladder:
         builder = ReleaseBuilder(Store(str(folder)))
         builder.write_model(model.files)
         network = model.network
-        described = [
-            describe_image(case.test, model=network.digest, step=STEP) for case in cases
-        ]
+        described = [describe_image(case.test, model=network.digest, step=STEP) for case in cases]
         placed, groups = plan_groups(described, network.channels, network.tables)
         sets = sorted({entry.set for entry in placed})
         builder.start({"name": folder.name, "images": sets, "hold_out": {}}, groups)

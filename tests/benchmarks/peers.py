@@ -122,9 +122,7 @@ def _dithered(subject: Subject, kind: str, q: float, **options: Any) -> bytes:
     method = fits.hdu.compressed.SUBTRACTIVE_DITHER_1
     pixels = np.where(subject.context.mask, subject.level, subject.raw)
     pixels = ((pixels - subject.level) / subject.sigma).astype(np.float32)
-    return _fits(
-        pixels, kind, quantize_level=q, quantize_method=method, dither_seed=1, **options
-    )
+    return _fits(pixels, kind, quantize_level=q, quantize_method=method, dither_seed=1, **options)
 
 
 def _rice(subject: Subject, q: Setting) -> bytes:

@@ -14,12 +14,12 @@ def make_sky(count, side, seed):
     y, x = np.indices((side, side))
     images = rng.normal(size=(count, side, side))
     for image in images:
-        for _ in range(side * side // 500):
+        for _ in range(side * side // 1500):
             row, column = rng.uniform(0, side, 2)
             radius = np.hypot(x - column, y - row)
             width = rng.uniform(1.3, 2.2)
             shape = np.exp(-0.5 * (radius / width) ** 2), np.exp(-radius / width)
-            image += min(2 * rng.pareto(1.0), 2000) * shape[rng.integers(2)]
+            image += min(3 * (1 + rng.pareto(1.0)), 2000) * shape[rng.integers(2)]
     bright = 8 * (np.sqrt(1 + 0.25 * np.maximum(images, 0)) - 1)
     return np.where(images > 0, bright, images).astype(np.float32)
 
@@ -32,6 +32,11 @@ def sky():
 @pytest.fixture(scope="session")
 def patches(sky):
     return sample_patches(list(sky), count=96, seed=2, side=64)
+
+
+@pytest.fixture(scope="session")
+def held_out():
+    return sample_patches(list(make_sky(4, 256, seed=6)), count=64, seed=2, side=64)[0]
 
 
 @pytest.fixture(scope="session")
