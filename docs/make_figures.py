@@ -120,8 +120,7 @@ def _draw_curve(
     names = axes.secondary_xaxis("top")
     names.set_xticks([row["bpp"] for row in rows], [row["level"] for row in rows], fontsize=8.5)
     names.xaxis.set_minor_locator(mpl.ticker.NullLocator())
-    for label, side in zip(names.get_xticklabels()[-2:], ("right", "left"), strict=True):
-        label.set_horizontalalignment(side)
+    names.get_xticklabels()[-1].set_horizontalalignment("left")
     names.tick_params(length=0, pad=1, colors="#7b8894")
     names.spines["top"].set_visible(False)
     axes.set_xlabel("bits per pixel")

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.build import build
-from flows.simulate import noise_entropy_bits, simulate_survey
+from flows.simulate import GAIN, READ_NOISE_E, SKY_E, noise_entropy_bits, simulate_survey
 from skyfold import open_release
 from skyfold.layout import REPORT_KEY
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from skyfold.release import DataRelease
 
 CUTOUT = 30 * u.arcsec
-SKY = {"sky_e": 600.0, "read_noise_e": 5.0, "gain": 1.5}  # of the simulated exposures
 
 
 def run_demo(folder: Path, *, minutes: float, images: int, seed: int) -> None:
@@ -30,7 +29,7 @@ def run_demo(folder: Path, *, minutes: float, images: int, seed: int) -> None:
     if not survey.exists():
         console.print(f"simulating {images} images of two bands, a catalog and p(z) in {folder}")
         survey = simulate_survey(
-            folder, seed=seed, images=images, minutes=minutes, progress=_Counter(console), **SKY
+            folder, seed=seed, images=images, minutes=minutes, progress=_Counter(console)
         )
     url = build(str(survey.resolve()))
     release = open_release(url)
@@ -104,7 +103,7 @@ def _show_rates(console: Console, release: DataRelease, folder: Path) -> None:
 
 def _show_bars(console: Console, release: DataRelease) -> None:
     """The whole ladder against the entropy of the noise, and the error that `sources` leaves."""
-    entropy = noise_entropy_bits(**SKY)
+    entropy = noise_entropy_bits(SKY_E, READ_NOISE_E, GAIN)
     for name, one in release.info()["images"].items():
         levels = one["levels"]
         worst = max(

@@ -36,6 +36,7 @@ BANDS = ("u", "g", "r", "i", "z", "y")
 EDGES = ((3200, 4000), (4000, 5520), (5520, 6910), (6910, 8180), (8180, 9220), (9500, 10600))
 ZERO_POINTS = np.array([26.52, 28.51, 28.36, 28.17, 27.78, 26.82])
 EXPOSURE_S = 30.0
+SKY_E, READ_NOISE_E, GAIN = 600.0, 5.0, 1.5  # defaults of an exposure: [e-] and [e-/ADU]
 # Ten-year 5 sigma depth and the shape of its error model (Ivezic et al. 2019, eq. 5).
 DEPTHS = np.array([26.1, 27.4, 27.5, 26.8, 26.1, 24.9])
 GAMMAS = np.array([0.038, 0.039, 0.039, 0.039, 0.039, 0.039])
@@ -305,9 +306,9 @@ class Camera:
     size: int = 1024
     pixel_scale_arcsec: float = 0.2
     seeing_arcsec: float = 0.8
-    sky_e: float = 600.0
-    read_noise_e: float = 5.0
-    gain: float = 1.5
+    sky_e: float = SKY_E
+    read_noise_e: float = READ_NOISE_E
+    gain: float = GAIN
 
 
 def simulate_image(
@@ -626,9 +627,9 @@ def simulate_survey(
     bands: Sequence[str] = ("r", "i"),
     seeing_arcsec: float = 0.8,
     pixel_scale_arcsec: float = 0.2,
-    sky_e: float = 600.0,
-    read_noise_e: float = 5.0,
-    gain: float = 1.5,
+    sky_e: float = SKY_E,
+    read_noise_e: float = READ_NOISE_E,
+    gain: float = GAIN,
     density_per_arcmin2: float = 45.0,
     catalog_rows: int = 20000,
     minutes: float = 3.0,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import synthetic
 import yaml
-from conftest import build_release
+from small_release import build_release
 
 from skyfold import cli
 from storage.config import load_config
@@ -48,7 +48,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shape = (280, 280)
     for number in range(2):
         pixels = synthetic.sky(
-            shape, sources=90, sigma=16, background=400, seed=number, flux=(40, 400)
+            shape, sources=180, sigma=16, background=400, seed=number, flux=(70, 120)
         )
         synthetic.write_fits(
             folder / f"raw/{number}.fits",
@@ -89,7 +89,7 @@ def test_console_runs(page, code, demo, monkeypatch, capsys):
 def test_configurations_load(page, code, tmp_path):
     path = tmp_path / "survey.toml"
     path.write_text(code)
-    assert load_config(path).images
+    assert load_config(path).release.url
 
 
 def test_something_runs_and_every_block_is_of_a_known_language():
@@ -120,7 +120,17 @@ def test_every_key_of_survey_toml_is_described():
     from storage import config
 
     text = (ROOT / "docs/survey_toml.md").read_text()
-    sections = ("Release", "Images", "Plane", "Training", "Levels", "Limits", "Storage")
+    sections = (
+        "Release",
+        "Images",
+        "Plane",
+        "Catalog",
+        "Densities",
+        "Training",
+        "Levels",
+        "Limits",
+        "Storage",
+    )
     for section in sections:
         for key in getattr(config, f"{section}Config").model_fields:
             assert f"`{key}`" in text, f"{section}: {key}"

@@ -11,8 +11,8 @@ import independent_decoder
 import numpy as np
 import pytest
 import synthetic
-from conftest import build_release
 from independent_decoder import Archive
+from small_release import build_release
 
 import storage.builder
 from skyfold import DataRelease, open_release
@@ -32,6 +32,7 @@ def pixels() -> dict[str, np.ndarray]:
     payload = np.array([0x7FC00123, 0xFFC00001, 0xFF800000], "u4").view("f4")
     floats[5, 7:10] = payload
     wide = sky * 1e7
+    wide[96:112, 96:112] += 1e6 * wide.std()  # where the guard needs residues
     wide[0, 0], wide[269, 299] = -0.0, np.inf
     counts = (synthetic.sky(SHAPE, seed=5) > 2).astype("u1")
     cube = np.stack([sky, sky + 4]).round().astype("i4")[:, :140]
@@ -118,3 +119,16 @@ def test_a_flipped_bit_does_not_pass(ladder_url, tmp_path):
     path.write_bytes(bytes(data))
     with pytest.raises((AssertionError, RuntimeError)):  # of the checksum, or of pcodec
         Archive(copy).decode("all/cube", "bounded")
+
+
+def test_guards_of_every_kind_and_large_latents_occur(ladder):
+    archive, _ = ladder
+    guards, largest = set(), 0
+    for row in archive.images.values():
+        if row["mode"] == "ladder":
+            image = independent_decoder.Image(archive, row)
+            guards |= set(np.unique(image.layer("guard", 0, 0)).tolist())
+            largest = max(largest, int(np.abs(image.layer("latent", 0, 0)).max()))
+    assert {0, 1, 2} <= guards
+    assert max(guards) > 2
+    assert largest > 100

@@ -17,6 +17,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class Scale:
 
     minutes: float = 3.0
     side: int = 1024
-    most: int = 1 << 20
+    most: int = 1 << 19
     simulated: int = len(skies.SIMULATIONS)
     real: int = len(skies.SOURCES)
 
@@ -86,7 +87,8 @@ def _cases(
 ) -> dict[str, list[Case]]:
     """Images of each kind; kinds without any are left out."""
     found: dict[str, list[Case]] = defaultdict(list)
-    for case in skies.simulated(folder, chosen, scale.side, scale.simulated):
+    count = len(skies.SIMULATIONS) if chosen else scale.simulated
+    for case in skies.simulated(folder, chosen, scale.side, count):
         found[case.kind].append(case)
     real = len(skies.SOURCES) if chosen else scale.real
     for one in skies.real(data, folder, chosen, scale.most, real):
@@ -166,10 +168,8 @@ def _ladder_records(case: Case, ladder: Ladder, subject: Subject) -> Iterator[Re
 
 def _peer_records(codec: Peer, subject: Subject) -> Iterator[Record]:
     for setting in codec.settings:
-        data, encoding = timed(lambda setting=setting: codec.encode(subject, setting))
-        pixels, decoding = timed(
-            lambda data=data, setting=setting: codec.decode(data, subject, setting)
-        )
+        data, encoding = timed(partial(codec.encode, subject, setting))
+        pixels, decoding = timed(partial(codec.decode, data, subject, setting))
         yield {
             "codec": codec.name,
             "setting": setting,

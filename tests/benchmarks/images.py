@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,7 +75,13 @@ class Subject:
         """Losses of a decoded image, by name."""
         bad = self.context.mask
         values = np.where(bad, 0, np.nan_to_num(decoded.astype(np.float64)))
-        return self._losses(values) | {"lossless": np.array_equal(values, self.raw)}
+        if np.array_equal(values, self.raw):
+            return self._none | {"lossless": True}
+        return self._losses(values) | {"lossless": False}
+
+    @cached_property
+    def _none(self) -> dict[str, Any]:
+        return self._losses(self.raw)
 
     def _losses(self, decoded: NDArray[np.float64]) -> dict[str, Any]:
         good = ~self.context.mask

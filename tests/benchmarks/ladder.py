@@ -21,6 +21,7 @@ from models.export import export_model
 from models.patches import sample_patches
 from skyfold import DataRelease, open_release
 from skyfold.index import ImageEntry
+from skyfold.ladder import TILE
 from skyfold.layout import MODEL_FILES
 from skyfold.network import Network
 from skyfold.store import Store
@@ -100,6 +101,7 @@ class Ladder:
         placed, groups = plan_groups(described, network.channels, network.tables)
         sets = sorted({entry.set for entry in placed})
         builder.start({"name": folder.name, "images": sets, "hold_out": {}}, groups)
+        network.decode(network.encode(np.zeros((1, TILE, TILE), np.float32)))  # opens its sessions
         self.costs: dict[str, Cost] = {}
         written = []
         for case, entry in zip(cases, placed, strict=True):

@@ -3,9 +3,8 @@
 What this module knows is how to be fair to them: lossy ones that have no notion of noise get
 pixels whose unit is the noise (so that no result depends on an image's scale), a range of settings
 from finer than `bounded` to coarser than `latent`, and are charged only for data, not for FITS
-headers. JPEG XL is given floats at the scale where it needs the fewest bits for a given flux error
-(of 1/4096, 1/256 and 1/32 of full scale to the noise, the last). Lossless ones get the stored
-array.
+headers. JPEG XL, whose steps grow with brightness, is given floats at two scales: faint sources
+cost it least at the larger, bright ones at the smaller. Lossless ones get the stored array.
 """
 
 from __future__ import annotations
@@ -26,13 +25,15 @@ from tests.benchmarks.images import Subject
 
 Setting = Any
 FINE = 16  # steps of JPEG 2000's integers in one noise unit
-JXL_SCALE = 1 / 32  # of full scale, that the noise is
-RMS = (0.07, 0.1, 0.14, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)  # asked of JPEG 2000 [noise units]
-DISTANCES = (0.1, 0.25, 0.35, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
-BOUNDS = (0.125, 0.2, 0.25, 0.35, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)  # of SZ3 [noise units]
-TOLERANCES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # ZFP keeps well within them
-LEVELS = (8.0, 4.0, 2.83, 2.4, 2.0, 1.7, 1.41, 1.0, 0.5, 0.25, 0.125)  # q of CFITSIO
-HCOMPRESS = (*((q, 0) for q in (8.0, 4.0, 2.4, 2.0, 1.7, 1.0)), *((4.0, s) for s in (2, 4, 8, 16)))
+RMS = (0.1, 0.14, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95)  # asked of JPEG 2000 [noise units]
+JXL = (  # distance, and noise as a share of full scale
+    *((d, 1 / 32) for d in (0.1, 0.25, 0.35, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)),
+    *((d, 1 / 4096) for d in (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)),
+)
+BOUNDS = (0.125, 0.2, 0.25, 0.35, 0.5, 1.0, 2.0, 4.0)  # of SZ3 [noise units]
+TOLERANCES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # ZFP keeps well within them
+LEVELS = (4.0, 2.83, 2.4, 2.0, 1.7, 1.41, 1.0, 0.5, 0.25)  # q of CFITSIO
+HCOMPRESS = (*((q, 0) for q in (4.0, 2.4, 2.0, 1.7, 1.0)), *((4.0, s) for s in (4, 8, 16)))
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def peers() -> list[Peer]:
     lossy = [
         Peer("RICE_1", LEVELS, _rice, _open_fits, _table_bytes),
         Peer("HCOMPRESS_1", HCOMPRESS, _hcompress, _open_fits, _table_bytes),
-        Peer("JPEG XL", DISTANCES, _jxl, _from_jxl),
+        Peer("JPEG XL", JXL, _jxl, _from_jxl),
         Peer("JPEG 2000", RMS, _jpeg2000, _from_jpeg2000),
         Peer("ZFP", TOLERANCES, _zfp, _from_zfp),
         Peer("SZ3", BOUNDS, _sz3, _from_sz3),
@@ -163,27 +164,30 @@ def _table_bytes(data: bytes) -> int:
 # JPEG XL and JPEG 2000.
 
 
-def _jxl(subject: Subject, distance: Setting) -> bytes:
+def _jxl(subject: Subject, setting: Setting) -> bytes:
+    distance, scale = setting
     y = noise_units(subject)
     lowest = np.float32(math.floor(float(y.min())))
-    pixels = (y - lowest) * np.float32(JXL_SCALE)
+    pixels = (y - lowest) * np.float32(scale)
     data = imagecodecs.jpegxl_encode(pixels, distance=distance, effort=7, numthreads=1)
     return bytes(lowest.tobytes() + data)
 
 
-def _from_jxl(data: bytes, subject: Subject, _: Setting) -> NDArray[Any]:
+def _from_jxl(data: bytes, subject: Subject, setting: Setting) -> NDArray[Any]:
     lowest = np.frombuffer(data[:4], np.float32)[0]
     pixels = imagecodecs.jpegxl_decode(data[4:], numthreads=1)
-    return _stored_units(pixels.reshape(subject.raw.shape) / JXL_SCALE + lowest, subject)
+    return _stored_units(pixels.reshape(subject.raw.shape) / setting[1] + lowest, subject)
 
 
 def _jpeg2000(subject: Subject, rms: Setting) -> bytes:
     y = noise_units(subject)
     lowest, span = float(y.min()), float(np.ptp(y))
-    fine = min(FINE, 65_000 / span)
-    pixels = np.rint((y - lowest) * fine).astype(np.uint16)
-    psnr = 20 * math.log10(65_535 / (fine * rms))
-    data = imagecodecs.jpeg2k_encode(pixels, level=psnr, reversible=False, numthreads=1)
+    fine = min(FINE, 2**24 / span)  # OpenJPEG holds 26 bits at most
+    bits = max(math.ceil(math.log2(span * fine + 1)), 9)
+    pixels = np.rint((y - lowest) * fine).astype(np.uint16 if bits <= 16 else np.uint32)
+    psnr = 20 * math.log10((2**bits - 1) / (fine * rms))
+    options: dict[str, Any] = {"level": psnr, "reversible": False, "bitspersample": bits}
+    data = imagecodecs.jpeg2k_encode(pixels, numthreads=1, **options)
     return np.array([lowest, fine], np.float32).tobytes() + bytes(data)
 
 
@@ -257,7 +261,8 @@ def _from_pcodec(data: bytes, subject: Subject, _: Setting) -> NDArray[Any]:
 
 
 def _zstd(subject: Subject, _: Setting) -> bytes:
-    return bytes(imagecodecs.zstd_encode(imagecodecs.bitshuffle_encode(subject.stored), level=19))
+    shuffled = np.asarray(imagecodecs.bitshuffle_encode(subject.stored))
+    return bytes(imagecodecs.zstd_encode(shuffled.tobytes(), level=19))
 
 
 def _from_zstd(data: bytes, subject: Subject, _: Setting) -> NDArray[Any]:

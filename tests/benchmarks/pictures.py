@@ -106,7 +106,7 @@ def show_bars(console: Console, judged: Mapping[str, Mapping[str, dict[str, floa
             table.add_row(name, *(_judged(bar, found) for bar in BARS))
         console.print(table)
     for bar in BARS.values():
-        console.print(f"{bar.name}: {bar.ratio}", highlight=False)
+        console.print(f"{bar.name}: {bar.ratio}", highlight=False, markup=False)
 
 
 def _judged(bar: str, found: Mapping[str, float]) -> str:

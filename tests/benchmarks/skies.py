@@ -31,7 +31,7 @@ class Simulation:
     """A camera under a sky; see `flows.simulate`."""
 
     name: str
-    camera: dict[str, float]
+    camera: dict[str, Any]
     galaxies: float = 45.0
     stars: float = 4.0
 
@@ -157,8 +157,8 @@ def _window(image: SurveyImage, rows: tuple[int, int], most: int) -> SurveyImage
     height = min(rows[1] - rows[0], max(side, most // nx))
     width = min(nx, most // height)
     measured = _measured(image.stored[rows[0] : rows[1]])
-    y0 = _start(measured.any(axis=1), height) + rows[0]
-    x0 = _start(measured.any(axis=0), width)
+    y0 = _start(np.any(measured, axis=1), height) + rows[0]
+    x0 = _start(np.any(measured, axis=0), width)
     return crop(image, slice(y0, y0 + height), slice(x0, x0 + width))
 
 
@@ -166,7 +166,7 @@ def _measured(stored: NDArray[Any]) -> NDArray[np.bool_]:
     return np.isfinite(stored) & (stored != 0)
 
 
-def _start(used: NDArray[np.bool_], length: int) -> int:
+def _start(used: NDArray[Any], length: int) -> int:
     places = np.flatnonzero(used)
     middle = float(places.mean()) if places.size else len(used) / 2
     return int(np.clip(round(middle - length / 2), 0, len(used) - length))
@@ -179,5 +179,5 @@ def crop(image: SurveyImage, rows: slice, columns: slice) -> SurveyImage:
         return None if plane is None else np.ascontiguousarray(plane[rows, columns])
 
     stored = np.ascontiguousarray(image.stored[rows, columns])
-    planes = {"mask": cut(image.mask), "variance": cut(image.variance)}
-    return replace(image, stored=stored, shape=stored.shape, **planes)
+    mask, variance = cut(image.mask), cut(image.variance)
+    return replace(image, stored=stored, shape=stored.shape, mask=mask, variance=variance)

@@ -38,7 +38,7 @@ Plane = NDArray[np.float32]
 Ints = NDArray[np.int32]
 WAVELET, DEPTH = "bior4.4", 4
 WEIGHTS = (1.0, 1.0, 1.2, 3.0, 9.0)  # steps of the mean and of details, coarse to fine
-SCALES = (0.5, 0.7, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0)
+SCALES = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.5)
 PCA_STEPS = (1.0, 2.0, 3.0, 4.0, 6.0, 9.0)
 PCA_CHANNELS = 12
 DIRECT = 15  # magnitudes from here on are coded by themselves
@@ -139,7 +139,7 @@ class WaveletCoder:
         for plane in planes:
             for place, symbols in _grouped(self._quantised(plane)):
                 seen = np.bincount(symbols, minlength=2 * DIRECT + 1)
-                self.counts[place] = self.counts.get(place, 0.0) + seen
+                self.counts[place] = seen + self.counts.get(place, np.zeros(2 * DIRECT + 1))
 
     def encode(self, plane: Plane) -> bytes:
         """Bytes of a plane in noise units."""
