@@ -166,6 +166,8 @@ def catalog(
     cone: Annotated[str | None, typer.Option(metavar="RA,DEC,RADIUS_DEG")] = None,
 ) -> None:
     """Write a catalog, or a cone of it, as Parquet."""
+    from skyfold.catalogs import write_parquet
+
     found = _open(url).catalogs[name]
     chosen = columns.split(",") if columns else None
     with _atomic(output) as partial:
@@ -174,7 +176,7 @@ def catalog(
         else:
             position, radius = _cone(cone)
             table = found.cone(position, radius, level=level, columns=chosen)
-            table.write(partial, format="parquet", overwrite=True)
+            write_parquet(table, partial)
     print(f"{output}: {name} at {level}")
 
 

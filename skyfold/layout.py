@@ -10,8 +10,8 @@
     manifest.json                    every key with size and SHA-256; its presence is the seal
 
 In a group of images with ``ty x tx`` tiles of 256 pixels, the first axis is the image, a chunk is
-one tile and a shard is one image. An image occupies the corner ``[:ny, :nx]``; beyond it every
-layer is zero.
+one tile and a shard is one image. An image occupies the corner ``[:ny, :nx]``; beyond it all
+layers of pixels are zero, `background` and `latent` say nothing.
 """
 
 from __future__ import annotations

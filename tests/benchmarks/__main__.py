@@ -1,6 +1,6 @@
 """Image codecs side by side: the same images, the same measures, in one run.
 
-    python -m tests.benchmarks [--quick] [--minutes M] [--only IMAGE,...] [--data FOLDER]
+    python -m tests.benchmarks [--quick] [--learned] [--minutes M] [--only IMAGE,...]
 
 Simulated skies and real survey images, every codec at a range of settings, skyfold trained for a
 stated number of minutes on other sky of the same kind. Leaves ``build/benchmarks/images.json``
@@ -28,6 +28,7 @@ from storage.encoder import NotLadderableError
 from tests.benchmarks import bars, pictures, skies
 from tests.benchmarks.images import Cost, Subject, timed
 from tests.benchmarks.ladder import Ladder, Model, train_model, training_patches
+from tests.benchmarks.learned import fit_learned
 from tests.benchmarks.peers import Peer, peers
 from tests.benchmarks.skies import Case
 from tests.benchmarks.transforms import fit_pca, fit_wavelet
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     records: list[Record] = []
     models = {}
     for kind, cases in _cases(asked.data, asked.out / "raw", chosen, scale, console).items():
-        model, found = _run(kind, cases, minutes, asked.out, console)
+        model, found = _run(kind, cases, minutes, asked, console)
         models[kind] = model
         records += found
         _write(asked.out / "images.json", models, records)
@@ -76,6 +77,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="2 + 3 small images, 1 minute each")
     parser.add_argument("--minutes", type=float, help="of training, for each kind of sky")
+    parser.add_argument("--learned", action="store_true", help="a plain learned codec as well")
     parser.add_argument("--only", help="names of images, separated by commas")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "benchmarks")
@@ -100,14 +102,16 @@ def _cases(
 
 
 def _run(
-    kind: str, cases: list[Case], minutes: float, out: Path, console: Console
+    kind: str, cases: list[Case], minutes: float, asked: argparse.Namespace, console: Console
 ) -> tuple[Record, list[Record]]:
     """Train on the sky beside all images of one kind, then compare the codecs on each."""
     start = time.monotonic()
     patches = training_patches(cases)
-    model = train_model(patches, minutes, out / "models")
+    model = train_model(patches, minutes, asked.out / "models")
     fitted = [fit_pca(*patches), fit_wavelet(patches[0][::16])]
-    folder = out / "releases" / kind
+    if asked.learned:
+        fitted.append(fit_learned(*patches, minutes))
+    folder = asked.out / "releases" / kind
     shutil.rmtree(folder, ignore_errors=True)
     ladder = Ladder(folder, cases, model)
     console.print(f"{kind}: trained and encoded in {time.monotonic() - start:.0f} s")

@@ -63,12 +63,14 @@ def stored_units(y: Plane, prepared: Prepared) -> NDArray[np.float64]:
     return np.ldexp(background + noise.to_signal(y), noise.grid_exponent)[:ny, :nx]
 
 
-def _mesh_bytes(prepared: Prepared) -> bytes:
+def mesh_bytes(prepared: Prepared) -> bytes:
+    """The background mesh, which a codec of noise units needs too, before its own bytes."""
     data = bytes(imagecodecs.zstd_encode(prepared.mesh.astype("<i4").tobytes(), level=19))
     return struct.pack("<I", len(data)) + data
 
 
-def _after_mesh(data: bytes) -> bytes:
+def after_mesh(data: bytes) -> bytes:
+    """What follows the mesh."""
     (length,) = struct.unpack_from("<I", data)
     return data[4 + length :]
 
@@ -87,12 +89,12 @@ def fit_pca(patches: Plane, weights: Plane) -> Peer:
 
     def encode(subject: Subject, step: float) -> bytes:
         latents = _components(noise_plane(subject.prepared), basis, step)
-        return _mesh_bytes(subject.prepared) + encode_latents(latents[None], tables[step])
+        return mesh_bytes(subject.prepared) + encode_latents(latents[None], tables[step])
 
     def decode(data: bytes, subject: Subject, step: float) -> NDArray[Any]:
         ny, nx = (tiles * 256 // STRIDE for tiles in subject.prepared.tiles)
         shape = (1, ny, nx, PCA_CHANNELS)
-        latents = decode_latents(_after_mesh(data), shape, tables[step])[0]
+        latents = decode_latents(after_mesh(data), shape, tables[step])[0]
         blocks = (latents * np.float32(step)) @ basis.T
         plane = blocks.reshape(ny, nx, STRIDE, STRIDE).transpose(0, 2, 1, 3)
         return stored_units(plane.reshape(ny * STRIDE, nx * STRIDE), subject.prepared)
@@ -117,11 +119,11 @@ def fit_wavelet(patches: Plane) -> Peer:
 
     def encode(subject: Subject, scale: float) -> bytes:
         plane = noise_plane(subject.prepared)
-        return _mesh_bytes(subject.prepared) + coders[scale].encode(plane)
+        return mesh_bytes(subject.prepared) + coders[scale].encode(plane)
 
     def decode(data: bytes, subject: Subject, scale: float) -> NDArray[Any]:
         ny, nx = (tiles * 256 for tiles in subject.prepared.tiles)
-        plane = coders[scale].decode(_after_mesh(data), (ny, nx))
+        plane = coders[scale].decode(after_mesh(data), (ny, nx))
         return stored_units(plane, subject.prepared)
 
     return Peer("wavelet", SCALES, encode, decode)

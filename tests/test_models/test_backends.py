@@ -1,4 +1,4 @@
-"""Two ways to compute the decoder, Keras and onnxruntime: the same lattice, because of the guard."""
+"""Two ways to compute the decoder, Keras and onnxruntime: one lattice, because of the guard."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_keras_and_onnxruntime_decode_the_same_lattice(encoded, two_ways):
 
 def test_the_networks_differ_and_the_guard_is_needed(encoded, two_ways):
     """Without it, a rounding tie that another machine takes would be a wrong pixel."""
-    work, layers = encoded
+    _, layers = encoded
     latents = layers.layers["latent"].reshape(3, 32, 3, 32, -1).transpose(0, 2, 1, 3, 4)
     tiles = latents.reshape(9, 32, 32, -1)
     here, there = (network.decode(tiles) for network in two_ways)

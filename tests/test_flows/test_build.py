@@ -1,0 +1,248 @@
+"""The whole job as Prefect flows: locally, again, after damage, and on an S3 protocol server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy import units as u
+from astropy.coordinates import SkyCoord
+from astropy.io import fits
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Prefect's and TensorFlow's own
+
+TRAINING = '[training]\nmodel = "pca"\nsteps = 1\n'
+
+
+@pytest.fixture(scope="module")
+def prefect():
+    from prefect.testing.utilities import prefect_test_harness
+
+    import flows  # noqa: F401 - its settings come before Prefect is imported
+
+    with prefect_test_harness(server_startup_timeout=180):
+        yield
+
+
+@pytest.fixture(scope="module")
+def survey(tmp_path_factory) -> Path:
+    from flows.simulate import simulate_survey
+
+    folder = tmp_path_factory.mktemp("survey")
+    path = simulate_survey(
+        folder, seed=4, images=4, size=512, catalog_rows=600, minutes=0.1, damage=True
+    )
+    text = path.read_text()
+    path.write_text(text[: text.index("[training]")] + TRAINING)
+    return path
+
+
+@pytest.fixture(scope="module")
+def built(prefect, survey) -> str:
+    from flows.build import build
+
+    return build(str(survey))
+
+
+def digests(url: str) -> dict[str, str]:
+    objects = json.loads((Path(url) / "manifest.json").read_text())["objects"]
+    return {key: one["sha256"] for key, one in objects.items()}
+
+
+def test_build_seals_a_release_that_decodes(built, survey):
+    from skyfold import open_release
+
+    release = open_release(built)
+    assert release.sealed
+    assert release.verify() == {}
+    assert len(release.images) == 4
+    assert [Path(one["file"]).name for one in release.about["set_aside"]] == [
+        "exposure_truncated.fits"
+    ]
+    for image_id, entry in release.images.entries.items():
+        with fits.open(survey.parent / entry.file, do_not_scale_image_data=True) as hdus:
+            stored = hdus[0].data
+        values = release.images.read(image_id, "exact").values
+        assert values.astype(stored.dtype).tobytes() == stored.tobytes()
+
+
+def test_tables_are_in_the_release(built, survey):
+    import pyarrow.parquet as pq
+
+    from skyfold import open_release
+
+    release = open_release(built)
+    raw = pq.read_table(survey.parent / "raw/galaxies.parquet")
+    table = release.catalogs["galaxies"].read(level="exact")
+    np.testing.assert_array_equal(np.asarray(table["object_id"]), raw["object_id"].to_numpy())
+    pdf = release.densities["pz"].read(level="exact")
+    expected = np.load(survey.parent / "raw/pz.npy")
+    assert pdf.astype(expected.dtype).tobytes() == expected.tobytes()
+    kinds = {row["kind"] for row in release.fidelity.rows()}
+    assert kinds == {"images", "catalogs", "densities"}
+
+
+def test_nothing_of_the_making_stays(built):
+    assert not list(Path(built).rglob("_staging*"))
+    assert not list(Path(built).rglob("*.partial"))
+    provenance = json.loads((Path(built) / "provenance.json").read_text())
+    assert provenance["model"]
+    assert len(provenance["inputs"]) == 4
+
+
+def test_a_sealed_release_is_left_as_it_is(built, survey):
+    from flows.build import build
+    from flows.train import train
+    from skyfold.errors import SealedReleaseError
+
+    before = digests(built)
+    assert build(str(survey)) == built
+    assert digests(built) == before
+    with pytest.raises(SealedReleaseError, match="cannot be changed"):
+        train(str(survey))
+
+
+def test_steps_repeat_and_mend(prefect, survey, tmp_path):
+    """Encode twice, lose a shard, encode again: the same bytes, and only what was lost is new."""
+    from flows.encode import encode
+    from flows.train import train
+
+    shutil.copytree(survey.parent, tmp_path / "s", ignore=shutil.ignore_patterns("archive"))
+    again = str(tmp_path / "s/survey.toml")
+    train(again)
+    encode(again)
+    root = tmp_path / "s/archive/demo/dr1"
+    shards = sorted(path for path in root.glob("images/**/c/**/*") if path.is_file())
+    content = {path: path.read_bytes() for path in shards}
+    written = {path: path.stat().st_mtime_ns for path in shards}
+    lost = shards[len(shards) // 2]
+    lost.unlink()
+    encode(again)
+    assert {path: path.read_bytes() for path in shards} == content
+    image = lost.parts[lost.parts.index("c") + 1]
+    for path in shards:
+        if path.parts[path.parts.index("c") + 1] != image:
+            assert path.stat().st_mtime_ns == written[path]
+
+
+def test_measuring_needs_an_encoded_release(prefect, survey, tmp_path):
+    from flows.encode import encode
+    from skyfold.errors import ReleaseError
+
+    shutil.copytree(survey.parent, tmp_path / "s", ignore=shutil.ignore_patterns("archive"))
+    with pytest.raises(ReleaseError, match="flows train"):
+        encode(str(tmp_path / "s/survey.toml"))
+
+
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environment,
+        timeout=300,
+    )
+
+
+def test_command_line_and_exit_codes(built, tmp_path):
+    info = json.loads(run("skyfold", "info", built, "--json").stdout)
+    assert info["sealed"]
+    levels = info["images"]["night1"]["levels"]
+    assert levels["latent"]["bpp"] < levels["sources"]["bpp"] < levels["exact"]["bpp"]
+    listed = json.loads(run("skyfold", "images", built, "--json").stdout)
+    assert set(listed[0]) == {"id", "set", "band", "file", "hdu", "shape", "dtype"}
+    rows = json.loads(run("skyfold", "fidelity", built, "--json").stdout)
+    expected = "kind set band level case measure bin n bias scatter p50 p90 p99 low high unit bytes"
+    assert set(expected.split()) <= set(rows[0])
+    chosen = run("skyfold", "choose", built, "photometry", "1e-9 sigma", "--json")
+    assert chosen.returncode == 0
+    assert json.loads(chosen.stdout)["level"] == "exact"
+    assert run("skyfold", "verify", built).returncode == 0
+    out = tmp_path / "x.fits"
+    assert run("skyfold", "decode", built, listed[0]["id"], "-o", str(out)).returncode == 0
+    assert out.exists()
+    wrong = run("skyfold", "decode", built, "nothing", "-o", str(out))
+    assert wrong.returncode == 1
+    assert len(wrong.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in wrong.stderr
+    assert run("skyfold", "frobnicate").returncode == 2
+    assert run("skyfold", "info", str(tmp_path)).returncode == 1
+    table = tmp_path / "t.parquet"
+    command = ("catalog", built, "galaxies", "--columns", "ra,mag_r", "-o", str(table))
+    assert run("skyfold", *command).returncode == 0
+    cone = ("catalog", built, "galaxies", "--cone", "150.1,2.2,0.02", "-o", str(table))
+    assert run("skyfold", *cone).returncode == 0
+    pz = tmp_path / "pz.npz"
+    assert run("skyfold", "densities", built, "pz", "-o", str(pz)).returncode == 0
+    assert set(np.load(pz)) == {"grid", "pdf"}
+
+
+def test_refusal_and_corruption_have_exit_codes(built, tmp_path):
+    copy = tmp_path / "dr1"
+    shutil.copytree(built, copy)
+    record = (copy / "fidelity.ecsv").read_text().splitlines()
+    kept = [line for line in record if " exact " not in line]
+    (copy / "fidelity.ecsv").write_text("\n".join(kept) + "\n")
+    refused = run("skyfold", "choose", str(copy), "photometry", "1e-9 sigma at S/N 5-10")
+    assert refused.returncode == 3
+    corrupt = run("skyfold", "verify", str(copy), "--json")
+    assert corrupt.returncode == 4
+    assert list(json.loads(corrupt.stdout)["problems"]) == ["fidelity.ecsv"]
+
+
+@pytest.fixture(scope="module")
+def s3():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = f"from moto.server import main; main(['-p', '{port}', '-H', '127.0.0.1'])"
+    server = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    for _ in range(300):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.1)
+    yield f"http://127.0.0.1:{port}"
+    server.terminate()
+    server.wait(10)
+
+
+@pytest.mark.s3
+def test_build_and_read_on_object_storage(prefect, s3, survey, built, tmp_path, monkeypatch):
+    import s3fs
+
+    from flows.build import build
+    from skyfold import open_release
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    s3fs.S3FileSystem(endpoint_url=s3).mkdir("bucket")
+    shutil.copytree(survey.parent, tmp_path / "s", ignore=shutil.ignore_patterns("archive"))
+    path = tmp_path / "s/survey.toml"
+    text = path.read_text().replace('"archive/demo/dr1"', '"s3://bucket/demo/dr1"')
+    path.write_text(text + f'[storage]\noptions = {{ endpoint_url = "{s3}" }}\n')
+    url = build(str(path))
+    assert url == "s3://bucket/demo/dr1"
+    release = open_release(url, options={"endpoint_url": s3})
+    assert release.verify() == {}
+    local = open_release(built)
+    entry = local.images.entry(next(iter(local.images)))
+    position = SkyCoord(entry.ra, entry.dec, unit="deg")
+    for level in release.levels:
+        here = local.images.cutout(position, 6 * u.arcsec, band=entry.band, level=level)
+        there = release.images.cutout(position, 6 * u.arcsec, band=entry.band, level=level)
+        np.testing.assert_array_equal(here.data, there.data)
+    for text in (release.read("provenance.json"), release.read("report.html")):
+        assert b"planted-secret" not in text
