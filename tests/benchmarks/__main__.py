@@ -117,7 +117,7 @@ def _run(
     console.print(f"{kind}: trained and encoded in {time.monotonic() - start:.0f} s")
     records: list[Record] = []
     for case in cases:
-        found = list(_compare(case, ladder, fitted + peers()))
+        found = list(_compare(case, ladder, fitted + peers(), console))
         pictures.show_records(console, case.name, found)
         records += found
     return _about(model, minutes, cases), records
@@ -136,7 +136,7 @@ def _about(model: Model, minutes: float, cases: list[Case]) -> Record:
     }
 
 
-def _compare(case: Case, ladder: Ladder, codecs: list[Peer]) -> Iterator[Record]:
+def _compare(case: Case, ladder: Ladder, codecs: list[Peer], console: Console) -> Iterator[Record]:
     """Records of every codec on one image; of skyfold first."""
     try:
         subject = Subject.of(case.test, ladder.noise(case.name))
@@ -153,7 +153,7 @@ def _compare(case: Case, ladder: Ladder, codecs: list[Peer]) -> Iterator[Record]
     yield from (about | one for one in _ladder_records(case, ladder, subject))
     for codec in codecs:
         if codec.suits(subject.stored.dtype):
-            yield from (about | one for one in _peer_records(codec, subject))
+            yield from (about | one for one in _peer_records(codec, subject, console))
 
 
 def _ladder_records(case: Case, ladder: Ladder, subject: Subject) -> Iterator[Record]:
@@ -170,10 +170,14 @@ def _ladder_records(case: Case, ladder: Ladder, subject: Subject) -> Iterator[Re
         }
 
 
-def _peer_records(codec: Peer, subject: Subject) -> Iterator[Record]:
+def _peer_records(codec: Peer, subject: Subject, console: Console) -> Iterator[Record]:
     for setting in codec.settings:
-        data, encoding = timed(partial(codec.encode, subject, setting))
-        pixels, decoding = timed(partial(codec.decode, data, subject, setting))
+        try:
+            data, encoding = timed(partial(codec.encode, subject, setting))
+            pixels, decoding = timed(partial(codec.decode, data, subject, setting), times=2)
+        except (ValueError, RuntimeError) as error:  # what another project's codec refuses
+            console.print(f"{codec.name} {setting}: left out: {error}", markup=False)
+            continue
         yield {
             "codec": codec.name,
             "setting": setting,

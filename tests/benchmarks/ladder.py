@@ -113,7 +113,8 @@ class Ladder:
 
     def decode(self, name: str, level: str) -> tuple[NDArray[Any], Cost]:
         """Pixels of an image at a level [stored units], and what decoding cost."""
-        window, cost = timed(lambda: self.release.images.read(self.entries[name].id, level))
+        image_id = self.entries[name].id
+        window, cost = timed(lambda: self.release.images.read(image_id, level), times=2)
         return window.values, cost
 
     def noise(self, name: str) -> NDArray[np.float64] | None:

@@ -132,7 +132,8 @@ def _rice(subject: Subject, q: Setting) -> bytes:
 
 def _hcompress(subject: Subject, setting: Setting) -> bytes:
     q, scale = setting
-    tile = (min(256, subject.raw.shape[0]), subject.raw.shape[1])
+    rows, columns = subject.raw.shape
+    tile = (math.ceil(rows / math.ceil(rows / 256)), columns)  # no last tile of a row or two
     return _dithered(subject, "HCOMPRESS_1", q, hcomp_scale=scale, tile_shape=tile)
 
 

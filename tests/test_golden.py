@@ -1,0 +1,93 @@
+"""Bytes written once are read for ever: a golden file that no longer decodes is a broken promise.
+
+``tests/golden/<codec>/NAME.bin`` holds encoded bytes and ``NAME.json`` what they must decode to.
+Changing one of them is a new codec id, not a fix. `python tests/test_golden.py` writes those that
+are missing, and never changes one that is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from skyfold.codecs.blocks import BlocksCodec
+from skyfold.codecs.latents import LatentsCodec, register_tables, tables_from_bytes
+from skyfold.codecs.sparse import SparseCodec
+
+GOLDEN = Path(__file__).parent / "golden"
+CODECS = {"skyfold.blocks": BlocksCodec, "skyfold.sparse": SparseCodec}
+
+
+def chunks() -> dict[tuple[str, str], np.ndarray]:
+    """What the golden files hold, by codec and name."""
+    rng = np.random.default_rng(2026)
+    noise = rng.normal(0, 2, (1, 64, 64))
+    some = np.kron(rng.random((8, 8)) < 0.2, np.ones((8, 8), bool))[None]
+    guard = np.zeros((1, 256, 256), np.uint8)
+    guard[0, [0, 3, 200], [5, 255, 9]] = (1, 2, 254)
+    found: dict[tuple[str, str], np.ndarray] = {
+        ("skyfold.blocks", f"all_{dtype}"): (40 * noise).astype(dtype)
+        for dtype in ("i2", "i4", "i8", "f4", "f8")
+    }
+    found["skyfold.blocks", "some_i4"] = np.where(some, noise.round(), 0).astype("i4")
+    found["skyfold.blocks", "none_u1"] = np.zeros((1, 16, 16), "u1")
+    found["skyfold.sparse", "guard"] = guard
+    latents = rng.laplace(0, 0.5, (1, 32, 32, 6)).round().astype("i2")
+    latents[0, 3, 4, 5] = 30000
+    found["skyfold.latents", "tile"] = latents
+    return found
+
+
+def codec_of(name: str) -> Any:
+    if name != "skyfold.latents":
+        return CODECS[name]()
+    tables = tables_from_bytes((GOLDEN / name / "tables.bin").read_bytes())
+    return LatentsCodec(tables=register_tables(tables))
+
+
+FILES = sorted(GOLDEN.glob("*/*.json"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_golden_bytes_decode(path):
+    expected = json.loads(path.read_text())
+    codec = codec_of(path.parent.name)
+    data = path.with_suffix(".bin").read_bytes()
+    chunk = codec.decode_chunk(data, tuple(expected["shape"]), np.dtype(expected["dtype"]))
+    assert chunk.dtype == np.dtype(expected["dtype"])
+    assert hashlib.sha256(chunk.tobytes()).hexdigest() == expected["sha256"]
+
+
+def test_every_codec_has_golden_bytes():
+    assert {path.parent.name for path in FILES} >= {*CODECS, "skyfold.latents"}
+
+
+def write_missing() -> None:
+    import sys
+
+    sys.path.insert(0, str(Path(__file__).parent))
+    import synthetic
+
+    tables = GOLDEN / "skyfold.latents" / "tables.bin"
+    if not tables.exists():
+        tables.write_bytes(synthetic.cosine_files()["tables.bin"])
+    for (codec, name), chunk in chunks().items():
+        path = GOLDEN / codec / f"{name}.json"
+        if path.exists():
+            continue
+        path.with_suffix(".bin").write_bytes(codec_of(codec).encode_chunk(chunk))
+        about = {
+            "shape": list(chunk.shape),
+            "dtype": chunk.dtype.str,
+            "sha256": hashlib.sha256(chunk.tobytes()).hexdigest(),
+        }
+        path.write_text(json.dumps(about, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    write_missing()

@@ -1,0 +1,150 @@
+"""Noise of images, blocks that `sources` keeps, and images that cannot be a ladder."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import synthetic
+from scipy.ndimage import gaussian_filter
+
+from skyfold.index import FLAG_FILL
+from skyfold.noise import background_at
+from storage.encoder import encode_image
+from storage.image_input import SurveyImage
+from storage.noise_fit import find_fills, fit_noise
+from storage.survey import ImageRef
+
+
+def survey_image(stored: np.ndarray, **about) -> SurveyImage:
+    ref = ImageRef(id="s/a", set="s", band="r", file="a.fits", url="a.fits", hdu=0)
+    facts = {
+        "bscale": 1.0, "bzero": 0.0, "blank": None, "mask": None, "variance": None, "gain": None,
+        "time": None, "quant_step": None, "quant_method": None, "digest": "",
+    }  # fmt: skip
+    return SurveyImage(ref=ref, stored=stored, shape=stored.shape, header=None, **(facts | about))
+
+
+def fitted(stored: np.ndarray, **about):
+    image = survey_image(stored, **about)
+    return fit_noise(image, find_fills(image)[0])
+
+
+@pytest.mark.parametrize("sigma", [4e-12, 3e-3, 1.0, 60.0, 1e9])
+def test_noise_of_any_scale(sigma):
+    image = synthetic.sky((512, 512), sources=80, sigma=sigma, background=-7 * sigma, seed=1)
+    assert fitted(image).sigma == pytest.approx(sigma, rel=0.03)
+
+
+def test_noise_is_that_of_pixels_where_it_is_correlated():
+    white = np.random.default_rng(0).normal(0, 1, (512, 512))
+    smooth = gaussian_filter(white, 0.8)
+    sigma = float(smooth.std())
+    differences = np.diff(smooth, axis=1).std() / np.sqrt(2)
+    assert differences < 0.75 * sigma  # what an estimate from differences would say
+    assert fitted(smooth).sigma == pytest.approx(sigma, rel=0.05)
+
+
+def test_noise_under_zero_padding():
+    image = synthetic.sky((600, 600), sources=0, sigma=2e-3, seed=2)
+    image[70:] = 0  # 88 % of it
+    flags, fills = find_fills(survey_image(image.astype("f4")))
+    assert fills.tolist() == [0.0]
+    assert (flags[70:] == FLAG_FILL).all()
+    assert fitted(image.astype("f4")).sigma == pytest.approx(2e-3, rel=0.05)
+
+
+def test_noise_does_not_grow_with_crowding():
+    image = synthetic.sky((512, 512), sources=1500, sigma=1.0, seed=3, flux=(10, 500))
+    assert fitted(image).sigma < 1.35
+    assert image.std() > 2.5
+
+
+def test_gain_gives_the_slope_and_a_wrong_gain_does_not():
+    rng = np.random.default_rng(5)
+    truth = synthetic.sky((512, 512), sources=200, sigma=1e-6, seed=5, flux=(1e9, 1e11))
+    electrons = rng.poisson(np.maximum(truth, 0) * 20 + 400) / 2.0
+    stored = np.rint(electrons).astype("i4")
+    right = fitted(stored, gain=2.0)
+    assert right.slope == pytest.approx(0.5, rel=0.25)
+    wrong = fitted(stored, gain=0.001)
+    assert wrong.slope < 0.05 * 1000  # what bright pixels show limits it
+
+
+@pytest.mark.parametrize("kind", ["mask", "counts", "big", "palette"])
+def test_images_without_noise_are_stored_directly(kind, network):
+    rng = np.random.default_rng(1)
+    stored = {
+        "mask": (rng.random((300, 300)) < 0.01).astype("u1"),
+        "counts": rng.poisson(0.01, (300, 300)).astype("i2"),
+        "big": rng.integers(-(2**62), 2**62, (300, 300)),
+        "palette": rng.normal(0, 1, (300, 300)) * np.where(rng.random((300, 300)) < 0.01, 1e30, 1),
+    }[kind]
+    encoded = encode_image(survey_image(stored), network, 0.5)
+    assert encoded.mode == "direct"
+    np.testing.assert_array_equal(encoded.layers["direct"][:300, :300], stored)
+
+
+def spiral(shape):
+    y, x = np.indices(shape) - np.array(shape)[:, None, None] / 2
+    radius, angle = np.hypot(x, y), np.arctan2(y, x)
+    return 3.5 * np.exp(-radius / 25) * (1 + np.cos(2 * angle - radius / 5))
+
+
+def trail(shape):
+    y, x = np.indices(shape)
+    return 4.0 * np.exp(-0.5 * ((y - 0.4 * x - 40) / 1.5) ** 2)
+
+
+def ring(shape):
+    y, x = np.indices(shape) - np.array(shape)[:, None, None] / 2
+    return 4.0 * np.exp(-0.5 * ((np.hypot(x, y) - 40) / 1.5) ** 2)
+
+
+def flash(shape):
+    out = np.zeros(shape)
+    out[100, 120] = 8.0
+    return out
+
+
+@pytest.mark.parametrize("surprise", [spiral, trail, ring, flash])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_what_the_model_never_saw_comes_back_at_sources(surprise, seed, network):
+    """Where a surprise stands out by 3 sigma, `sources` is within the bound, or nearly all of it.
+
+    Of a line that is 4 sigma high, a fiftieth of the pixels may lie in a block where noise hid it.
+    """
+    shape, sigma, step = (256, 256), 10.0, 0.5
+    signal = surprise(shape)
+    noisy = np.random.default_rng(seed).normal(500, sigma, shape) + sigma * signal
+    stored = np.rint(noisy).astype("i2")
+    encoded = encode_image(survey_image(stored), network, step)
+    kept = encoded.layers["sources"] != 0
+    blocks = kept.reshape(32, 8, 32, 8).any(axis=(1, 3))
+    covered = np.kron(blocks, np.ones((8, 8), bool))
+    strong = signal > 3
+    assert covered[strong].mean() > 0.98
+    assert blocks.mean() < 0.5
+
+
+def test_little_is_kept_where_there_is_nothing(network):
+    noise = np.random.default_rng(3).normal(0, 1, (1024, 1024))
+    encoded = encode_image(survey_image(noise.astype("f4")), network, 0.5)
+    kept = (encoded.layers["sources"] != 0).reshape(128, 8, 128, 8).any(axis=(1, 3))
+    assert kept.mean() < 0.01
+
+
+def test_the_mesh_takes_the_mean_error_of_what_is_not_kept(network):
+    sky = synthetic.sky((1024, 1024), sources=400, sigma=9.0, background=300, seed=4)
+    encoded = encode_image(survey_image(np.rint(sky).astype("i2")), network, 0.5)
+    noise, layers = encoded.noise, encoded.layers
+    tiles = layers["latent"].reshape(4, 32, 4, 32, -1).transpose(0, 2, 1, 3, 4)
+    y = network.decode(tiles.reshape(16, 32, 32, -1))
+    left = []
+    for number, (ty, tx) in enumerate(np.ndindex(4, 4)):
+        place = (slice(ty * 256, ty * 256 + 256), slice(tx * 256, tx * 256 + 256))
+        smooth = background_at(layers["background"], noise.background_step, *place)
+        smooth = smooth + noise.to_signal(y[number])
+        kept = (layers["sources"][place] != 0).reshape(32, 8, 32, 8).any(axis=(1, 3))
+        rest = ~np.kron(kept, np.ones((8, 8), bool))
+        left.append(((np.rint(sky)[place] - smooth) / noise.sigma)[rest].mean())
+    assert np.abs(left).max() < 0.02
