@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = {"tensorflow", "keras", "prefect", "matplotlib", "minisom", "galsim", "pydantic", "sep"}
 
 
@@ -15,8 +17,9 @@ def modules_after(statement: str) -> set[str]:
     return {name.partition(".")[0] for name in json.loads(out.stdout.splitlines()[-1])}
 
 
-def test_importing_skyfold_is_light():
-    assert not modules_after("import skyfold") & HEAVY
+@pytest.mark.parametrize("statement", ["import skyfold", "from skyfold import open_release"])
+def test_importing_skyfold_is_light(statement):
+    assert not modules_after(statement) & HEAVY
 
 
 def test_the_command_line_is_light():
