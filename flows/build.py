@@ -26,7 +26,7 @@ def build(survey: str) -> str:
         URL of the release.
     """
     job = Job(survey)
-    if job.builder.is_sealed():
+    if job.is_published():
         get_run_logger().info("%s is sealed already", job.builder.store.url)
         return job.builder.store.url
     train(survey)

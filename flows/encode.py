@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from prefect import flow, get_run_logger, task
 
 from flows.catalogs import encode_catalogs
 from flows.densities import encode_densities
 from flows.job import THREADS, Job, Plan, batches
+from skyfold.errors import InputError
 from skyfold.ladder import LEVELS
-from storage.archive import archive_image
+from storage.archive import archive_image, require_few_bad
 from storage.builder import entry_from_note, note_of, plan_groups
+from storage.survey import SetAside
+
+if TYPE_CHECKING:
+    from skyfold.index import ImageEntry
 
 
 @flow(name="encode", task_runner=THREADS)
@@ -26,25 +32,28 @@ def encode(survey: str) -> int:
     Returns
     -------
     int
-        Images in the release.
+        Images that were written; none if the release is sealed.
     """
     job = Job(survey)
     logger = get_run_logger()
+    if job.is_published():
+        logger.info("%s is sealed already", job.builder.store.url)
+        return 0
     plan = job.require_plan()
-    images = _encode_images(job, plan)
+    written, bad = _encode_images(job, plan)
     encode_catalogs(job)
-    bad_rows = encode_densities(job)
-    job.builder.describe(_about(job, plan, bad_rows))
+    bad += encode_densities(job)
+    job.builder.describe(_about(job, plan, bad))
     logger.info("%s holds all that can be archived", job.builder.store.url)
-    return images
+    return len(written)
 
 
-def _encode_images(job: Job, plan: Plan) -> int:
-    """Encode the images, and start the release."""
+def _encode_images(job: Job, plan: Plan) -> tuple[list[ImageEntry], list[dict[str, Any]]]:
+    """Encode the images, and start the release; what was written, and what could not be."""
     logger = get_run_logger()
     if not plan.entries:
         job.builder.start(_about(job, plan, []), {})
-        return 0
+        return [], []
     survey = job.survey
     network = job.network()
     placed, groups = plan_groups(plan.entries, network.channels, network.tables)
@@ -52,19 +61,25 @@ def _encode_images(job: Job, plan: Plan) -> int:
     runs = batches([entry.id for entry in placed])
     by_id = {entry.id: note_of(entry) for entry in placed}
     futures = [encode_images.submit(survey, [by_id[one] for one in ids]) for ids in runs]
-    written = []
+    written, bad = [], []
     for future in futures:
-        written += [entry_from_note(note) for note in future.result()]
+        for note in future.result():
+            if "reason" in note:
+                bad.append(SetAside(**note))
+                logger.warning("set aside: %s", note["reason"])
+            else:
+                written.append(entry_from_note(note))
         logger.info("encoded %d of %d images", len(written), len(placed))
+    require_few_bad(bad, len(placed), job.config.limits.bad_fraction)
     job.builder.write_indexes(written)
     pixels = max(sum(entry.pixels for entry in written), 1)
     sizes = {level: 8 * sum(e.bytes_at(level) for e in written) / pixels for level in LEVELS}
     shown = ", ".join(f"{level} {size:.3f}" for level, size in sizes.items())
     logger.info("bits per pixel read at each level: %s", shown)
-    return len(written)
+    return written, [asdict(one) for one in bad]
 
 
-def _about(job: Job, plan: Plan, bad_rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _about(job: Job, plan: Plan, bad: list[dict[str, Any]]) -> dict[str, Any]:
     """Attributes of the release's root."""
     tables = (job.builder.read_note("tables") or {}).get("set_aside", [])
     return {
@@ -74,14 +89,14 @@ def _about(job: Job, plan: Plan, bad_rows: list[dict[str, Any]]) -> dict[str, An
         "hold_out": {name: rule.to_dict() for name, rule in plan.hold_out.items()},
         "catalogs": [one.name for one in job.config.catalogs],
         "densities": [one.name for one in job.config.densities],
-        "set_aside": [*plan.set_aside, *tables, *bad_rows],
+        "set_aside": [*plan.set_aside, *tables, *bad],
         "quarantined": [],
     }
 
 
 @task(name="encode images", retries=2, retry_delay_seconds=2, retry_jitter_factor=0.5)
 def encode_images(survey: str, notes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Notes of a batch of images as written."""
+    """Notes of a batch of images as written, or why one could not be."""
     job = Job(survey)
     network = _network(survey)
     logger = get_run_logger()
@@ -89,7 +104,11 @@ def encode_images(survey: str, notes: list[dict[str, Any]]) -> list[dict[str, An
     for note in notes:
         entry = entry_from_note(note)
         ref = job.refs[entry.id]
-        written, is_new = archive_image(job.builder, network, ref, entry, options=job.options)
+        try:
+            written, is_new = archive_image(job.builder, network, ref, entry, options=job.options)
+        except InputError as error:
+            out.append(asdict(SetAside(file=ref.file, reason=str(error), set=ref.set)))
+            continue
         logger.debug("%s: %s", "encoded" if is_new else "was there", entry.id)
         out.append(note_of(written))
     return out

@@ -13,7 +13,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from skyfold.errors import ReleaseError
 from skyfold.holdout import HoldOut
-from skyfold.layout import MODEL_FILES
+from skyfold.layout import MODEL_FILES, PROVENANCE_KEY
 from skyfold.network import Network
 from skyfold.store import Store
 from storage.builder import ReleaseBuilder, entry_from_note
@@ -82,6 +82,21 @@ class Job:
         """Digest of all that the model depends on, but for the content of the images."""
         content = [self.plan_key, self.config.training.model_dump(mode="json")]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def is_published(self) -> bool:
+        """Whether the release is sealed, by this very configuration.
+
+        Raises
+        ------
+        SealedReleaseError
+            If it is sealed and was built by another one.
+        """
+        if not self.builder.is_sealed():
+            return False
+        built_by = json.loads(self.builder.store.read(PROVENANCE_KEY)).get("config", {})
+        if built_by.get("digest") != self.config.digest:
+            self.builder.require_unsealed()
+        return True
 
     def plan(self) -> Plan | None:
         """The plan of this configuration, if there is one."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 from prefect import flow, get_run_logger, task
@@ -10,6 +12,7 @@ from prefect.artifacts import create_table_artifact
 from flows.catalogs import measure_catalogs
 from flows.densities import measure_densities
 from flows.job import THREADS, Job, batches
+from skyfold.errors import CorruptDataError
 from skyfold.layout import FIDELITY_KEY
 from skyfold.measure import images_to_measure, measure_image, record_of
 from skyfold.release import DataRelease, open_release
@@ -33,8 +36,14 @@ def measure(survey: str) -> int:
     """
     job = Job(survey)
     logger = get_run_logger()
-    job.builder.require_unsealed()
+    if job.is_published():
+        logger.info("%s is sealed already", job.builder.store.url)
+        return 0
     release = _open(job)
+    key = _state(release)
+    if (job.builder.read_note("measured") or {}).get("key") == key:
+        logger.info("%s is measured already", release.url)
+        return len(release.fidelity.rows())
     chosen = images_to_measure(release)
     futures = [measure_images.submit(survey, ids) for ids in batches(chosen)]
     measured = []
@@ -44,6 +53,7 @@ def measure(survey: str) -> int:
     tables = [*measure_catalogs(release), *measure_densities(release)]
     record = record_of(release, measured, tables)
     job.builder.store.write(FIDELITY_KEY, record.to_ecsv().encode())
+    job.builder.note("measured", {"key": key})
     rows = record.rows()
     create_table_artifact(
         key="fidelity",
@@ -57,7 +67,24 @@ def measure(survey: str) -> int:
 def measure_images(survey: str, ids: list[str]) -> list[tuple[str, Any]]:
     """Samples of a batch of images, by image id."""
     release = _open(Job(survey))
-    return [(image_id, measure_image(release, image_id)) for image_id in ids]
+    logger = get_run_logger()
+    measured = []
+    for image_id in ids:
+        try:
+            measured.append((image_id, measure_image(release, image_id)))
+        except CorruptDataError:
+            raise
+        except Exception as error:  # sep raises Exception itself; one odd image stops no night
+            logger.warning("%s cannot be measured: %s", image_id, error)
+    return measured
+
+
+def _state(release: DataRelease) -> str:
+    """Digest of everything that is measured: the indexes name the bytes of every layer."""
+    about = json.dumps(release.about, sort_keys=True).encode()
+    indexes = [key for key in release.store.sizes() if key.endswith((".parquet", "index.json"))]
+    digests = [hashlib.sha256(release.read(key)).digest() for key in indexes]
+    return hashlib.sha256(about + b"".join(digests)).hexdigest()
 
 
 def _open(job: Job) -> DataRelease:

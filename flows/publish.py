@@ -47,7 +47,7 @@ def publish(survey: str) -> str:
     job = Job(survey)
     logger = get_run_logger()
     store = job.builder.store
-    if job.builder.is_sealed():
+    if job.is_published():
         logger.info("%s is sealed already", store.url)
         return store.url
     job.require_plan()

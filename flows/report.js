@@ -78,6 +78,7 @@ function judge(now) {
   const verdicts = record.levels.flatMap((name, level) => {
     const price = cost(level, now.areas);
     if (now.lossy && name === LOSSLESS) return [];
+    if (!now.areas.some((area) => storedAt.has(`${level},${area}`))) return []; // of another kind
     let worst = { ratio: -1 };
     for (const area of now.areas) for (const bin of [...now.need.required, ...now.need.checked]) {
       const row = rowAt.get([level, area, ...number, bin].join());

@@ -65,6 +65,8 @@ def _curve(axis: Any, codec: str, records: list[Record], measure: str) -> None:
     if not points:
         return
     bits, errors = np.array(points).T
+    best = errors <= np.minimum.accumulate(errors)  # settings that no cheaper one beats
+    bits, errors = bits[best], errors[best]
     style = {"color": "black", "linewidth": 2.5, "marker": "s"} if codec == OURS else {}
     axis.plot(bits, errors, **{"marker": ".", "label": codec, **style})
 

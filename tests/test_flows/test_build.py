@@ -100,14 +100,22 @@ def test_nothing_of_the_making_stays(built):
 
 def test_a_sealed_release_is_left_as_it_is(built, survey):
     from flows.build import build
+    from flows.encode import encode
+    from flows.measure import measure
+    from flows.publish import publish
     from flows.train import train
     from skyfold.errors import SealedReleaseError
 
     before = digests(built)
     assert build(str(survey)) == built
+    for step in (train, encode, measure):
+        assert not step(str(survey))
+    other = survey.with_name("other.toml")
+    other.write_text(survey.read_text() + "\n[levels]\nstep = 0.25\n")
+    for flow in (train, encode, measure, publish, build):
+        with pytest.raises(SealedReleaseError, match="cannot be changed"):
+            flow(str(other))
     assert digests(built) == before
-    with pytest.raises(SealedReleaseError, match="cannot be changed"):
-        train(str(survey))
 
 
 def test_steps_repeat_and_mend(prefect, survey, tmp_path):

@@ -260,7 +260,7 @@ def test_cases_are_found_by_name():
     }
     for case in cases():
         assert get_case(case.name) is case
-    with pytest.raises(UnknownNameError, match="'astrology'; there are .*detection, photometry"):
+    with pytest.raises(UnknownNameError, match=r"'astrology'; there are .*detection, photometry"):
         get_case("astrology")
 
 
