@@ -12,6 +12,7 @@ import typer
 
 from skyfold.cli import run
 from skyfold.errors import SkyfoldError
+from storage.config import load_config
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -92,26 +93,20 @@ def demo(
 def _existing(survey: Path) -> str:
     if not survey.is_file():
         raise typer.BadParameter(f"there is no file {survey}")
+    load_config(survey)  # a wrong configuration is told before a server is started
     return str(survey.resolve())
 
 
 def _hide_tracebacks() -> None:
-    """Named errors are told in a line; their tracebacks in the logs of runs help nobody."""
-    for name in (
-        "prefect.flow_runs",
-        "prefect.task_runs",
-        "prefect.task_engine",
-        "prefect.flow_engine",
-    ):
-        logging.getLogger(name).addFilter(_without_traceback)
+    """Named errors are told once, at the end and in a line; other logs stay as they are."""
+    engines = ("flow_runs", "task_runs", "flow_engine", "task_engine")
+    for name in engines:
+        logging.getLogger(f"prefect.{name}").addFilter(_is_not_named)
 
 
-def _without_traceback(record: logging.LogRecord) -> bool:
+def _is_not_named(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-    if isinstance(error, SkyfoldError):
-        record.exc_info = None
-        record.exc_text = None
-    return True
+    return not isinstance(error, SkyfoldError)
 
 
 if __name__ == "__main__":

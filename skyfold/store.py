@@ -168,7 +168,8 @@ class named_store_errors:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
-        if error is None or isinstance(error, (FileNotFoundError, FileExistsError)):
+        told = FileExistsError if self.action in ("write", "create") else FileNotFoundError
+        if error is None or isinstance(error, told):
             return
         if isinstance(error, (OSError, TimeoutError)) or _is_remote(error):
             raise StoreUnavailableError(

@@ -2,8 +2,9 @@
 
 A block of 8 x 8 pixels is kept if a matched filter sees something in the data, or if what the
 network left there is not noise: a pixel beyond 5 sigma, or a filtered residual beyond it at any
-scale. Filters are compared with their own scatter on the quiet side, so that correlated noise
-does not select everything.
+scale. What a source is, is judged as photometry judges it, by the noise of its pixels taken as
+independent; residuals are compared with their own filtered scatter on the quiet side, so that
+correlated noise is no surprise.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def select_blocks(
     ndarray of bool, shape (ny / 8, nx / 8)
     """
     psf = max(fwhm / FWHM_TO_SIGMA, 0.6)
-    sources = _filtered(signal, psf) > SOURCE_SIGNIFICANCE
+    sources = _filtered(signal, psf, white=True) > SOURCE_SIGNIFICANCE
     kept = binary_dilation(sources, _disk(REACH * fwhm))
     kept |= _filtered(signal, 2.5 * psf) > EXTENDED_SIGNIFICANCE
     kept |= np.abs(residual) > RESIDUAL_SIGNIFICANCE
@@ -56,15 +57,17 @@ def select_blocks(
     return kept.reshape(ny // BLOCK, BLOCK, nx // BLOCK, BLOCK).any(axis=(1, 3))
 
 
-def _filtered(plane: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-    """Gaussian filter in units of its own noise: at least that of white noise."""
+def _filtered(
+    plane: NDArray[np.float32], sigma: float, *, white: bool = False
+) -> NDArray[np.float32]:
+    """Gaussian filter in units of its own noise, which is at least that of white noise."""
     smooth = gaussian_filter(plane, sigma, mode="constant", truncate=3.0)
     measured = smooth[plane != 0]
     if not measured.size:
         return smooth
     middle, low = np.percentile(measured[:: max(measured.size // 200_000, 1)], (50, 15.87))
-    white = 1 / (2 * sigma * math.sqrt(math.pi))
-    return (smooth - middle) / max(float(middle - low), white)
+    least = 1 / (2 * sigma * math.sqrt(math.pi))
+    return (smooth - middle) / (least if white else max(float(middle - low), least))
 
 
 def _disk(radius: float) -> NDArray[np.bool_]:
