@@ -90,14 +90,21 @@ class Store:
         finally:
             partial.unlink(missing_ok=True)
 
+    def _link_into_place(self, path: Path, data: bytes) -> None:
+        """As renaming, but a link refuses to replace what is there."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+        try:
+            partial.write_bytes(data)
+            os.link(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
     def create(self, key: str, data: bytes) -> None:
         """Write an object that must not exist yet; FileExistsError if it does."""
         with self._named("create", key):
             if self.is_local:
-                path = Path(self.path(key))
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("xb") as file:
-                    file.write(data)
+                self._link_into_place(Path(self.path(key)), data)
             elif "s3" in self.fs.protocol:
                 self._create_on_s3(key, data)
             else:
@@ -110,7 +117,7 @@ class Store:
         try:
             self.fs.call_s3("put_object", Bucket=bucket, Key=name, Body=data, IfNoneMatch="*")
         except OSError as error:
-            if "PreconditionFailed" in str(error) or "pre-conditions" in str(error):
+            if _is_precondition_failed(error):
                 raise FileExistsError(key) from error
             raise
         self.fs.invalidate_cache(self.path(key))
@@ -176,6 +183,12 @@ class named_store_errors:
                 f"cannot {self.action} {self.name}: {_first_line(error)}; check that the store is "
                 "reachable and that your credentials allow this"
             ) from error
+
+
+def _is_precondition_failed(error: BaseException) -> bool:
+    """HTTP status 412 in the answer; a server's words differ, and some say nothing."""
+    answer = getattr(error.__cause__, "response", None) or {}
+    return answer.get("ResponseMetadata", {}).get("HTTPStatusCode") == 412
 
 
 def _is_remote(error: BaseException) -> bool:

@@ -232,6 +232,7 @@ def test_build_and_read_on_object_storage(prefect, s3, survey, built, tmp_path, 
 
     from flows.build import build
     from skyfold import open_release
+    from skyfold.store import Store
 
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret")
@@ -243,6 +244,8 @@ def test_build_and_read_on_object_storage(prefect, s3, survey, built, tmp_path, 
     path.write_text(text + f'[storage]\noptions = {{ endpoint_url = "{s3}" }}\n')
     url = build(str(path))
     assert url == "s3://bucket/demo/dr1"
+    with pytest.raises(FileExistsError):
+        Store(url, {"endpoint_url": s3}).create("manifest.json", b"another")
     release = open_release(url, options={"endpoint_url": s3})
     assert release.verify() == {}
     local = open_release(built)
