@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements/produce.txt
 
-.PHONY: setup demo test check format lock bench clean
+.PHONY: setup demo test check format lock bench docs links clean stack stack-down
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: $(LOCK) requirements/uv.txt pyproject.toml
@@ -13,6 +13,13 @@ $(VENV)/.ready: $(LOCK) requirements/uv.txt pyproject.toml
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r $(LOCK)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
+
+# Prefect, PostgreSQL, Dask and S3 as processes on loopback, deployments registered.
+stack: setup
+	$(BIN)/python -m flows stack up
+
+stack-down:
+	$(BIN)/python -m flows stack down
 
 demo: setup
 	$(BIN)/python -m flows demo
@@ -34,9 +41,19 @@ format: setup
 bench: setup
 	$(BIN)/python -m tests.benchmarks
 
+# The site, in build/docs; `make links` also asks the hosts of outside links.
+docs: setup
+	$(BIN)/python docs/generate.py
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --jobs auto --builder html docs build/docs
+
+links: docs
+	$(BIN)/python -m sphinx --builder linkcheck docs build/links
+
 lock: setup
 	$(BIN)/uv pip compile --quiet pyproject.toml --extra produce --group build --group test --group bench \
 	  --group docs --universal --python-version 3.11 --generate-hashes --no-annotate --no-header -o $(LOCK)
+	$(BIN)/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	  --no-annotate --no-header -o requirements/consume.txt
 	echo uv | $(BIN)/uv pip compile --quiet - --universal --python-version 3.11 --generate-hashes --no-annotate --no-header -o requirements/uv.txt
 
 clean:

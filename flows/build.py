@@ -1,4 +1,4 @@
-"""Build: train, encode, measure, publish, in this order; what is done is skipped."""
+"""Build: train, encode, objects, measure, publish, in this order; what is done is skipped."""
 
 from __future__ import annotations
 
@@ -7,29 +7,35 @@ from prefect import flow, get_run_logger
 from flows.encode import encode
 from flows.job import Job
 from flows.measure import measure
+from flows.objects import objects
+from flows.parameters import AtNight, Survey, night_of, run_name
 from flows.publish import publish
 from flows.train import train
+from skyfold.errors import SealedReleaseError
 
 
-@flow(name="build")
-def build(survey: str) -> str:
+@flow(name="build", flow_run_name=run_name)
+def build(survey: Survey = "survey.toml", night: AtNight = None, accept: bool = False) -> str:
     """Build the release of a survey, from raw files to the seal.
 
-    Parameters
-    ----------
-    survey : str
-        Path of survey.toml.
+    Returns the URL of the release.
 
-    Returns
-    -------
-    str
-        URL of the release.
+    Args:
+        survey: Path of survey.toml as the worker sees it; relative to the clone.
+        night: Takes the place of {night} in survey.toml, such as 2026-11-22. Empty: the night that
+            had begun when the run was scheduled.
+        accept: Publish although losses exceed those recorded for the base release.
     """
-    job = Job(survey)
-    if job.is_published():
-        get_run_logger().info("%s is sealed already", job.builder.store.url)
-        return job.builder.store.url
-    train(survey)
-    encode(survey)
-    measure(survey)
-    return publish(survey)
+    job = Job(survey, night_of(survey, night))
+    given = (survey, job.night or None)
+    try:
+        if not job.is_published():
+            train(*given)
+            encode(*given)
+            objects(*given)
+            measure(*given)
+    except SealedReleaseError:
+        if not job.is_published():
+            raise
+        get_run_logger().info("another run has sealed %s", job.url)
+    return str(publish(*given, accept))

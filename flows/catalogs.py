@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from prefect import get_run_logger, task
+from prefect import get_run_logger
 
 from flows.job import Job
+from flows.runner import batches, run_batches, step, workers
 from models.table_model import train_table
 from skyfold.catalog_index import CatalogInfo
 from skyfold.catalogs import CatalogLibrary
@@ -22,10 +23,11 @@ from storage.catalog_archive import (
     plan_catalog,
     read_plan,
 )
-from storage.catalog_encoder import choose_forms, real_values
+from storage.catalog_encoder import real_values
+from storage.catalog_forms import choose_forms
 from storage.catalog_plan import survey_catalog
 from storage.catalog_writer import CatalogWriter, write_table_model
-from storage.config import CatalogConfig
+from storage.config import CatalogConfig, TrainingConfig
 
 FRACTION = 0.1  # of each value's own error, at `bounded`
 
@@ -38,8 +40,7 @@ def train_catalogs(job: Job) -> list[dict[str, str]]:
     list of dict
         What was set aside: ``file``, ``reason`` and ``set`` (the catalog's name).
     """
-    futures = [train_catalog.submit(job.survey, one.name) for one in job.config.catalogs]
-    return [row for future in futures for row in future.result()]
+    return [row for one in job.config.catalogs for row in train_catalog(job, one.name)]
 
 
 def encode_catalogs(job: Job) -> list[str]:
@@ -55,9 +56,9 @@ def encode_catalogs(job: Job) -> list[str]:
     for config in job.config.catalogs:
         plan = read_plan(job.builder, config.name)
         CatalogWriter(job.builder, plan.info, plan.key).start()
-        shards = range(plan.info.shards)
-        for future in [encode_catalog_shard.submit(job.survey, config.name, one) for one in shards]:
-            future.result()
+        runs = batches(range(plan.info.shards), workers())
+        for _ in run_batches(encode_catalog_shards, job, runs, config.name):
+            pass
         info = finish_catalog(job.builder, plan)
         shown = ", ".join(f"{level} {size / info.rows:.1f}" for level, size in info.levels.items())
         logger.info(
@@ -74,17 +75,17 @@ def measure_catalogs(release: DataRelease) -> list[dict[str, Any]]:
     return [row for name in names for row in catalog_rows(library[name])]
 
 
-@task(name="train catalog", retries=1, retry_delay_seconds=2)
-def train_catalog(survey: str, name: str) -> list[dict[str, str]]:
+@step(name="train catalog", tags=["training"])
+def train_catalog(job: Job, name: str) -> list[dict[str, str]]:
     """What was set aside of one catalog."""
-    return prepare_catalog(Job(survey), name)
+    return prepare_catalog(job, name)
 
 
-@task(name="encode catalog shard", retries=2, retry_delay_seconds=2, retry_jitter_factor=0.5)
-def encode_catalog_shard(survey: str, name: str, shard: int) -> bool:
-    """Whether one shard was encoded now."""
-    job = Job(survey)
-    return encode_shard(job.builder, read_plan(job.builder, name), shard, options=job.options)
+@step(name="encode catalog")
+def encode_catalog_shards(job: Job, shards: list[int], name: str) -> int:
+    """How many of a batch of shards were encoded now."""
+    plan = read_plan(job.builder, name)
+    return sum(encode_shard(job.builder, plan, shard, options=job.options) for shard in shards)
 
 
 def prepare_catalog(job: Job, name: str) -> list[dict[str, str]]:
@@ -95,6 +96,7 @@ def prepare_catalog(job: Job, name: str) -> list[dict[str, str]]:
     settings = {
         "catalog": config.model_dump(mode="json"),
         "seed": job.config.training.seed,
+        "training": table_options(job.config.training),
         "files": inputs,
     }
     note = job.builder.read_note(f"catalogs/{name}/settings")
@@ -114,7 +116,9 @@ def _prepare(
     except InputError as error:
         raise InputError(f"catalog {config.name!r}: {error}") from error
     sample = real_values(surveyed.info, surveyed.sample)
-    model = train_table(surveyed.info, sample[:, surveyed.training], seed=seed)
+    model = train_table(
+        surveyed.info, sample[:, surveyed.training], seed=seed, **table_options(job.config.training)
+    )
     info = surveyed.info
     if model is not None:
         info = replace(info, channels=model.channels, model=write_table_model(job.builder, model))
@@ -126,6 +130,12 @@ def _prepare(
     return aside + [
         {"file": files[0][0], "reason": text, "set": config.name} for text in info.notices
     ]
+
+
+def table_options(training: TrainingConfig) -> dict[str, Any]:
+    """What ``[training]`` says of the models of tables, as options of `train_table`."""
+    steps = {} if training.steps is None else {"steps": training.steps}
+    return {"kind": training.model, "channels": training.channels, **steps}
 
 
 def build_catalog(job: Job, name: str) -> CatalogInfo:

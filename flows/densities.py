@@ -5,34 +5,34 @@ A task writes whole shards; what is there from the same input is skipped.
 
 from __future__ import annotations
 
-import zlib
+import io
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from prefect import get_run_logger, task
+from numpy.typing import NDArray
+from prefect import get_run_logger
 
-from flows.job import Job, batches
+from flows.job import Job
+from flows.runner import batches, run_batches, step, workers
+from models.density_map import train_density_map
 from skyfold.density_index import LEVELS, DensityIndex, Shard, about, index_of
 from skyfold.errors import ReleaseError, TooManyBadInputsError
-from skyfold.science import cases
-from skyfold.science.densities import DENSITIES, DensityContext
-from skyfold.science.summary import summarise
+from skyfold.measure_densities import density_rows
+from storage.builder import STAGING
 from storage.densities_input import DensitiesInput, open_densities
 from storage.densities_writer import (
     archive_shard,
     describe_bad,
     finish_densities,
     plan_densities,
+    sample_masses,
     start_densities,
+    with_map,
 )
 
 if TYPE_CHECKING:
-    from skyfold.densities import DensitySet
     from skyfold.release import DataRelease
-
-MEASURED_ROWS = 20000
-_RUNS = 20  # runs of neighbouring rows that the measured ones are taken from
 
 
 def open_input(job: Job, name: str) -> DensitiesInput:
@@ -42,7 +42,7 @@ def open_input(job: Job, name: str) -> DensitiesInput:
 
 
 def train_densities(job: Job) -> list[dict[str, Any]]:
-    """Plan every set of densities of a survey; nothing has to be learnt (see `skyfold.amplitude`).
+    """Plan every set of densities of a survey; its map alone is learnt (see `skyfold.amplitude`).
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def train_densities(job: Job) -> list[dict[str, Any]]:
     aside: list[dict[str, Any]] = []
     for densities in job.config.densities:
         source = open_input(job, densities.name)
-        index = plan_densities(source)
+        index = train_map(job, source, plan_densities(source))
         job.builder.note(f"densities/{densities.name}/plan", about(index))
         aside += [asdict(one) for one in source.set_aside]
         logger.info(
@@ -74,6 +74,30 @@ def train_densities(job: Job) -> list[dict[str, Any]]:
     for one in aside:
         logger.warning("set aside: %s", one["reason"])
     return aside
+
+
+def train_map(job: Job, source: DensitiesInput, index: DensityIndex) -> DensityIndex:
+    """The plan with a map of the densities, whose prototypes are kept for the steps that follow."""
+    sample = sample_masses(source, index)
+    if not len(sample):
+        return index
+    prototypes = train_density_map(sample, seed=job.config.training.seed)
+    sink = io.BytesIO()
+    np.save(sink, prototypes, allow_pickle=False)
+    job.builder.store.write(_prototypes_key(index), sink.getvalue())
+    return with_map(index, prototypes)
+
+
+def read_prototypes(job: Job, index: DensityIndex) -> NDArray[np.int32] | None:
+    """Prototypes of a planned set's map; None if it has none."""
+    if not index.cells:
+        return None
+    data = job.builder.store.read(_prototypes_key(index))
+    return np.asarray(np.load(io.BytesIO(data), allow_pickle=False), np.int32)
+
+
+def _prototypes_key(index: DensityIndex) -> str:
+    return f"{STAGING}/{index.path}/prototypes.npy"
 
 
 def encode_densities(job: Job) -> list[dict[str, Any]]:
@@ -98,10 +122,10 @@ def encode_densities(job: Job) -> list[dict[str, Any]]:
     aside: list[dict[str, Any]] = []
     for densities in job.config.densities:
         index = require_plan(job, densities.name)
-        start_densities(job.builder, index)
-        numbers = [str(number) for number in range(len(index.spans))]
-        futures = [encode_shards.submit(job.survey, index.name, run) for run in batches(numbers)]
-        shards = [Shard.from_row(row) for future in futures for row in future.result()]
+        start_densities(job.builder, index, read_prototypes(job, index))
+        runs = batches(range(len(index.spans)), workers())
+        found = run_batches(encode_shards, job, runs, index.name)
+        shards = [Shard.from_row(row) for rows in found for row in rows]
         require_few_bad_rows(index, shards, job.config.limits.bad_fraction)
         done = finish_densities(job.builder, index, shards)
         aside += _bad_rows(done)
@@ -122,16 +146,16 @@ def require_plan(job: Job, name: str) -> DensityIndex:
     return index_of(note)
 
 
-@task(name="encode densities", retries=2, retry_delay_seconds=2, retry_jitter_factor=0.5)
-def encode_shards(survey: str, name: str, numbers: list[str]) -> list[dict[str, Any]]:
+@step(name="encode densities")
+def encode_shards(job: Job, numbers: list[int], name: str) -> list[dict[str, Any]]:
     """Shards of a set as written, as rows of its index."""
-    job = Job(survey)
     index, source = require_plan(job, name), open_input(job, name)
+    prototypes = read_prototypes(job, index)
     out = []
     for number in numbers:
-        shard, is_new = archive_shard(job.builder, index, source, int(number))
+        shard, is_new = archive_shard(job.builder, index, source, number, prototypes)
         state = "encoded" if is_new else "was there"
-        get_run_logger().debug("densities %s, shard %s: %s", name, number, state)
+        get_run_logger().debug("densities %s, shard %d: %s", name, number, state)
         out.append(shard.to_row())
     return out
 
@@ -172,52 +196,4 @@ def measure_densities(release: DataRelease) -> list[dict[str, Any]]:
     list of dict
         For `skyfold.fidelity.FidelityRecord.from_rows`; ``bpp`` is bits a stored value.
     """
-    sets: list[DensitySet] = [release.densities[name] for name in release.densities]
-    return [row for one in sets for row in _measure_set(one)]
-
-
-def _measure_set(densities: DensitySet) -> list[dict[str, Any]]:
-    index = densities.index
-    rows = rows_to_measure(densities)
-    context = DensityContext(densities.grid, index.weights())
-    raw = densities.read(rows, "exact")
-    every = {DENSITIES.name: DENSITIES} | {case.name: case for case in cases("densities")}
-    states = {name: case.prepare(raw, context) for name, case in every.items()}  # type: ignore[arg-type]
-    out = []
-    for level in LEVELS:
-        decoded = raw if level == "exact" else densities.read(rows, level)
-        samples = {
-            name: case.compare(states[name], raw, decoded, context)  # type: ignore[arg-type]
-            for name, case in every.items()
-        }
-        found = summarise(
-            [samples],
-            seed=zlib.crc32(f"densities/{index.name}/{level}".encode()),
-            lossless=level == "exact",
-        )
-        stored = index.bytes_at(level)
-        head = {
-            "kind": "densities",
-            "set": index.name,
-            "band": "",
-            "level": level,
-            "bytes": stored,
-            "bpp": 8 * stored / (index.rows * index.points),
-            "held_out": True,  # no row was learnt from
-        }
-        out += [head | row for row in found]
-    return out
-
-
-def rows_to_measure(densities: DensitySet) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Good rows that the record is measured on: runs spread evenly over the set."""
-    count = len(densities)
-    good = np.ones(count, bool)
-    good[list(densities.bad_rows())] = False
-    if count > MEASURED_ROWS:
-        starts = np.linspace(0, count - MEASURED_ROWS // _RUNS, _RUNS).astype(int)
-        chosen = np.zeros(count, bool)
-        for start in starts.tolist():
-            chosen[start : start + MEASURED_ROWS // _RUNS] = True
-        good &= chosen
-    return np.flatnonzero(good)
+    return [row for name in release.densities for row in density_rows(release.densities[name])]

@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from prefect import flow, get_run_logger, task
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from flows.catalogs import encode_catalogs
 from flows.densities import encode_densities
-from flows.job import THREADS, Job, Plan, batches
+from flows.events import ENCODED, emit_step
+from flows.job import Job, Plan
+from flows.parameters import AtNight, Survey, night_of, run_name
+from flows.runner import HOUR, RUNNER, batches, run_batches, step, workers
+from flows.train import prepare
 from skyfold.errors import InputError
 from skyfold.ladder import LEVELS
 from storage.archive import archive_image, require_few_bad
@@ -19,64 +24,85 @@ from storage.survey import SetAside
 if TYPE_CHECKING:
     from skyfold.index import ImageEntry
 
+LEAST_BATCHES = 64  # one that a worker's death loses costs little
 
-@flow(name="encode", task_runner=THREADS)
-def encode(survey: str) -> int:
-    """Encode every image, catalog and density of a survey.
 
-    Parameters
-    ----------
-    survey : str
-        Path of survey.toml.
+@flow(name="encode", flow_run_name=run_name, task_runner=RUNNER, timeout_seconds=24 * HOUR)
+def encode(survey: Survey = "survey.toml", night: AtNight = None) -> int:
+    """Encode every image, catalog and density of a survey, skipping what is there.
 
-    Returns
-    -------
-    int
-        Images that were written; none if the release is sealed.
+    Returns the number of images of the release; none if it is sealed.
+
+    Args:
+        survey: Path of survey.toml as the worker sees it; relative to the clone.
+        night: Takes the place of {night} in survey.toml, such as 2026-11-22. Empty: the night that
+            had begun when the run was scheduled.
     """
-    job = Job(survey)
+    job = Job(survey, night_of(survey, night))
     logger = get_run_logger()
     if job.is_published():
         logger.info("%s is sealed already", job.builder.store.url)
         return 0
+    if job.base is not None:
+        prepare(job)  # nothing is trained, so a night needs no run of its own for it
     plan = job.require_plan()
     written, bad = _encode_images(job, plan)
     encode_catalogs(job)
     bad += encode_densities(job)
     job.builder.describe(_about(job, plan, bad))
     logger.info("%s holds all that can be archived", job.builder.store.url)
+    emit_step(ENCODED, job)
     return len(written)
 
 
 def _encode_images(job: Job, plan: Plan) -> tuple[list[ImageEntry], list[dict[str, Any]]]:
     """Encode the images, and start the release; what was written, and what could not be."""
-    logger = get_run_logger()
     if not plan.entries:
         job.builder.start(_about(job, plan, []), {})
         return [], []
-    survey = job.survey
+    logger = get_run_logger()
     network = job.network()
-    placed, groups = plan_groups(plan.entries, network.channels, network.tables)
+    referred, new = job.builder.refer(plan.entries, job.base, network.digest)
+    if referred:
+        logger.info("%d of %d images are in %s", len(referred), len(plan.entries), job.base)
+    placed, groups = plan_groups(new, network.channels, network.tables)
     job.builder.start(_about(job, plan, []), groups)
-    runs = batches([entry.id for entry in placed])
-    by_id = {entry.id: note_of(entry) for entry in placed}
-    futures = [encode_images.submit(survey, [by_id[one] for one in ids]) for ids in runs]
-    written, bad = [], []
-    for future in futures:
-        for note in future.result():
+    work = [(plan.refs[entry.id], note_of(entry)) for entry in placed]
+    runs = batches(work, workers(), LEAST_BATCHES)
+    written, bad = list(referred), []
+    progress = _Progress(f"Images of {job.config.release.title}", len(placed))
+    for notes in run_batches(encode_images, job, runs, network.digest):
+        for note in notes:
             if "reason" in note:
                 bad.append(SetAside(**note))
                 logger.warning("set aside: %s", note["reason"])
             else:
                 written.append(entry_from_note(note))
-        logger.info("encoded %d of %d images", len(written), len(placed))
-    require_few_bad(bad, len(placed), job.config.limits.bad_fraction)
+        progress.add(len(notes))
+    require_few_bad(bad, len(plan.entries), job.config.limits.bad_fraction)
+    places = {entry.id: place for place, entry in enumerate(plan.entries)}
+    written.sort(key=lambda entry: places[entry.id])
     job.builder.write_indexes(written)
     pixels = max(sum(entry.pixels for entry in written), 1)
     sizes = {level: 8 * sum(e.bytes_at(level) for e in written) / pixels for level in LEVELS}
     shown = ", ".join(f"{level} {size:.3f}" for level, size in sizes.items())
     logger.info("bits per pixel read at each level: %s", shown)
     return written, [asdict(one) for one in bad]
+
+
+class _Progress:
+    """A bar in the user interface, and a line in the log for each tenth."""
+
+    def __init__(self, title: str, total: int) -> None:
+        self.title, self.total, self.done = title, total, 0
+        self.artifact: Any = create_progress_artifact(0.0, description=title)
+
+    def add(self, count: int) -> None:
+        """Count images that are done."""
+        before, self.done = self.done, self.done + count
+        if self.done * 10 // self.total > before * 10 // self.total:
+            update_progress_artifact(self.artifact, 100 * self.done / self.total)
+            get_run_logger().info("%s: %d of %d", self.title, self.done, self.total)
 
 
 def _about(job: Job, plan: Plan, bad: list[dict[str, Any]]) -> dict[str, Any]:
@@ -94,16 +120,14 @@ def _about(job: Job, plan: Plan, bad: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-@task(name="encode images", retries=2, retry_delay_seconds=2, retry_jitter_factor=0.5)
-def encode_images(survey: str, notes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+@step(name="encode images")
+def encode_images(job: Job, work: list[tuple[Any, dict[str, Any]]], model: str) -> list[Any]:
     """Notes of a batch of images as written, or why one could not be."""
-    job = Job(survey)
-    network = _network(survey)
+    network = _network(job, model)
     logger = get_run_logger()
     out = []
-    for note in notes:
+    for ref, note in work:
         entry = entry_from_note(note)
-        ref = job.refs[entry.id]
         try:
             written, is_new = archive_image(job.builder, network, ref, entry, options=job.options)
         except InputError as error:
@@ -117,11 +141,9 @@ def encode_images(survey: str, notes: list[dict[str, Any]]) -> list[dict[str, An
 _networks: dict[tuple[str, str], Any] = {}
 
 
-def _network(survey: str) -> Any:
-    """The job's model, opened once a process."""
-    job = Job(survey)
-    note = job.training()
-    key = (job.builder.store.url, note["model"] if note else "")
+def _network(job: Job, digest: str) -> Any:
+    """A model, opened once a process."""
+    key = (job.builder.store.url, digest)
     if key not in _networks:
-        _networks[key] = job.network()
+        _networks[key] = job.open_network(digest)
     return _networks[key]

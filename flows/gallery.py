@@ -33,11 +33,13 @@ if TYPE_CHECKING:
     from skyfold.index import ImageEntry
     from skyfold.release import DataRelease
 
-__all__ = ["gallery", "png_uri"]
+__all__ = ["gallery", "gray_picture", "png_uri"]
 
 SIDE = 1024  # pixels of an image that are searched: enough objects of every kind
 IMAGES, TRIES = 2, 4  # images that objects are taken from, and looked at for them
 RANGE = 5.0  # differences are shown to this many sigma
+NOVEL = 2  # most novel objects that are shown
+AROUND = 256  # pixels from a novel object to the edge of what is seen of its image
 DETECTED = 5.0  # S/N from which an object is typical, and of a faint one
 _HALF = (16, 36)  # pixels from the centre of a picture to its edge, at least and at most
 _GRAY = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
@@ -75,10 +77,10 @@ def gallery(release: DataRelease) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        At most six, of different kinds: ``title``, ``about``, and ``panels``, one for the raw
-        image and each level: ``level``, ``picture`` and ``residual`` (PNG as data URI; no
-        residual for raw), ``alt``, ``residual_alt`` and ``note``. Empty where no image has noise
-        or no object is found.
+        At most six, of different kinds, and the most novel: ``title``, ``about``, and ``panels``,
+        one for the raw image and each level: ``level``, ``picture`` and ``residual`` (PNG as data
+        URI; no residual for raw), ``alt``, ``residual_alt`` and ``note``. Empty where no image
+        has noise or no object is found.
 
     Raises
     ------
@@ -92,7 +94,8 @@ def gallery(release: DataRelease) -> list[dict[str, Any]]:
             pieces.append(piece)
         if len(pieces) == IMAGES:
             break
-    return [_exhibit(title, *found) for title, found in _choose(pieces)]
+    chosen = [*_choose(pieces), *_most_novel(release)]
+    return [_exhibit(title, *found) for title, found in chosen]
 
 
 def _spread(ids: list[str]) -> list[str]:
@@ -106,6 +109,16 @@ def _piece(release: DataRelease, image_id: str) -> _Piece | None:
     entry = release.images.entry(image_id)
     counted = counted_pixels(release, entry)
     place = _busiest(counted)
+    return _piece_at(release, image_id, place, counted[place])
+
+
+def _piece_at(
+    release: DataRelease,
+    image_id: str,
+    place: tuple[slice, slice],
+    counted: NDArray[np.bool_],
+) -> _Piece | None:
+    entry = release.images.entry(image_id)
     windows = {level: release.images.read(image_id, level, *place) for level in LEVELS}
     sigma = windows["bounded"].sigma
     raw = windows["exact"].values.astype(np.float64)
@@ -113,7 +126,7 @@ def _piece(release: DataRelease, image_id: str) -> _Piece | None:
         return None
     mask = (windows["bounded"].flags != 0) | ~np.isfinite(raw)
     planes = {level: np.where(mask, 0, one.values.astype(float)) for level, one in windows.items()}
-    context = ImageContext(sigma, mask, counted[place], fwhm_pix=entry.fwhm_pix)
+    context = ImageContext(sigma, mask, counted, fwhm_pix=entry.fwhm_pix)
     field = prepare_field(planes["exact"], context)
     keep = is_clear(field.good, field.sources, field.fwhm)
     sources = field.sources[keep & at_centre(context.counted, field.sources)]
@@ -190,6 +203,30 @@ def _choose(pieces: list[_Piece]) -> list[tuple[str, tuple[_Piece, int]]]:
     return [(title, everyone[i]) for i, title in chosen.items()]
 
 
+def _most_novel(release: DataRelease) -> list[tuple[str, tuple[_Piece, int]]]:
+    """The most novel objects, wherever they are."""
+    if not len(release.objects):
+        return []
+    found: list[tuple[str, tuple[_Piece, int]]] = []
+    for row in release.objects.novel(min(NOVEL, len(release.objects)), columns=["image", "x", "y"]):
+        image_id = str(row["image"])
+        at = [float(getattr(row[axis], "value", row[axis])) for axis in ("y", "x")]
+        sides = release.images.entry(image_id).plane
+        rows, columns = (
+            slice(max(round(one) - AROUND, 0), min(round(one) + AROUND, side))
+            for one, side in zip(at, sides, strict=True)
+        )
+        every = np.ones((rows.stop - rows.start, columns.stop - columns.start), bool)
+        piece = _piece_at(release, image_id, (rows, columns), every)
+        if piece is not None:
+            apart = np.hypot(
+                piece.sources["y"] + rows.start - at[0], piece.sources["x"] + columns.start - at[1]
+            )
+            title = "Most novel" if not found else "Also novel"
+            found.append((title, (piece, int(apart.argmin()))))
+    return found
+
+
 def _exhibit(title: str, piece: _Piece, number: int) -> dict[str, Any]:
     """One object as the page shows it."""
     source, entry = piece.sources[number], piece.entry
@@ -197,14 +234,14 @@ def _exhibit(title: str, piece: _Piece, number: int) -> dict[str, Any]:
     raw = piece.shown[box]
     top = max(float(np.max(raw)), 6.0)
     x, y = source["x"] + piece.corner[1], source["y"] + piece.corner[0]
-    panels = [{"level": "raw", "picture": _picture(raw, top), "alt": f"{title}: raw pixels"}]
+    panels = [{"level": "raw", "picture": gray_picture(raw, top), "alt": f"{title}: raw pixels"}]
     for level in LEVELS:
         residual = piece.residual[level][box]
         rms, most = float(np.sqrt(np.mean(residual**2))), float(np.abs(residual).max())
         panels.append(
             {
                 "level": level,
-                "picture": _picture(raw + piece.change[level][box], top),
+                "picture": gray_picture(raw + piece.change[level][box], top),
                 "alt": f"{title}: decoded at {level}",
                 "residual": _difference(residual),
                 "residual_alt": f"{title}: decoded at {level} less raw, up to {most:.2f} sigma",
@@ -224,7 +261,7 @@ def _stamp(piece: _Piece, y: float, x: float) -> tuple[slice, slice]:
     return slice(first[0], first[0] + 2 * half), slice(first[1], first[1] + 2 * half)
 
 
-def _picture(values: NDArray[Any], top: float) -> str:
+def gray_picture(values: NDArray[Any], top: float) -> str:
     """Noise units on an arcsinh stretch from -2 sigma to `top`, black to white."""
     low, high = np.arcsinh(-1.0), np.arcsinh(top / 2)
     scaled = (np.arcsinh(values / 2) - low) / (high - low)

@@ -1,50 +1,67 @@
-"""What all flows of one survey share: its configuration, its release, batches, progress."""
+"""What all flows of one survey share: its configuration, its release, its plan and model."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from skyfold.errors import ReleaseError
 from skyfold.holdout import HoldOut
 from skyfold.layout import MODEL_FILES, PROVENANCE_KEY
 from skyfold.network import Network
+from skyfold.release import DataRelease, open_release
 from skyfold.store import Store
-from storage.builder import ReleaseBuilder, entry_from_note
+from storage.builder import ReleaseBuilder, entry_from_note, note_of
 from storage.config import SurveyConfig, load_config
-from storage.survey import ImageRef, SetAside, find_images
+from storage.survey import ImageRef, PlaneRef, SetAside, find_images
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from skyfold.index import ImageEntry
-
-MAX_TASKS = 64  # a stage: thousands of mapped tasks destabilise servers
-THREADS: Any = ThreadPoolTaskRunner(max_workers=os.cpu_count() or 2)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A survey to be built.
+    """A survey to be built; it travels to workers as its configuration, not as a file's name.
 
     Attributes
     ----------
     survey : str
         Path of survey.toml.
+    night : str
+        Takes the place of ``{night}`` in it.
     """
 
     survey: str
+    night: str = ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"survey": self.survey, "night": self.night, "config": self.config}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
 
     @cached_property
     def config(self) -> SurveyConfig:
         """The survey's configuration."""
-        return load_config(self.survey)
+        return load_config(self.survey, self.night)
+
+    @property
+    def url(self) -> str:
+        """Where the release is or will be."""
+        return self.config.resolve(self.config.release.url)
+
+    @cached_property
+    def base(self) -> DataRelease | None:
+        """The earlier release that this one stands on, if there is one."""
+        name = self.config.release.base
+        if name is None:
+            return None
+        return open_release(
+            f"{self.url.rstrip('/').rpartition('/')[0]}/{name}", options=self.options
+        )
 
     @cached_property
     def options(self) -> dict[str, Any]:
@@ -54,7 +71,7 @@ class Job:
     @cached_property
     def builder(self) -> ReleaseBuilder:
         """The release being written."""
-        return ReleaseBuilder(Store(self.config.resolve(self.config.release.url), self.options))
+        return ReleaseBuilder(Store(self.url, self.options))
 
     @cached_property
     def found(self) -> tuple[dict[str, ImageRef], list[SetAside]]:
@@ -69,18 +86,20 @@ class Job:
 
     @cached_property
     def plan_key(self) -> str:
-        """Digest of all that the plan depends on."""
+        """Digest of all settings that the plan depends on."""
         content = {
-            "images": sorted(self.refs),
+            "folder": self.config.folder,
+            "images": [one.model_dump(mode="json") for one in self.config.images],
             "levels": self.config.levels.model_dump(mode="json"),
             "seed": self.config.training.seed,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    @cached_property
-    def training_key(self) -> str:
+    def training_key(self, plan: Plan) -> str:
         """Digest of all that the model depends on, but for the content of the images."""
-        content = [self.plan_key, self.config.training.model_dump(mode="json")]
+        base = self.config.release.base
+        settings = self.config.training.model_dump(mode="json") if base is None else base
+        content = [self.plan_key, sorted(entry.id for entry in plan.entries), settings]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def is_published(self) -> bool:
@@ -108,34 +127,53 @@ class Job:
         plan = self.plan()
         if plan is None:
             raise ReleaseError(
-                f"{self.builder.store.url} has no plan for this configuration; run `python -m "
-                f"flows train {self.survey}` first"
+                f"{self.builder.store.url} has no plan for this configuration; run "
+                f"`{self.command('train')}` first"
             )
         return plan
 
     def training(self) -> dict[str, Any] | None:
         """What training left: the model's digest and its history."""
         note: dict[str, Any] | None = self.builder.read_note("training")
-        return note if note and note["key"] == self.training_key else None
+        plan = self.plan()
+        return note if note and plan and note["key"] == self.training_key(plan) else None
 
     def network(self) -> Network:
         """The trained model; ReleaseError if training has not been run."""
         note = self.training()
         if note is None:
             raise ReleaseError(
-                f"{self.builder.store.url} has no model for this configuration; run `python -m "
-                f"flows train {self.survey}` first"
+                f"{self.builder.store.url} has no model for this configuration; run "
+                f"`{self.command('train')}` first"
             )
-        digest = note["model"]
+        return self.open_network(note["model"])
+
+    def open_network(self, digest: str) -> Network:
+        """Model of a digest, as the release holds it."""
         files = {name: self.builder.store.read(f"models/{digest}/{name}") for name in MODEL_FILES}
         return Network(files, digest)
+
+    def command(self, step: str) -> str:
+        """Command line of a step."""
+        return f"python -m flows {step} {self.survey}" + (
+            f" --night {self.night}" if self.night else ""
+        )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which images are archived, which cannot be, and which sky is held out of training."""
+    """Which images are archived, which cannot be, and which sky is held out of training.
+
+    Attributes
+    ----------
+    refs : dict
+        Where each image lies, by id.
+    entries : list of ImageEntry
+        In the survey's order, without headers and footprints: there may be very many.
+    """
 
     key: str
+    refs: dict[str, ImageRef]
     entries: list[ImageEntry]
     set_aside: list[dict[str, Any]]
     hold_out: dict[str, HoldOut]
@@ -145,6 +183,7 @@ class Plan:
         """Inverse of `to_note`."""
         return cls(
             note["key"],
+            {row["id"]: ref_from_note(row) for row in note["refs"]},
             [entry_from_note(row) for row in note["entries"]],
             note["set_aside"],
             {name: HoldOut(**rule) for name, rule in note["hold_out"].items()},
@@ -152,17 +191,22 @@ class Plan:
 
     def to_note(self) -> dict[str, Any]:
         """Plan as JSON."""
-        from storage.builder import note_of
-
+        slim = [replace(entry, header="", healpix=()) for entry in self.entries]
         return {
             "key": self.key,
-            "entries": [note_of(entry) for entry in self.entries],
+            "refs": [asdict(ref) for ref in self.refs.values()],
+            "entries": [note_of(entry) for entry in slim],
             "set_aside": self.set_aside,
             "hold_out": {name: rule.to_dict() for name, rule in self.hold_out.items()},
         }
 
 
-def batches(items: Sequence[str]) -> list[list[str]]:
-    """Items in at most `MAX_TASKS` runs of like length, in order."""
-    size = max(1, -(-len(items) // MAX_TASKS))
-    return [list(items[start : start + size]) for start in range(0, len(items), size)]
+def ref_from_note(row: dict[str, Any]) -> ImageRef:
+    """Inverse of `dataclasses.asdict`."""
+    planes = {name: row[name] and _plane(row[name]) for name in ("mask", "weight", "variance")}
+    return ImageRef(**row | planes)
+
+
+def _plane(row: dict[str, Any]) -> PlaneRef:
+    bits = row["bits"]
+    return PlaneRef(**row | {"bits": None if bits is None else tuple(bits)})

@@ -6,35 +6,38 @@ import hashlib
 import json
 from typing import Any
 
-from prefect import flow, get_run_logger, task
+from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 
 from flows.catalogs import measure_catalogs
 from flows.densities import measure_densities
-from flows.job import THREADS, Job, batches
+from flows.events import MEASURED, emit_step
+from flows.job import Job
+from flows.parameters import AtNight, Survey, night_of, run_name
+from flows.pictures import show_rate
+from flows.runner import HOUR, RUNNER, batches, run_batches, step, workers
 from skyfold.errors import CorruptDataError
 from skyfold.layout import FIDELITY_KEY
 from skyfold.measure import images_to_measure, measure_image, record_of
 from skyfold.release import DataRelease, open_release
+from storage.survey import ImageRef
+from storage.trial import trial_encoder
 
 SHOWN = ("set", "band", "level", "case", "measure", "bin", "n", "p50", "p90", "high", "unit", "bpp")
 
 
-@flow(name="measure", task_runner=THREADS)
-def measure(survey: str) -> int:
+@flow(name="measure", flow_run_name=run_name, task_runner=RUNNER, timeout_seconds=12 * HOUR)
+def measure(survey: Survey = "survey.toml", night: AtNight = None) -> int:
     """Measure the loss of every science case at every level.
 
-    Parameters
-    ----------
-    survey : str
-        Path of survey.toml.
+    Returns the number of rows of the fidelity record; none if the release is sealed.
 
-    Returns
-    -------
-    int
-        Rows of the fidelity record.
+    Args:
+        survey: Path of survey.toml as the worker sees it; relative to the clone.
+        night: Takes the place of {night} in survey.toml, such as 2026-11-22. Empty: the night that
+            had begun when the run was scheduled.
     """
-    job = Job(survey)
+    job = Job(survey, night_of(survey, night))
     logger = get_run_logger()
     if job.is_published():
         logger.info("%s is sealed already", job.builder.store.url)
@@ -43,12 +46,12 @@ def measure(survey: str) -> int:
     key = _state(release)
     if (job.builder.read_note("measured") or {}).get("key") == key:
         logger.info("%s is measured already", release.url)
+        emit_step(MEASURED, job)
         return len(release.fidelity.rows())
     chosen = images_to_measure(release)
-    futures = [measure_images.submit(survey, ids) for ids in batches(chosen)]
-    measured = []
-    for future in futures:
-        measured += future.result()
+    measured: list[tuple[str, Any]] = []
+    for found in run_batches(measure_images, job, batches(chosen, workers())):
+        measured += found
         logger.info("measured %d of %d images", len(measured), len(chosen))
     tables = [*measure_catalogs(release), *measure_densities(release)]
     record = record_of(release, measured, tables)
@@ -60,23 +63,35 @@ def measure(survey: str) -> int:
         table=[{name: _rounded(row[name]) for name in SHOWN} for row in rows],
         description=f"Fidelity record of {release.url}: loss of each science case at each level",
     )
+    show_rate(release)
+    emit_step(MEASURED, job)
     return len(rows)
 
 
-@task(name="measure images", retries=1, retry_delay_seconds=2)
-def measure_images(survey: str, ids: list[str]) -> list[tuple[str, Any]]:
+@step(name="measure images")
+def measure_images(job: Job, ids: list[str]) -> list[tuple[str, Any]]:
     """Samples of a batch of images, by image id."""
-    release = _open(Job(survey))
+    release = _open(job)
     logger = get_run_logger()
+    refs = job.require_plan().refs
     measured = []
     for image_id in ids:
         try:
-            measured.append((image_id, measure_image(release, image_id)))
+            trial = _trial(job, release, image_id, refs.get(image_id))
+            measured.append((image_id, measure_image(release, image_id, trial)))
         except CorruptDataError:
             raise
         except Exception as error:  # sep raises Exception itself; one odd image stops no night
             logger.warning("%s cannot be measured: %s", image_id, error)
     return measured
+
+
+def _trial(job: Job, release: DataRelease, image_id: str, ref: ImageRef | None) -> Any:
+    """Encoder of pixels in the place of an image's; None for images of an earlier release."""
+    entry = release.images.entry(image_id)
+    if ref is None or not entry.model:
+        return None
+    return trial_encoder(ref, entry, release.network(entry.model), job.options)
 
 
 def _state(release: DataRelease) -> str:
@@ -88,9 +103,7 @@ def _state(release: DataRelease) -> str:
 
 
 def _open(job: Job) -> DataRelease:
-    return open_release(
-        job.config.resolve(job.config.release.url), options=job.options, unsealed=True
-    )
+    return open_release(job.url, options=job.options, unsealed=True)
 
 
 def _rounded(value: Any) -> Any:

@@ -1,4 +1,8 @@
-"""Publish: provenance and report, then the manifest that seals the release."""
+"""Publish: provenance and report, then the manifest that seals the release, then its catalog entry.
+
+A release that stands on a base is compared with it first: one that loses more is quarantined, which
+is to say not sealed, and one whose model has aged asks for training. Both are told as events.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,22 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_link_artifact
+from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
+from prefect.states import Failed
 
 import skyfold
+from flows.events import DRIFTED, PUBLISHED, QUARANTINED, emit
 from flows.job import Job
+from flows.parameters import AtNight, Survey, night_of, run_name
 from flows.report import render_report
-from skyfold.layout import PROVENANCE_KEY, REPORT_KEY
-from skyfold.release import open_release
+from flows.runner import HOUR
+from skyfold.errors import QuarantineError, SealedReleaseError
+from skyfold.layout import MANIFEST_KEY, PROVENANCE_KEY, REPORT_KEY
+from skyfold.release import DataRelease, open_release
+from storage.drift import GROWTH, growth, worse_rows
+from storage.register import register_release
 
 LIBRARIES = (
     "numpy",
@@ -30,46 +42,114 @@ LIBRARIES = (
 )
 
 
-@flow(name="publish")
-def publish(survey: str) -> str:
-    """Seal the release of a survey.
+@flow(name="publish", flow_run_name=run_name, timeout_seconds=12 * HOUR)
+def publish(
+    survey: Survey = "survey.toml", night: AtNight = None, accept: bool = False
+) -> str | State[Any]:
+    """Compare a release with its base, seal it, and enter it into the catalog of releases.
 
-    Parameters
-    ----------
-    survey : str
-        Path of survey.toml.
+    Returns the URL of the release.
 
-    Returns
-    -------
-    str
-        URL of the release.
+    Args:
+        survey: Path of survey.toml as the worker sees it; relative to the clone.
+        night: Takes the place of {night} in survey.toml, such as 2026-11-22. Empty: the night that
+            had begun when the run was scheduled.
+        accept: Publish although losses exceed those recorded for the base release.
     """
-    job = Job(survey)
+    job = Job(survey, night_of(survey, night))
     logger = get_run_logger()
     store = job.builder.store
     if job.is_published():
         logger.info("%s is sealed already", store.url)
+        finish(job)
         return store.url
     job.require_plan()
     release = open_release(store.url, options=job.options, unsealed=True)
+    refused = None if accept else compare(job, release)
+    if refused is not None:
+        return Failed(name="Quarantined", message=str(refused), data=refused)
     store.write(PROVENANCE_KEY, json.dumps(provenance(job), sort_keys=True, indent=1).encode())
     history = (job.training() or {}).get("history", [])
     store.write(REPORT_KEY, render_report(release, history).encode())
-    objects = job.builder.seal()
-    size = sum(entry["size"] for entry in objects.values())
-    logger.info("sealed %s: %d objects, %.1f MB", store.url, len(objects), size / 1e6)
-    create_link_artifact(key="report", link=f"{store.url}/{REPORT_KEY}", link_text="Report")
+    try:
+        objects = job.builder.seal()
+    except SealedReleaseError:
+        if not job.is_published():
+            raise
+        logger.info("%s was sealed by another run", store.url)
+    else:
+        size = sum(entry["size"] for entry in objects.values())
+        logger.info("sealed %s: %d objects, %.1f MB", store.url, len(objects), size / 1e6)
+        emit(PUBLISHED, job, {"objects": len(objects), "bytes": size})
+    finish(job)
+    link = f"{store.url}/{REPORT_KEY}"
+    create_link_artifact(key="report", link=link, link_text=f"Report of {release.name}")
     return store.url
 
 
+def finish(job: Job) -> None:
+    """What follows the seal, and is made up for if a run was stopped between."""
+    store = job.builder.store
+    job.builder.clear_staging()
+    manifest = json.loads(store.read(MANIFEST_KEY))
+    release = open_release(store.url, options=job.options)
+    entry = {
+        "base": job.config.release.base,
+        "bytes": sum(one["size"] for one in manifest["objects"].values()),
+        "digest": manifest["digest"],
+        "flow_run": {"id": flow_run.id, "name": flow_run.name},
+        "images": len(release.images),
+        "night": job.night,
+        "objects": len(manifest["objects"]),
+        "published": datetime.now(UTC).isoformat(timespec="seconds"),
+        "skyfold": skyfold.__version__,
+    }
+    if register_release(store, entry):
+        get_run_logger().info("%s is in the catalog of releases", release.name)
+
+
+def compare(job: Job, release: DataRelease) -> QuarantineError | None:
+    """Why a release may not be published, if it loses more than its base is recorded to."""
+    if job.base is None:
+        return None
+    logger = get_run_logger()
+    aged = growth(release.images.entries.values(), job.base.images.entries.values())
+    aged = {band: round(one, 3) for band, one in aged.items() if one > GROWTH}
+    if aged:
+        logger.warning("the model of %s has aged: sources grew by %s", job.base.name, aged)
+        emit(DRIFTED, job, {"growth": aged, "base": job.base.name})
+    rows = worse_rows(release.fidelity.rows(), job.base.fidelity.rows())
+    if not rows:
+        return None
+    create_table_artifact(
+        key="quarantine",
+        table=rows,
+        description=f"Losses of {release.name} that exceed those of {job.base.name}",
+    )
+    first = rows[0]
+    message = (
+        f"{release.url} is quarantined: {len(rows)} losses exceed those of {job.base.name}, the "
+        f"first {first['case']} {first['measure']} {first['bin']} in {first['band']} at "
+        f"{first['level']}: {first['low']:.3g} to {first['high']:.3g} {first['unit']}, allowed is "
+        f"{first['allowed']:.3g}; look at the night, then publish with `accept`, or train anew"
+    )
+    emit(QUARANTINED, job, {"losses": len(rows), "reason": message})
+    return QuarantineError(message)
+
+
 def provenance(job: Job) -> dict[str, Any]:
-    """What the release was made of and by; no paths, no credentials."""
+    """What the release was made of and by; no paths, no credentials, and no times.
+
+    Only what its bytes follow from: who published it and when stands in the catalog of releases.
+    """
     plan = job.require_plan()
     training = job.training() or {}
     return {
         "skyfold": skyfold.__version__,
         "config": {
             "digest": job.config.digest,
+            "night": job.night,
+            "base": job.config.release.base,
             "training": job.config.training.model_dump(mode="json"),
             "levels": job.config.levels.model_dump(mode="json"),
         },
@@ -78,13 +158,11 @@ def provenance(job: Job) -> dict[str, Any]:
             entry.id: {"file": entry.file, "hdu": entry.hdu, "sha256": entry.digest}
             for entry in plan.entries
         },
-        "flow_run": {"id": flow_run.id, "name": flow_run.name},
         "environment": {
             "python": platform.python_version(),
             "platform": platform.machine(),
             "libraries": {name: _version(name) for name in LIBRARIES},
         },
-        "published": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

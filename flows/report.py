@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from flows.gallery import gallery
 from flows.report_data import embedded_history, embedded_record
+from flows.report_maps import explanations, maps, scatters
 from skyfold import layout
 from skyfold.errors import CorruptDataError
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["render_report"]
 
+_SCRIPTS = ("report.js", "report_figures.js", "report_maps.js")
 _FOLDER = Path(__file__).parent
 _ADVICE = {
     "latent": "look, search, sort: shapes and structure without the noise",
@@ -67,9 +69,10 @@ def render_report(release: DataRelease, history: list[dict[str, float]]) -> str:
     --------
     >>> page = render_report(skyfold.open_release("archive/demo/dr1"), [])  # doctest: +SKIP
     """
-    script = "".join(_own(name) for name in ("report.js", "report_figures.js"))
+    script = "".join(_own(name) for name in _SCRIPTS)
     entries = list(release.images.entries.values())
     content = embedded_record(release, entries) | {"history": embedded_history(history)}
+    content["scatters"] = scatters(release)
     template = _environment().get_template("report.html.j2")
     return template.render(
         name=release.name,
@@ -77,6 +80,9 @@ def render_report(release: DataRelease, history: list[dict[str, float]]) -> str:
         totals=_totals(entries),
         sets=_sets(release, entries),
         objects=gallery(release),
+        maps=maps(release),
+        why=explanations(release),
+        has_scatters=bool(content["scatters"]),
         models=_models(release, entries),
         about=release.about,
         has_history=bool(content["history"]),

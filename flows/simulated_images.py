@@ -80,7 +80,7 @@ def simulate_image(
         in every fifth exposure a satellite trail.
     header : Header
         TAN WCS, FILTER, GAIN [e-/ADU], RDNOISE [e-], SEEING [arcsec], EXPTIME [s], DATE-OBS.
-    objects : ndarray, dtype OBJECT
+    objects : ndarray, shape (n,), dtype OBJECT
         Those whose centre lies in the image.
 
     Raises

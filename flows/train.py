@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from dataclasses import asdict
@@ -9,62 +10,98 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from prefect import flow, get_run_logger, task
+from prefect import flow, get_run_logger
 
 from flows.catalogs import train_catalogs
 from flows.densities import train_densities
-from flows.job import THREADS, Job, Plan, batches
-from skyfold.errors import InputError
-from skyfold.layout import MODEL_FILES
+from flows.job import Job, Plan
+from flows.parameters import AtNight, Survey, night_of, run_name
+from flows.runner import HOUR, RUNNER, batches, run_batches, step, workers
+from skyfold.errors import InputError, ReleaseError
+from skyfold.layout import MODEL_FILES, PROVENANCE_KEY
 from storage.archive import inspect_image, plan_hold_out, require_few_bad, training_image
 from storage.builder import entry_from_note, note_of
-from storage.survey import SetAside
+from storage.survey import ImageRef, SetAside
 
 TRAINING_IMAGES = 64
+TRAINING_PIXELS = 2**26  # of all of them: 0.3 GB in memory
+WINDOWS = 8
 PATCHES = 3000
 SECONDS_BETWEEN_LINES = 10.0
 
 
-@flow(name="train", task_runner=THREADS)
-def train(survey: str) -> str:
-    """Plan a survey and train its models.
+@flow(name="train", flow_run_name=run_name, task_runner=RUNNER, timeout_seconds=48 * HOUR)
+def train(survey: Survey = "survey.toml", night: AtNight = None) -> str:
+    """Look at every input, hold out sky, train the models on the rest.
 
-    Parameters
-    ----------
-    survey : str
-        Path of survey.toml.
+    Returns the digest of the image model; nothing for a survey without images, or a sealed release.
+
+    Args:
+        survey: Path of survey.toml as the worker sees it; relative to the clone.
+        night: Takes the place of {night} in survey.toml, such as 2026-11-22. Empty: the night that
+            had begun when the run was scheduled.
+    """
+    job = Job(survey, night_of(survey, night))
+    if job.is_published():
+        get_run_logger().info("%s is sealed already", job.builder.store.url)
+        return ""
+    return prepare(job)
+
+
+def prepare(job: Job) -> str:
+    """Plan a survey, and train its models or take those of its base; what is done is skipped.
 
     Returns
     -------
     str
-        Digest of the image model; empty for a survey without images, or a sealed release.
+        Digest of the image model; empty for a survey without images.
     """
-    job = Job(survey)
     logger = get_run_logger()
-    if job.is_published():
-        logger.info("%s is sealed already", job.builder.store.url)
-        return ""
     aside = [*train_catalogs(job), *train_densities(job)]
     job.builder.note("tables", {"set_aside": aside})
-    plan = job.plan() or make_plan(job)
+    plan = job.plan()
+    if plan is None or plan.refs.keys() != job.refs.keys():
+        plan = make_plan(job)
     if not plan.entries:
         return ""
     done = job.training()
     if done is not None:
         logger.info("model %s is trained already", done["model"][:12])
         return str(done["model"])
-    digest, history = train_model(survey, plan)
-    job.builder.note("training", {"key": job.training_key, "model": digest, "history": history})
+    digest, history = _model_of_base(job) if job.base else train_model(job, plan)
+    note = {"key": job.training_key(plan), "model": digest, "history": history}
+    job.builder.note("training", note)
     logger.info("model %s is stored", digest[:12])
-    return digest
+    return str(digest)
+
+
+def _model_of_base(job: Job) -> tuple[str, list[dict[str, float]]]:
+    """Digest of the base's model, copied: it is small, and a release decodes by itself."""
+    assert job.base is not None
+    digest = json.loads(job.base.read(PROVENANCE_KEY)).get("model")
+    if not digest:
+        raise ReleaseError(
+            f"{job.base.url} holds no image model, and [release] base names it; name a release "
+            "with images, or take base out to train a model"
+        )
+    files = {name: job.base.read(f"models/{digest}/{name}") for name in MODEL_FILES}
+    return job.builder.write_model(files), []
 
 
 def make_plan(job: Job) -> Plan:
-    """Look at every image, and decide what is archived and which sky is held out."""
+    """Look at every image, and decide what is archived and which sky is held out.
+
+    Raises
+    ------
+    InputError
+        If no image can be archived.
+    TooManyBadInputsError
+        If more are bad than the configuration allows.
+    """
     logger = get_run_logger()
     refs, unlisted = job.found
-    ids = batches(list(refs))
-    notes = [note for run in inspect.map(job.survey, ids).result() for note in run]
+    runs = batches(list(refs.values()), workers())
+    notes = [note for run in run_batches(inspect, job, runs) for note in run]
     entries = [entry_from_note(note) for note in notes if "reason" not in note]
     bad = unlisted + [SetAside(**note) for note in notes if "reason" in note]
     for one in bad:
@@ -74,31 +111,32 @@ def make_plan(job: Job) -> Plan:
     if not entries and job.config.images:
         raise InputError(f"none of {total} images of {job.survey} can be archived")
     hold_out = plan_hold_out(entries, job.config.training.seed)
-    plan = Plan(job.plan_key, entries, [asdict(one) for one in bad], hold_out)
+    plan = Plan(job.plan_key, refs, entries, [asdict(one) for one in bad], hold_out)
     job.builder.note("plan", plan.to_note())
     logger.info("%d images to archive, %d set aside", len(entries), len(bad))
     return plan
 
 
-@task(name="inspect", retries=2, retry_delay_seconds=2, retry_jitter_factor=0.5)
-def inspect(survey: str, ids: list[str]) -> list[dict[str, Any]]:
+@step(name="inspect")
+def inspect(job: Job, refs: list[ImageRef]) -> list[dict[str, Any]]:
     """Notes about a batch of images: entries, or what was set aside."""
-    job = Job(survey)
-    step = job.config.levels.step
-    found = [inspect_image(job.refs[one], options=job.options, step=step) for one in ids]
+    width = job.config.levels.step
+    found = [inspect_image(ref, options=job.options, step=width) for ref in refs]
     return [asdict(one) if isinstance(one, SetAside) else note_of(one) for one in found]
 
 
-@task(name="train model")
-def train_model(survey: str, plan: Plan) -> tuple[str, list[dict[str, float]]]:
-    """Digest of the model trained on the plan's images, and the history of its loss."""
+@step(name="train model", tags=["training"])
+def train_model(job: Job, plan: Plan) -> tuple[str, list[dict[str, float]]]:
+    """Digest of the model trained on the plan's images, and the history of its loss.
+
+    Runs in the flow's process: workers are too small for it, and the flow's machine may have a GPU.
+    """
     from models.autoencoder import train as train_autoencoder
     from models.entropy import fit_tables
     from models.export import export_model
     from models.patches import sample_patches
     from models.pca import train as train_pca
 
-    job = Job(survey)
     logger = get_run_logger()
     images, masks = training_images(job, plan)
     settings = job.config.training
@@ -109,15 +147,12 @@ def train_model(survey: str, plan: Plan) -> tuple[str, list[dict[str, float]]]:
     )
     channels = {"channels": settings.channels} if settings.channels else {}
     trainer = train_pca if settings.model == "pca" else train_autoencoder
-    started = time.monotonic()
     trained = trainer(
         patches, weights, seed=settings.seed, on_step=_Progress(logger), **budget, **channels
     )
-    seconds = time.monotonic() - started
     tables = fit_tables(trained.encode(patches))
     card = {
         "trained_on": {"images": len(images), "patches": len(patches)},
-        "seconds": round(seconds, 1),
         "budget": budget,
         "seed": settings.seed,
         "config": trained.config,
@@ -144,20 +179,50 @@ class _Progress:
 
 
 def training_images(job: Job, plan: Plan) -> tuple[list[Any], list[Any]]:
-    """Images in noise units and their masks, spread evenly over the survey."""
+    """Images in noise units and their masks, spread evenly over the survey; parts of large ones.
+
+    Raises
+    ------
+    InputError
+        If none of them holds noise.
+    """
     chosen = _spread([entry.id for entry in plan.entries], TRAINING_IMAGES)
     pairs = []
     for image_id in chosen:
-        ref = job.refs[image_id]
+        ref = plan.refs[image_id]
         pair = training_image(ref, plan.hold_out[ref.set], options=job.options)
         if pair is not None:
-            pairs.append(pair)
+            rng = np.random.default_rng([job.config.training.seed, *image_id.encode()])
+            pairs.append(_crop(*pair, TRAINING_PIXELS // len(chosen), rng))
     if not pairs:
         raise InputError(
             f"none of {len(chosen)} images of {job.survey} can train a model: they hold no noise; "
             "masks and counts are archived beside images"
         )
     return [image for image, _ in pairs], [bad for _, bad in pairs]
+
+
+def _crop(image: Any, bad: Any, pixels: int, rng: np.random.Generator) -> tuple[Any, Any]:
+    """The best of a few windows of at most so many pixels, so that memory has a bound."""
+    ny, nx = image.shape
+    if image.size <= pixels:
+        return image, bad
+    height, width = _window(ny, nx, pixels)
+    tops = rng.integers(0, ny - height + 1, WINDOWS)
+    lefts = rng.integers(0, nx - width + 1, WINDOWS)
+    windows = [
+        (slice(top, top + height), slice(left, left + width))
+        for top, left in zip(tops.tolist(), lefts.tolist(), strict=True)
+    ]
+    best = min(windows, key=lambda window: int(bad[window].sum()))
+    return image[best].copy(), bad[best].copy()
+
+
+def _window(ny: int, nx: int, pixels: int) -> tuple[int, int]:
+    """Height and width within an image, as square as it allows."""
+    side = int(pixels**0.5)
+    height = min(ny, max(side, pixels // nx))
+    return height, min(nx, pixels // height)
 
 
 def _spread(items: list[str], count: int) -> list[str]:

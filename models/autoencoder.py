@@ -63,7 +63,7 @@ class AutoencoderConfig:
     emphasis: float = 100.0
     bright: float = 300.0
     pixel_weight: float = 0.2
-    width: int = 64
+    width: int = 32
     depth: int = 2
     step: float = 1.5
     batch: int = 8

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from models.pca import TrainedModel
 from skyfold.codecs.latents import LatentTables
 from skyfold.errors import CorruptDataError, InvalidRequestError
+from skyfold.graph_check import check_graph
 from skyfold.layout import STRIDE
-from skyfold.network import check_graph, model_digest
+from skyfold.network import model_digest
 
 __all__ = ["export_model", "measure_tolerance", "to_onnx"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfold.errors import InvalidRequestError
-from skyfold.table_model import assign_cells
+from skyfold.table_model import assign_cells, u_matrix
 
 __all__ = ["quantization_error", "side_for", "topographic_error", "train_som", "u_matrix"]
 
@@ -101,23 +101,6 @@ def _linear_start(rows: Weights, side: int) -> NDArray[np.float64]:
     return np.asarray(
         centre + place[:, None, None] * axes[:, 0] + place[None, :, None] * axes[:, 1]
     )
-
-
-def u_matrix(weights: Weights) -> Weights:
-    """Mean distance of each cell's weights from those of its neighbours, shape (ny, nx).
-
-    Ultsch & Siemon (1990); the four nearest neighbours, in units of the features.
-    """
-    total = np.zeros(weights.shape[:2])
-    count = np.zeros(weights.shape[:2])
-    for axis in (0, 1):
-        step = np.linalg.norm(np.diff(weights, axis=axis), axis=-1)
-        for shift in (0, 1):
-            place = [slice(None), slice(None)]
-            place[axis] = slice(shift, step.shape[axis] + shift)
-            total[tuple(place)] += step
-            count[tuple(place)] += 1
-    return (total / np.maximum(count, 1)).astype(np.float32)
 
 
 def quantization_error(rows: Weights, weights: Weights) -> float:

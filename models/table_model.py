@@ -1,4 +1,4 @@
-"""Training a catalog's model: noise units, a self-organizing map, principal components.
+"""Training a catalog's model: noise units, a self-organizing map, an autoencoder.
 
 What this module knows is how to find them from a sample of rows: where a column's error is known
 at each value, one noise unit is that error; where it is not, an eighth of the column's spread near
@@ -7,6 +7,7 @@ its middle and an eighth of the distance from it in the tails, as a logarithm ha
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,15 @@ from numpy.typing import NDArray
 from models.som import quantization_error, topographic_error, train_som, u_matrix
 from skyfold.catalog_index import CatalogInfo, Column
 from skyfold.columns import Floats, interpolate
-from skyfold.table_model import WEIGHT_UNIT, TableModel
+from skyfold.table_model import HIDDEN_BITS, HIDDEN_SCALE, WEIGHT_UNIT, TableModel
 
 __all__ = ["train_table"]
 
 KNOTS = 48
 MAX_CHANNELS = 16
+MIN_ROWS = 1000  # that an autoencoder is trained on
+STEPS = 1500
+_CELL = 0.2  # noise units: width of cells at `bounded`
 MAX_FEATURES = 16
 MAX_PREDICTORS = 12  # values that are tried as predictors of an error
 SPREAD_UNITS = 8  # noise units in one spread of a column without errors
@@ -32,9 +36,11 @@ def train_table(
     values: Floats,
     *,
     seed: int = 1,
-    channels: int = MAX_CHANNELS,
+    channels: int | None = None,
     side: int | None = None,
     step: float = 0.75,
+    kind: str = "pca",
+    steps: int = STEPS,
 ) -> TableModel | None:
     """Model of a catalog, from a sample of its rows.
 
@@ -45,12 +51,17 @@ def train_table(
     values : ndarray, shape (real elements, n), float64
         Sample of rows that may train; NaN where missing.
     seed : int
-    channels : int
-        Most latents of a row.
+    channels : int, optional
+        Most latents of a row; 16 unless given.
     side : int, optional
         Cells a side of the map; by the number of rows unless given.
     step : float
         Noise units in one step of a latent.
+    kind : {"autoencoder", "pca"}
+        What gives the latents. An autoencoder needs 1000 rows, and is kept only if it costs less
+        than principal components on rows that it was not trained on; the card says what was met.
+    steps : int
+        Batches that the autoencoder is trained on.
 
     Returns
     -------
@@ -65,7 +76,7 @@ def train_table(
     features, mean, scale = _features(info, units, targets)
     rows = _scaled(units, features, mean, scale)
     som = train_som(rows, side, seed=seed)
-    basis, offset = _components(units, min(channels, len(targets)))
+    basis, offset = _components(units, min(channels or MAX_CHANNELS, len(targets)))
     curves = _curves(info, values, targets)
     draft = TableModel(
         targets=np.array([element for _, element in targets], np.int64),
@@ -73,6 +84,7 @@ def train_table(
         knots_v=knots_v,
         weights=np.rint(basis * step * WEIGHT_UNIT).astype(np.int64),
         offset=np.rint(offset * WEIGHT_UNIT).astype(np.int64),
+        **_no_hidden(basis),
         encoder=basis.T / step,
         centres=np.zeros((som.shape[0] * som.shape[1], basis.shape[1]), np.int64),
         prototypes=np.full((som.shape[0] * som.shape[1], len(values)), np.nan),
@@ -83,7 +95,71 @@ def train_table(
         **curves,
         card=_card(rows, som, seed, step, basis.shape[1]),
     )
+    if kind == "autoencoder":
+        draft = _corrected(draft, units, basis, step, seed, steps)
     return _with_centres(draft, values, units)
+
+
+def _no_hidden(basis: Floats) -> dict[str, Any]:
+    elements, channels = basis.shape
+    return {
+        "hidden_weights": np.zeros((0, channels), np.int64),
+        "hidden_offset": np.zeros(0, np.int64),
+        "hidden_out": np.zeros((elements, 0), np.int64),
+        "encoder_in": np.zeros((0, elements)),
+        "encoder_offset": np.zeros(0),
+        "encoder_out": np.zeros((channels, 0)),
+    }
+
+
+def _corrected(
+    model: TableModel, units: Floats, basis: Floats, step: float, seed: int, steps: int
+) -> TableModel:
+    """The model with hidden layers, if they save more than they cost on rows kept back."""
+    if units.shape[1] < MIN_ROWS:
+        return model
+    from models.table_network import train_rows
+
+    centred = (units - model.offset[:, None] / WEIGHT_UNIT).T
+    kept_back = np.arange(len(centred)) % 8 == 7
+    found = train_rows(centred[~kept_back], basis, step=step, seed=seed, steps=steps)
+    trial = replace(
+        model,
+        weights=_whole(found.decoder, WEIGHT_UNIT),
+        hidden_weights=_whole(found.decoder_in / HIDDEN_SCALE, WEIGHT_UNIT),
+        hidden_offset=_whole(found.decoder_offset, WEIGHT_UNIT),
+        hidden_out=_whole(found.decoder_out, 2**HIDDEN_BITS),
+        encoder=found.encoder,
+        encoder_in=found.encoder_in,
+        encoder_offset=found.encoder_offset,
+        encoder_out=found.encoder_out,
+    )
+    costs = {
+        "pca": _cost(model, units[:, kept_back]),
+        "autoencoder": _cost(trial, units[:, kept_back]),
+    }
+    if not costs["autoencoder"] < costs["pca"]:
+        return replace(model, card=model.card | {"bits": costs})
+    return replace(trial, card=model.card | {"kind": "autoencoder", "steps": steps, "bits": costs})
+
+
+def _whole(values: Floats, unit: int) -> NDArray[np.int64]:
+    return np.rint(values * unit).astype(np.int64)
+
+
+def _cost(model: TableModel, units: Floats) -> float:
+    """Bits of a row: entropy of its latents, and of what they leave in cells of 0.2 noise units."""
+    cells = np.zeros(units.shape[1], np.int32)  # of which all centres are still 0
+    whole = model.encode(units, cells)
+    rest = np.rint((units - model.predict_units(whole.astype(np.int64))) / _CELL)
+    values = [*whole, *(row[np.isfinite(row)] for row in rest)]
+    return float(sum(_entropy(row) * len(row) for row in values) / units.shape[1])
+
+
+def _entropy(values: NDArray[Any]) -> float:
+    """Bits a value, by their frequencies; 0 for none."""
+    share = np.unique(values, return_counts=True)[1] / max(len(values), 1)
+    return float(-(share * np.log2(share)).sum())
 
 
 def _card(
@@ -275,8 +351,6 @@ def _curve(
 
 def _with_centres(model: TableModel, values: Floats, units: Floats) -> TableModel:
     """The model with what its cells hold: mean latents and median values of the sample."""
-    from dataclasses import replace
-
     cells = model.assign(units)
     whole = model.encode(units, cells)  # the centres are still 0
     used = np.unique(cells)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from skyfold.fidelity import Choice, FidelityRecord
     from skyfold.images import ImageLibrary
     from skyfold.release import DataRelease, open_release
+    from skyfold.releases import list_releases
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ __all__ = [
     "ImageLibrary",
     "__version__",
     "errors",
+    "list_releases",
     "open_release",
 ]
 
@@ -35,6 +37,7 @@ _HOMES = {
     "DataRelease": "skyfold.release",
     "FidelityRecord": "skyfold.fidelity",
     "ImageLibrary": "skyfold.images",
+    "list_releases": "skyfold.releases",
     "open_release": "skyfold.release",
 }
 

@@ -7,35 +7,45 @@
     catalogs/<name>/<layer>            Zarr arrays (elements, rows); a chunk is one element's rows,
                                        or several elements' where the catalog is short
     catalogs/<name>/text/<number>      Zarr arrays (rows, bytes) of strings
+    catalogs/<name>/checksum           CRC-32 of decoded values (columns of floats, chunks, levels
+                                       from `latent` on); 0 where nothing is computed
     catalogs/<name>/som/<array>        the self-organizing map and what its cells hold
     models/<digest>/table.npz          the table's model
 
 A column of vectors is several *elements*: real elements (floats), whole ones (integers, booleans,
 times), text. Rows are cut into chunks along the HEALPix curve; inside a chunk they keep the order
 of the input, so that their numbers cost little and neighbours in the file stay neighbours.
+
+The layers `direct2`, `direct4` and `direct8` hold bits of floats; of a column that names a
+*relation*, how far its bits are from what other columns say (`skyfold.relations`).
 """
 
 from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import zarr
 
 from skyfold.codecs.columns import NumbersCodec, TextCodec
 from skyfold.columns import LEVELS
 from skyfold.errors import CorruptDataError, LevelNotStoredError, UnknownNameError
+from skyfold.parquet import read_columns
+from skyfold.relations import Relation
+from skyfold.trust import load_json, reading
 
 CHUNK_ROWS = 16384
 MAX_CHUNK_ROWS = 2**17
 MAX_PACK = 32
-PACKED_VALUES = 8192  # a chunk of a short catalog holds several elements, up to so many values
+# A chunk of a short catalog holds several elements, up to so many values; of a long one, one.
+PACKED_VALUES = 2 * CHUNK_ROWS - 1
 MAX_ELEMENTS = 2**14
+MAX_ROWS = 2**40
+_DTYPE = re.compile(r"str|[<>|=]?[A-Za-z]{1,10}[0-9]{0,7}(\[[0-9]{0,9}[A-Za-zμ]{1,3}\])?")
 HEALPIX_ORDER = 29  # of the curve that rows follow
 REAL_KINDS = ("scaled", "error", "fixed", "plain")
 KINDS = (*REAL_KINDS, "whole", "text")
@@ -90,6 +100,8 @@ class Column:
         Those values among the declared or found ones that mean "missing".
     width : int
         Bytes of the longest string.
+    relation : Relation or None
+        How its bits are told from other columns; they are stored as they are without.
     """
 
     name: str
@@ -109,6 +121,7 @@ class Column:
     fills: tuple[str, ...] = ()
     missing: tuple[float, ...] = ()
     width: int = 1
+    relation: Relation | None = None
 
     @property
     def elements(self) -> int:
@@ -219,6 +232,11 @@ class CatalogInfo:
             f"as {some}; release.catalogs[{self.name!r}].columns lists them"
         )
 
+    @property
+    def real_columns(self) -> list[Column]:
+        """Columns of floats: one row each of the array `checksum`."""
+        return [column for column in self.columns if column.is_real]
+
     def numbers(self, kind: str) -> int:
         """How many elements there are of a sort: real, whole or text."""
         if kind == "real":
@@ -253,9 +271,8 @@ class CatalogInfo:
         counts = {"rows": 1, "map": 1, "latent": self.channels, "nulls": real + whole + text}
         counts |= {"whole": whole} | dict.fromkeys(("flags", "bounded", "raw", "exact"), real)
         for size in (2, 4, 8):
-            counts[f"direct{size}"] = sum(
-                c.elements for c in self.columns if c.is_real and c.native.itemsize == size
-            )
+            ends = [c.direct + c.elements for c in self.real_columns if c.native.itemsize == size]
+            counts[f"direct{size}"] = max(ends, default=0)
         return _LAYER_TYPES[layer], counts[layer]
 
     def arrays(self) -> dict[str, tuple[str, int]]:
@@ -263,50 +280,47 @@ class CatalogInfo:
         shapes = {layer: self.layer_shape(layer) for layer in _LAYER_TYPES}
         return {layer: shape for layer, shape in shapes.items() if shape[1]}
 
+    def specs(self) -> dict[str, dict[str, Any]]:
+        """What `zarr.create_array` is given for each array, by name."""
+        numbers = {
+            layer: {
+                "shape": (count, self.rows),
+                "chunks": (self.pack, self.chunk_rows),
+                "shards": (-(-count // self.pack) * self.pack, self.shard_rows),
+                "dtype": dtype,
+                "serializer": NumbersCodec(),
+            }
+            for layer, (dtype, count) in self.arrays().items()
+        }
+        texts = {
+            f"text/{place}": {
+                "shape": (self.rows, column.width),
+                "chunks": (self.chunk_rows, column.width),
+                "shards": (self.shard_rows, column.width),
+                "dtype": "uint8",
+                "serializer": TextCodec(),
+            }
+            for column in self.columns
+            if column.kind == "text"
+            for place in column.places("text")
+        }
+        every = numbers | texts | self._checksum_spec()
+        return {name: spec | {"compressors": None, "fill_value": 0} for name, spec in every.items()}
+
+    def _checksum_spec(self) -> dict[str, dict[str, Any]]:
+        """CRC of every column's decoded chunk at `latent`, `bounded` and `exact`; see `checked`."""
+        count = len(self.real_columns)
+        spec = {
+            "shape": (count, self.chunks, len(LEVELS) - 1),
+            "chunks": (count, self.shard_rows // self.chunk_rows, 1),
+            "dtype": "uint32",
+        }
+        return {"checksum": spec} if count else {}
+
     def create(self, store: Any, path: str) -> None:
         """Create the arrays of every layer at `path`, without data."""
-        for layer, (dtype, count) in self.arrays().items():
-            zarr.create_array(
-                store,
-                name=f"{path}/{layer}",
-                shape=(count, self.rows),
-                chunks=(self.pack, self.chunk_rows),
-                shards=(-(-count // self.pack) * self.pack, self.shard_rows),
-                dtype=dtype,
-                **_OPTIONS,
-                serializer=NumbersCodec(),
-            )
-        for column in self.columns:
-            for place in column.places("text") if column.kind == "text" else []:
-                self._create_text(store, f"{path}/text/{place}", column.width)
-        self._create_checksums(store, path)
-
-    def _create_text(self, store: Any, name: str, width: int) -> None:
-        zarr.create_array(
-            store,
-            name=name,
-            shape=(self.rows, width),
-            chunks=(self.chunk_rows, width),
-            shards=(self.shard_rows, width),
-            dtype="uint8",
-            **_OPTIONS,
-            serializer=TextCodec(),
-        )
-
-    def _create_checksums(self, store: Any, path: str) -> None:
-        """CRC of every real element's decoded chunk at `latent`, `bounded` and `exact`."""
-        real = self.numbers("real")
-        if real:
-            zarr.create_array(
-                store,
-                name=f"{path}/checksum",
-                shape=(real, self.chunks, len(LEVELS) - 1),
-                chunks=(real, self.shard_rows // self.chunk_rows, len(LEVELS) - 1),
-                dtype="uint32",
-                compressors=None,
-                fill_value=0,
-                overwrite=True,
-            )
+        for name, spec in self.specs().items():
+            zarr.create_array(store, name=f"{path}/{name}", overwrite=True, **spec)
 
     def to_json(self) -> bytes:
         """The catalog's JSON; the same catalog always gives the same bytes."""
@@ -321,23 +335,17 @@ class CatalogInfo:
         CorruptDataError
             If it does not describe a catalog that can be decoded.
         """
-        try:
-            plain = json.loads(data)
+        with reading(key, "the description of a catalog"):
+            plain = load_json(data, key)
             columns = tuple(_column(row) for row in plain.pop("columns"))
             info = replace(cls(columns=columns, **plain), notices=tuple(plain["notices"]))
             _check(info)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            raise CorruptDataError(
-                f"{key} does not describe a catalog: {error}; fetch the release again"
-            ) from error
         return info
 
 
 # Entry points are those of the version that was installed: an editable clone may be newer.
 for _codec in (NumbersCodec, TextCodec):
     zarr.registry.register_codec(_codec.codec_name, _codec)
-
-_OPTIONS: dict[str, Any] = {"compressors": None, "fill_value": 0, "overwrite": True}
 
 
 def _column(row: dict[str, Any]) -> Column:
@@ -347,6 +355,7 @@ def _column(row: dict[str, Any]) -> Column:
         shape=tuple(column.shape),
         fills=tuple(column.fills),
         missing=tuple(column.missing),
+        relation=None if row.get("relation") is None else Relation.from_json(row["relation"]),
     )
 
 
@@ -354,11 +363,18 @@ def _check(info: CatalogInfo) -> None:
     """What decoding relies on: sizes within bounds, kinds known, elements in their places."""
     if not (0 < info.chunk_rows <= MAX_CHUNK_ROWS and info.rows > 0):
         raise ValueError(f"{info.rows} rows in chunks of {info.chunk_rows}")
+    if not (info.rows <= MAX_ROWS and 0 < info.shard_rows <= MAX_ROWS and info.channels <= 2**16):
+        raise ValueError(f"{info.rows} rows in shards of {info.shard_rows}")
     if info.shard_rows % info.chunk_rows:
         raise ValueError(f"shards of {info.shard_rows} rows in chunks of {info.chunk_rows}")
     counts = {"real": 0, "whole": 0, "text": 0}
     for column in info.columns:
         sort = "real" if column.is_real else column.kind
+        known = _DTYPE.fullmatch(column.dtype) and (
+            column.dtype == "str" or np.dtype(column.dtype).kind in "fiubMmSU"
+        )
+        if not known or column.elements > MAX_ELEMENTS:
+            raise ValueError(f"column {column.name!r} is of type {column.dtype[:20]!r}")
         if (
             column.kind not in KINDS
             or column.first != counts[sort]
@@ -368,12 +384,27 @@ def _check(info: CatalogInfo) -> None:
         counts[sort] += column.elements
         if column.is_real and column.native.kind != "f":
             raise ValueError(f"column {column.name!r} of type {column.dtype!r} is not of floats")
+        _check_relation(column, info)
     if sum(counts.values()) > MAX_ELEMENTS:
         raise ValueError(f"{sum(counts.values())} elements; {MAX_ELEMENTS} are allowed")
 
 
+def _check_relation(column: Column, info: CatalogInfo) -> None:
+    """A column is told from others that stand by themselves, and are stored where it is read."""
+    if column.relation is None:
+        return
+    named = {one.name: one for one in info.columns}
+    for name in column.relation.columns:
+        other = named[name]
+        fits = other.is_real and other.relation is None and not other.is_refined
+        fits &= other.elements in (1, column.elements)
+        fits &= other.kind == "plain" or column.kind != "plain"
+        if not (fits and column.is_real and not column.is_refined):
+            raise ValueError(f"column {column.name!r} cannot be told from {name!r}")
+
+
 def check_level(level: str) -> str:
-    """The level, if catalogs have one of this name."""
+    """The level, if catalogs have one of this name; LevelNotStoredError otherwise."""
     if level not in LEVELS:
         raise LevelNotStoredError(
             f"level {level!r} is not one of {', '.join(LEVELS)}, which catalogs have; choose one"
@@ -382,8 +413,8 @@ def check_level(level: str) -> str:
 
 
 def catalog_path(name: str) -> str:
-    """Key below which a catalog lies."""
-    return f"catalogs/{name}"
+    """Key below which a catalog lies; names hold no slash, but for the table of the objects."""
+    return name if "/" in name else f"catalogs/{name}"
 
 
 @dataclass(frozen=True)
@@ -408,12 +439,18 @@ class Chunks:
 
     def to_parquet(self) -> bytes:
         """The index as Parquet; the same index always gives the same bytes."""
+        import pyarrow as pa  # the writing side has it; a reader needs `skyfold.parquet` alone
+        import pyarrow.parquet as pq
+
+        def rows_of(values: np.ndarray[Any, Any]) -> Any:
+            return pa.array(list(values), pa.list_(pa.float64()))
+
         table = pa.table(
             {
                 "healpix_low": self.low,
                 "healpix_high": self.high,
-                "least": _rows_of(self.least),
-                "most": _rows_of(self.most),
+                "least": rows_of(self.least),
+                "most": rows_of(self.most),
                 "cells": [np.packbits(row).tobytes() for row in self.cells],
             }
         )
@@ -425,22 +462,16 @@ class Chunks:
     def from_parquet(cls, data: bytes, info: CatalogInfo, key: str) -> Chunks:
         """Inverse of `to_parquet`; CorruptDataError if it is not the index of this catalog."""
         count = int(np.prod(info.som.get("shape", (0,))))
-        try:
-            table = pq.read_table(io.BytesIO(data))
-            bits = [np.frombuffer(one, np.uint8) for one in table["cells"].to_pylist()]
+        with reading(key, "an index of chunks"):
+            columns = read_columns(data)
+            bits = [np.frombuffer(one, np.uint8) for one in columns["cells"]]
             chunks = cls(
-                table["healpix_low"].to_numpy(),
-                table["healpix_high"].to_numpy(),
-                np.array(table["least"].to_pylist(), float).reshape(len(table), -1),
-                np.array(table["most"].to_pylist(), float).reshape(len(table), -1),
+                np.array(columns["healpix_low"], np.int64),
+                np.array(columns["healpix_high"], np.int64),
+                np.array(columns["least"], float).reshape(len(bits), -1),
+                np.array(columns["most"], float).reshape(len(bits), -1),
                 np.array([np.unpackbits(one, count=count) for one in bits], bool),
             )
-        except (pa.ArrowException, KeyError, ValueError) as error:
-            raise CorruptDataError(f"{key} is not an index of chunks: {error}") from error
         if len(chunks.low) != info.chunks:
             raise CorruptDataError(f"{key} lists {len(chunks.low)} chunks; there are {info.chunks}")
         return chunks
-
-
-def _rows_of(values: np.ndarray[Any, Any]) -> pa.Array:
-    return pa.array(list(values), pa.list_(pa.float64()))

@@ -16,6 +16,7 @@ from skyfold import columns as cells
 from skyfold import ladder
 from skyfold.columns import FLAG_FILL, FLAG_NOT_FINITE, FLAG_RAW, LEVELS
 from skyfold.errors import CorruptDataError
+from skyfold.relations import from_rest
 
 if TYPE_CHECKING:
     from skyfold.catalog_index import CatalogInfo, Column
@@ -45,6 +46,7 @@ class RowDecoder:
         self._cells: NDArray[Any] | None = None
         self._latents: NDArray[np.int64] | None = None
         self._bounded: dict[str, NDArray[Any]] = {}
+        self._others: dict[str, NDArray[Any]] = {}
 
     def decode(self, column: Column, level: str) -> NDArray[Any]:
         """Values of a column, shape (elements, n), in native byte order.
@@ -73,7 +75,7 @@ class RowDecoder:
         return self._read("nulls", range(first, first + column.elements)) != 0
 
     def map_cells(self) -> NDArray[Any]:
-        """Cell of the map of each row."""
+        """Cell of the map of each row, shape (n,); CorruptDataError if it is not on the map."""
         if self._cells is None:
             self._cells = self._read("map", [0])[0]
             if self._model.cells <= self._cells.max(initial=0) or self._cells.min(initial=0) < 0:
@@ -185,7 +187,25 @@ class RowDecoder:
 
     def _direct(self, column: Column) -> NDArray[Any]:
         bits = self._read(column.direct_layer, column.places(column.direct_layer))
-        return np.ascontiguousarray(bits).view(column.native)
+        if column.relation is None:
+            return np.ascontiguousarray(bits).view(column.native)
+        predicted = self.told(column, self._by_itself)
+        return from_rest(bits, predicted, column.native)
+
+    def told(self, column: Column, values: Callable[[Column], NDArray[Any]]) -> NDArray[np.float64]:
+        """What a column's relation says of it, from the exact values of the others."""
+        assert column.relation is not None
+        others = [values(self.info.column(name)) for name in column.relation.columns]
+        with np.errstate(invalid="ignore"):  # of NaN that signal
+            wide = [one.astype(np.float64) for one in others]
+        predicted = column.relation.predict(wide)
+        return np.broadcast_to(predicted, (column.elements, predicted.shape[1]))
+
+    def _by_itself(self, column: Column) -> NDArray[Any]:
+        """Exact values of a column that others are told from, kept for the next of them."""
+        if column.name not in self._others:
+            self._others[column.name] = self._direct(column)
+        return self._others[column.name]
 
     def _fill(self, column: Column, values: NDArray[Any], flags: NDArray[np.uint8]) -> NDArray[Any]:
         filled = flags >= FLAG_FILL
@@ -202,10 +222,9 @@ class RowDecoder:
 
 
 def checksums(values: NDArray[Any], chunk_rows: int) -> NDArray[np.uint32]:
-    """CRC-32 of every chunk of every element, shape (elements, chunks)."""
+    """CRC-32 of every chunk of a column's values, shape (elements, n)."""
     starts = range(0, values.shape[1], chunk_rows)
-    rows = [[ladder.checksum(row[at : at + chunk_rows]) for at in starts] for row in values]
-    return np.array(rows, np.uint32).reshape(len(values), len(starts))
+    return np.array([ladder.checksum(values[:, at : at + chunk_rows]) for at in starts], np.uint32)
 
 
 def check(
@@ -217,25 +236,32 @@ def check(
     ----------
     values : ndarray, shape (elements, n)
         Whole chunks.
-    stored : ndarray, shape (elements, chunks), uint32
+    stored : ndarray, shape (chunks,), uint32
     """
     met = checksums(values, info.chunk_rows)
     if not np.array_equal(met, stored):
-        element, chunk = (int(side[0]) for side in np.nonzero(met != stored))
+        chunk = int(np.flatnonzero(met != stored)[0])
         raise CorruptDataError(
             f"column {column.name!r} of catalog {info.name!r} at level {level} has CRC "
-            f"{met[element, chunk]:08x} in chunk {chunk} of those read, stored is "
-            f"{stored[element, chunk]:08x}: run `skyfold verify` and fetch the release again"
+            f"{met[chunk]:08x} in chunk {chunk} of those read, stored is "
+            f"{stored[chunk]:08x}: run `skyfold verify` and fetch the release again"
         )
 
 
 def checked_level(column: Column, level: str) -> int | None:
-    """Place of a level's checksum; None for what is coded by itself, or comes from the map."""
+    """Place of a level's checksum; None for what comes from the map, and for bits kept as they are.
+
+    Those have the checksum of their chunk (`skyfold.numbers`), and nothing is computed with them.
+    """
     if not column.is_real:
         return None
     if column.is_position and level in ("map", "latent"):
         level = "bounded"
-    return None if level == "map" else LEVELS.index(level) - 1
+    direct = level == "exact" and not column.is_refined
+    direct |= level == "bounded" and column.kind == "plain"
+    if level == "map" or (direct and column.relation is None):
+        return None
+    return LEVELS.index(level) - 1
 
 
 def missing_values(

@@ -6,12 +6,12 @@ of those only the columns that it names.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 from astropy import units as u
 from astropy.coordinates import Angle, SkyCoord
 from astropy.table import Column as TableColumn
@@ -30,8 +30,10 @@ from skyfold.catalog_query import Condition, parse_condition
 from skyfold.catalog_rows import RowDecoder, check, checked_level, missing_values
 from skyfold.columns import LEVELS
 from skyfold.errors import CorruptDataError, InvalidRequestError, UnknownNameError
+from skyfold.parquet import OutColumn, write_columns
 from skyfold.store import named_store_errors
 from skyfold.table_model import ARRAYS, CARD, MAX_BYTES, TableModel
+from skyfold.trust import reading, require_memory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,10 +42,11 @@ if TYPE_CHECKING:
 
 _RUN_CHUNKS = 64  # decoded together: bounds the memory of a request's layers
 _CONE_CELLS = 4096
+_MAP_VALUES = 2**25  # of one array of the map
 
 
 class CatalogLibrary(Mapping[str, "Catalog"]):
-    """Catalogs of a release by name.
+    """Catalogs of a release by name; UnknownNameError for any other.
 
     Examples
     --------
@@ -126,7 +129,7 @@ class Catalog:
 
     @property
     def model(self) -> TableModel | None:
-        """Model of the table; None if nothing in it is modelled."""
+        """Model of the table, or None; CorruptDataError if its files are damaged."""
         digest = self.description.model
         if self._model is None and digest:
             keys = {name: f"models/{digest}/{name}" for name in (CARD, ARRAYS)}
@@ -147,7 +150,8 @@ class Catalog:
         of every real element, and ``redshift`` and ``redshift_scatter`` where there is a redshift.
         """
         names = self.description.som.get("arrays", [])
-        return {name: np.asarray(self._array(f"som/{name}")[...]) for name in names}
+        with reading(f"{self._release.url}/{self.path}/som", "the map of a catalog"):
+            return {name: np.asarray(self._array(f"som/{name}")[...]) for name in names}
 
     def info(self) -> dict[str, Any]:
         """Rows, columns, and bytes of the stored layers that each level reads."""
@@ -300,7 +304,13 @@ class Catalog:
     def cell(
         self, number: int, level: str = "exact", columns: Sequence[str] | str | None = None
     ) -> QTable:
-        """Rows of one cell of the self-organizing map (``y * nx + x``); see `read`."""
+        """Rows of one cell of the self-organizing map (``y * nx + x``); see `read`.
+
+        Raises
+        ------
+        InvalidRequestError
+            If the catalog has no map, or the map no such cell.
+        """
         check_level(level)
         cells = self.chunks.cells.shape[1]
         if not 0 <= number < cells:
@@ -316,48 +326,67 @@ class Catalog:
     def where(
         self, condition: str, level: str = "exact", columns: Sequence[str] | str | None = None
     ) -> QTable:
-        """Rows that meet a condition, such as ``"mag_r < 24 and 0.1 < redshift <= 0.3"``.
+        """Rows that meet a condition.
 
-        Chunks whose lowest and highest values rule it out are not read, and the other columns are
-        read only of chunks where a row meets it. A missing value meets no condition.
+        Parameters
+        ----------
+        condition : str
+            Comparisons of columns with numbers or text, joined by ``and``, ``or``, ``not``, ``in``
+            and parentheses, such as ``"(mag_r < 24 or flags in (1, 3)) and 0.1 < z <= 0.3"``. A
+            missing value meets none; names with odd characters stand in backticks.
+        level : str
+            At which values are compared, and returned.
+        columns : sequence of str, or str, optional
+
+        Returns
+        -------
+        astropy.table.QTable
+            As `read` gives it.
 
         Raises
         ------
-        InvalidRequestError
-            If the condition is not comparisons of columns with numbers, joined by ``and``.
+        InvalidRequestError, UnknownNameError, LevelNotStoredError, CorruptDataError
+
+        Notes
+        -----
+        The coarse is looked at first: chunks whose lowest and highest values rule the condition
+        out are not read; of the others, `bounded` values and their bounds are, and what refines
+        them to `exact` only where a row may meet it; other columns only where a row does.
         """
         check_level(level)
-        terms = parse_condition(condition)
-        used = {term.column: self.description.column(term.column) for term in terms}
-        bad = [name for name, column in used.items() if column.kind == "text" or column.shape]
-        if bad:
-            raise InvalidRequestError(
-                f"condition {condition!r} compares {bad[0]!r}, which does not hold one number "
-                "a row; "
-                "name other columns"
-            )
-        possible = self._chunks_meeting(terms, used, level)
+        tree = parse_condition(condition)
+        used = {one.column: self.description.column(one.column) for one in tree.comparisons()}
+        self._require_comparable(condition, tree, used)
+        possible = self._chunks_meeting(tree, used, level)
+        return self._table(
+            self._wanted(columns), level, possible, lambda run: run.meets(tree, used), together=1
+        )
 
-        def meets(run: _Run) -> NDArray[np.bool_]:
-            good = np.ones(len(run.numbers), bool)
-            for term in terms:
-                values, nulls = run.column(used[term.column])
-                good &= term.holds(values[0]) & ~missing_values(used[term.column], values, nulls)[0]
-            return good
-
-        return self._table(self._wanted(columns), level, possible, meets)
+    def _require_comparable(
+        self, condition: str, tree: Condition, used: Mapping[str, Column]
+    ) -> None:
+        for one in tree.comparisons():
+            column = used[one.column]
+            is_text = column.kind == "text"
+            if column.shape or is_text != isinstance(one.value, bytes):
+                holds = "text" if is_text else "numbers"
+                raise InvalidRequestError(
+                    f"condition {condition!r} compares {one.column!r} with {one.value!r}; that "
+                    f"column holds {holds} of shape {column.shape or '()'}: compare columns of one "
+                    "number a row with numbers, and of text with text"
+                )
 
     def _chunks_meeting(
-        self, terms: list[Condition], used: dict[str, Column], level: str
+        self, condition: Condition, used: Mapping[str, Column], level: str
     ) -> NDArray[np.intp]:
         """Chunks that may hold such rows; coarse levels may move a value out of its range."""
-        possible = np.ones(self.description.chunks, bool)
         real = self.description.numbers("real")
-        for term in terms:
-            column = used[term.column]
+        ranges = {}
+        for name, column in used.items():
             place = column.first + (0 if column.is_real else real)
-            if level == "exact" or not column.is_real:
-                possible &= term.possible(self.chunks.least[:, place], self.chunks.most[:, place])
+            if column.kind != "text" and (level == "exact" or not column.is_real):
+                ranges[name] = self.chunks.least[:, place], self.chunks.most[:, place]
+        possible = np.ones(self.description.chunks, bool) & condition.possible(ranges)
         return np.flatnonzero(possible)
 
     def to_parquet(
@@ -378,18 +407,33 @@ class Catalog:
         return [self.description.column(name) for name in names]
 
     def _stored_rows(self) -> NDArray[np.int64]:
-        with named_store_errors(f"{self._release.url}/{self.path}/rows", "read"):
+        with reading(f"{self._release.url}/{self.path}/rows", "the numbers of rows"):
             return np.asarray(self._array("rows")[0])
 
     def _array(self, layer: str) -> Any:
         if layer not in self._arrays:
-            found = self._release.group.get(f"{self.path}/{layer}")
-            if not isinstance(found, zarr.Array):
-                raise CorruptDataError(
-                    f"{self._release.url}/{self.path}/{layer} is missing; run `skyfold verify`"
-                )
-            self._arrays[layer] = found
+            path = f"{self.path}/{layer}"
+            spec = self.description.specs().get(layer) or self._som_spec(path)
+            self._arrays[layer] = self._release.array(path, spec)
         return self._arrays[layer]
+
+    def _require_memory(self, columns: list[Column], chunks: int) -> None:
+        """Refuse a table that is larger than the user allows."""
+        widths = [c.width if c.kind == "text" else 8 for c in columns for _ in range(c.elements)]
+        rows = min(self.description.rows, chunks * self.description.chunk_rows)
+        needed = rows * sum(width + 1 for width in widths)
+        require_memory(needed, self._release.max_bytes, f"reading catalog {self.name!r}")
+
+    def _som_spec(self, path: str) -> dict[str, Any]:
+        """What an array of the map may be: one chunk, whose first sides are the map's."""
+        found = self._release.metadata(path)
+        with reading(path, "an array of the map"):
+            shape = tuple(int(side) for side in found["shape"])
+            dtype = np.dtype(found["data_type"])
+            is_map = list(shape[:2]) == list(self.description.som["shape"])
+            if not is_map or dtype.kind not in "fiu" or math.prod(shape) > _MAP_VALUES:
+                raise ValueError(f"it has shape {shape} and type {dtype}")
+        return {"shape": shape, "chunks": shape, "dtype": dtype, "compressors": "zstd"}
 
     def _table(
         self,
@@ -397,15 +441,19 @@ class Catalog:
         level: str,
         chunks: Sequence[int] | range | NDArray[np.intp],
         select: Any = None,
+        together: int = _RUN_CHUNKS,
     ) -> QTable:
         """Table of the selected rows of some chunks, in the order of the input."""
+        if select is None:
+            self._require_memory(columns, len(chunks))
         parts: list[tuple[NDArray[np.int64], list[Any]]] = []
-        for first, last in _runs(np.asarray(chunks, int)):
-            run = _Run(self, level, first, last)
-            chosen = slice(None) if select is None else np.flatnonzero(select(run))
-            if isinstance(chosen, slice) or chosen.size:
-                found = [[part[:, chosen] for part in run.column(column)] for column in columns]
-                parts.append((run.numbers[chosen], found))
+        for first, last in _runs(np.asarray(chunks, int), together):
+            with reading(f"{self._release.url}/{self.path}", f"a catalog at {level}"):
+                run = _Run(self, level, first, last)
+                chosen = slice(None) if select is None else np.flatnonzero(select(run))
+                if isinstance(chosen, slice) or chosen.size:
+                    found = [[part[:, chosen] for part in run.column(one)] for one in columns]
+                    parts.append((run.numbers[chosen], found))
         if not parts:
             return _make_table(columns, np.empty(0, np.int64), [_nothing(one) for one in columns])
         numbers = np.concatenate([part[0] for part in parts])
@@ -431,7 +479,7 @@ class _Run:
         self.rows = slice(first * info.chunk_rows, min(last * info.chunk_rows, info.rows))
         self.decoder = RowDecoder(info, catalog.model, self._read)
         self.numbers = self._read("rows", [0])[0]
-        self._decoded: dict[str, Any] = {}
+        self._decoded: dict[tuple[str, str], Any] = {}
 
     def _read(self, layer: str, places: Sequence[int]) -> NDArray[Any]:
         array = self.catalog._array(layer)
@@ -442,26 +490,57 @@ class _Run:
                 return np.empty((0, self.rows.stop - self.rows.start), array.dtype)
             return np.asarray(array[places[0] : places[-1] + 1, self.rows])
 
-    def column(self, column: Column) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def column(
+        self, column: Column, level: str | None = None
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Checked values and nulls of a column, each of shape (elements, n)."""
-        if column.name not in self._decoded:
-            values = self.decoder.decode(column, self.level)
-            place = checked_level(column, self.level)
+        level = level or self.level
+        key = column.name, level
+        if key not in self._decoded:
+            values = self.decoder.decode(column, level)
+            place = checked_level(column, level)
             if place is not None:
-                elements = slice(column.first, column.first + column.elements)
-                stored = self.catalog._array("checksum")[elements, self.chunks, place]
-                check(self.catalog.description, column, self.level, values, np.asarray(stored))
-            self._decoded[column.name] = values, self.decoder.nulls(column)
-        found: tuple[NDArray[Any], NDArray[np.bool_]] = self._decoded[column.name]
+                info = self.catalog.description
+                stored = self.catalog._array("checksum")
+                row = info.real_columns.index(column)
+                check(info, column, level, values, np.asarray(stored[row, self.chunks, place]))
+            self._decoded[key] = values, self.decoder.nulls(column)
+        found: tuple[NDArray[Any], NDArray[np.bool_]] = self._decoded[key]
         return found
 
+    def meets(self, condition: Condition, used: Mapping[str, Column]) -> NDArray[np.bool_]:
+        """Rows that meet a condition; what is refined is read only where a row may."""
+        refined = [name for name, column in used.items() if column.is_refined]
+        if self.level == "exact" and refined:
+            reach = {name: self._reach(used[name]) for name in refined}
+            possible = np.asarray(condition.possible(reach))
+            if not possible.any():
+                return np.zeros(len(self.numbers), bool)
+        values, known = {}, {}
+        for name, column in used.items():
+            found, nulls = self.column(column)
+            values[name] = found[0]
+            known[name] = ~missing_values(column, found, nulls)[0]
+        return condition.holds(values, known)
 
-def _runs(chunks: NDArray[np.intp]) -> Iterator[tuple[int, int]]:
-    """First and last (excluded) of adjoining chunks, at most `_RUN_CHUNKS` together."""
+    def _reach(self, column: Column) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Lowest and highest exact value that each `bounded` one may stand for."""
+        bounded = self.column(column, "bounded")[0]
+        values = bounded[0].astype(np.float64)
+        if column.kind == "error":
+            width = np.abs(values) / 32  # errors are within 1/64 of themselves
+        else:
+            # A cell is about twice the bound wide; without one, all bits are kept.
+            width = np.nan_to_num(self.decoder.widths(column, bounded.shape)[0])
+        return values - width, values + width
+
+
+def _runs(chunks: NDArray[np.intp], together: int) -> Iterator[tuple[int, int]]:
+    """First and last (excluded) of adjoining chunks, at most so many together."""
     start = 0
     for place in range(1, len(chunks) + 1):
         ends = place == len(chunks) or chunks[place] != chunks[place - 1] + 1
-        if ends or place - start == _RUN_CHUNKS:
+        if ends or place - start == together:
             yield int(chunks[start]), int(chunks[place - 1]) + 1
             start = place
 
@@ -543,28 +622,28 @@ def _table_column(
 
 
 def write_parquet(table: QTable, path: str | os.PathLike[str]) -> None:
-    """Write a table of a release to Parquet: units and descriptions as metadata of the fields.
+    """Write a table of a release to Parquet; see `parquet_columns`."""
+    write_columns(parquet_columns(table), os.fspath(path))
+
+
+def parquet_columns(table: QTable) -> list[OutColumn]:
+    """Columns of a table of a release as Parquet holds them, units and descriptions as metadata.
 
     Only values that the input lacked become null; missing ones such as 99 and NaN stay numbers.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    fields, arrays = [], []
+    columns = []
     for name in table.colnames:
         column = table[name]
         values = plain_values(column)
         values = values.astype(values.dtype.newbyteorder("="), copy=False)
         nulls = (column.info.meta or {}).get("nulls")
-        array = _arrow_array(values, nulls)
         unit = (column.info.meta or {}).get("unit") or (
             str(column.unit) if column.info.unit else ""
         )
         about = {"unit": unit, "description": column.info.description or ""}
         kept = {key: text for key, text in about.items() if text}
-        fields.append(pa.field(name, array.type, metadata=kept or None))
-        arrays.append(array)
-    pq.write_table(pa.table(arrays, schema=pa.schema(fields)), os.fspath(path), compression="zstd")
+        columns.append(OutColumn(name, values, nulls, kept))
+    return columns
 
 
 def plain_values(column: Any) -> NDArray[Any]:
@@ -572,16 +651,3 @@ def plain_values(column: Any) -> NDArray[Any]:
     plain = getattr(column, "unmasked", column)
     plain = plain.value if isinstance(plain, u.Quantity) else plain
     return np.asarray(np.ma.getdata(plain))
-
-
-def _arrow_array(values: NDArray[Any], nulls: NDArray[np.bool_] | None) -> Any:
-    import pyarrow as pa
-
-    if values.ndim > 1:
-        flat = _arrow_array(values.reshape(-1), None if nulls is None else nulls.reshape(-1))
-        return pa.FixedSizeListArray.from_arrays(flat, int(np.prod(values.shape[1:])))
-    if values.dtype.kind == "S":
-        values = np.strings.decode(values, "utf-8", "replace")
-    if values.dtype.kind == "U":
-        return pa.array(values.tolist(), pa.string(), mask=nulls)
-    return pa.array(values, mask=nulls)

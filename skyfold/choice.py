@@ -15,7 +15,7 @@ from astropy.table import Table
 
 from skyfold.errors import NeedNotMetError, UnknownNameError
 from skyfold.ladder import LEVELS
-from skyfold.needs import Need, matching_bins, value_in
+from skyfold.needs import Need, converts, matching_bins, value_in
 from skyfold.science import get_case
 from skyfold.science.summary import Row
 
@@ -105,7 +105,7 @@ def choose_level(rows: list[Row], considered: Table, case: str, needs: list[Need
 def _demand(need: Need, case: str, rows: list[Row]) -> _Demand:
     """Look a need's measure, unit and bins up in the rows of its case."""
     measures = list(dict.fromkeys(row["measure"] for row in rows))
-    measure = need.measure or _default_measure(case, measures)
+    measure = need.measure or _measure_meant(need, case, rows)
     of_measure = [row for row in rows if row["measure"] == measure]
     if not of_measure:
         raise UnknownNameError(
@@ -116,6 +116,15 @@ def _demand(need: Need, case: str, rows: list[Row]) -> _Demand:
     most = value_in(need, of_measure[0]["unit"], subject)
     bins = list(dict.fromkeys(row["bin"] for row in of_measure))
     return _Demand(measure, most, *matching_bins(need, bins, subject))
+
+
+def _measure_meant(need: Need, case: str, rows: list[Row]) -> str:
+    """Return the case's default measure, or the first whose unit is that of the need."""
+    units = {row["measure"]: row["unit"] for row in rows}
+    default = _default_measure(case, list(units))
+    if default in units and converts(need, units[default]):
+        return default
+    return next((name for name, unit in units.items() if converts(need, unit)), default)
 
 
 def _default_measure(case: str, measures: list[str]) -> str:
@@ -158,9 +167,15 @@ def _ratio(
     row = recorded.get((level, area, demand.measure, name), place | blank)
     if row["high"] is None:
         return (math.inf if name in demand.required else 0.0), demand.most, row
+    worst = worst_end(row)
     if demand.most == 0:
-        return (math.inf if row["high"] else 0.0), demand.most, row
-    return row["high"] / demand.most, demand.most, row
+        return (math.inf if worst else 0.0), demand.most, row
+    return worst / demand.most, demand.most, row
+
+
+def worst_end(row: Row) -> float:
+    """Return the end of a row's interval that lies farther from 0: a bias may be negative."""
+    return max(abs(row["low"]), abs(row["high"]))
 
 
 def _area(row: Row) -> Area:
@@ -193,7 +208,7 @@ def _refusal(
     row, what = nearest.row, " and ".join(repr(str(need)) for need in needs)
     where = f"{row['measure']}, bin {row['bin']}, set {row['set']}, band {row['band']}"
     unknown = "not known, for too few objects"
-    high = unknown if row["high"] is None else f"{row['high']:.3g} {row['unit']}"
+    high = unknown if row["high"] is None else f"{worst_end(row):.3g} {row['unit']}".strip()
     asked = {(demand.measure, name) for demand in demands for name in demand.required}
     asked |= {(demand.measure, name) for demand in demands for name in demand.checked}
     table = considered[[(row["measure"], row["bin"]) in asked for row in considered]]

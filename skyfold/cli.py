@@ -1,7 +1,8 @@
 """The consumer's command line: one function a command, tables for people, `--json` for scripts.
 
 Exit codes: 0 done, 1 a failure named on standard error, 2 wrong usage, 3 no level meets the need,
-4 corruption found. Tracebacks only with `--debug`.
+4 corruption found, 5 losses measured again lie outside the recorded intervals. Tracebacks only
+with `--debug`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from skyfold.release import DataRelease
 
-FAILED, NOT_MET, CORRUPT = 1, 3, 4
+FAILED, NOT_MET, CORRUPT, OUTSIDE = 1, 3, 4, 5
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -57,7 +58,7 @@ def info(url: Url, as_json: Json = False) -> None:
     if as_json:
         _print_json(found)
         return
-    print(repr(release))
+    _say(repr(release))
     rows = [
         (kind, name, level, _size(one["bytes"]), _rate(one))
         for kind in ("images", "catalogs", "densities")
@@ -66,9 +67,9 @@ def info(url: Url, as_json: Json = False) -> None:
     ]
     _print_table(("kind", "name", "level", "bytes", "rate"), rows)
     for name, about in found["images"].items():
-        print(f"{name}: {about['count']} images, bounded within {about['bound']:g} sigma")
+        _say(f"{name}: {about['count']} images, bounded within {about['bound']:g} sigma")
     for one in found["set_aside"]:
-        print(f"set aside: {one['file']}: {one['reason']}")
+        _say(f"set aside: {one['file']}: {one['reason']}")
 
 
 @app.command()
@@ -105,6 +106,42 @@ def fidelity(url: Url, as_json: Json = False) -> None:
 
 
 @app.command()
+def measure(
+    url: Url,
+    raw: Annotated[
+        list[Path] | None,
+        typer.Option(help="Survey file to compare `exact` with first, bit for bit; repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the fidelity record again, and hold it against the one that was recorded."""
+    from skyfold.remeasure import compare_records, measure_release, require_same_raw
+
+    release = _open(url)
+    compared = require_same_raw(release, raw or [])
+    with _progress("measuring") as progress:
+        measured = measure_release(release, progress)
+    table = compare_records(release.fidelity, measured)
+    verdicts = [str(one) for one in table["verdict"]]
+    if as_json:
+        rows = [dict(zip(table.colnames, row, strict=True)) for row in _plain_rows(table)]
+        _print_json({"rows": rows, "raw": compared})
+    else:
+        _print_table(tuple(table.colnames), [tuple(map(_short, row)) for row in _plain_rows(table)])
+        _say(", ".join(f"{verdicts.count(one)} {one}" for one in dict.fromkeys(verdicts)))
+        for image_id in compared:
+            _say(f"{image_id}: exact is the survey file, bit for bit")
+    if "outside" in verdicts:
+        raise typer.Exit(OUTSIDE)
+
+
+def _plain_rows(table: Any) -> list[list[Any]]:
+    """Rows of a table as JSON can hold them; NaN becomes None."""
+    columns = [table[name].tolist() for name in table.colnames]
+    return [[None if one != one else one for one in row] for row in zip(*columns, strict=True)]
+
+
+@app.command()
 def choose(url: Url, case: str, need: list[str], as_json: Json = False) -> None:
     """Cheapest level that is recorded to meet a need, such as "0.1 sigma at S/N 10"."""
     choice = _open(url).choice(case, need)
@@ -118,7 +155,26 @@ def choose(url: Url, case: str, need: list[str], as_json: Json = False) -> None:
             }
         )
     else:
-        print(f"{choice.level}: {choice.bpp:.3f} bits per pixel, {_size(choice.bytes)} in all")
+        _say(f"{choice.level}: {choice.bpp:.3f} bits per pixel, {_size(choice.bytes)} in all")
+
+
+@app.command()
+def card(
+    url: Url,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write; printed unless given.")
+    ] = None,
+) -> None:
+    """Data sheet of a release, and cards of its models, as Markdown."""
+    from skyfold.card import release_card
+
+    text = release_card(_open(url))
+    if output is None:
+        _say(text)
+        return
+    with _atomic(output) as partial:
+        partial.write_text(text, encoding="utf-8")
+    _say(f"{output}: the card of {url}")
 
 
 @app.command()
@@ -137,14 +193,9 @@ def cutout(
 
     position = SkyCoord(ra, dec, unit="deg")
     found = _open(url).images.cutout(position, size * u.arcsec, band=band, level=level)
-    meta = {f"HIERARCH SKYFOLD {key}": value for key, value in found.meta.items()}
-    bound = meta.pop("HIERARCH SKYFOLD bound")
-    found.meta = meta | {"HIERARCH SKYFOLD bound": f"{bound:g}" if bound < float("inf") else "none"}
     with _atomic(output) as partial:
         found.to_hdu().writeto(partial, overwrite=True, output_verify="silentfix")
-    print(
-        f"{output}: {found.shape[1]} x {found.shape[0]} pixels of {meta['HIERARCH SKYFOLD image']}"
-    )
+    _say(f"{output}: {found.shape[1]} x {found.shape[0]} pixels of {found.meta['image']}")
 
 
 @app.command()
@@ -153,7 +204,7 @@ def decode(url: Url, image_id: str, output: Output, level: Level = "exact") -> N
     hdu = _open(url).images.hdu(image_id, level)
     with _atomic(output) as partial:
         hdu.writeto(partial, overwrite=True, output_verify="silentfix")
-    print(f"{output}: {image_id} at {level}")
+    _say(f"{output}: {image_id} at {level}")
 
 
 @app.command()
@@ -164,20 +215,25 @@ def catalog(
     level: Annotated[str, typer.Option(help="map, latent, bounded or exact.")] = "bounded",
     columns: Annotated[str | None, typer.Option(help="Names, with commas between.")] = None,
     cone: Annotated[str | None, typer.Option(metavar="RA,DEC,RADIUS_DEG")] = None,
+    where: Annotated[str | None, typer.Option(help="Such as 'mag_r < 22 and z > 0.1'.")] = None,
 ) -> None:
-    """Write a catalog, or a cone of it, as Parquet."""
+    """Write a catalog, a cone of it, or the rows that meet a condition, as Parquet."""
     from skyfold.catalogs import write_parquet
 
     found = _open(url).catalogs[name]
     chosen = columns.split(",") if columns else None
+    if cone is not None and where is not None:
+        raise typer.BadParameter("give --cone or --where, not both")
     with _atomic(output) as partial:
-        if cone is None:
+        if where is not None:
+            write_parquet(found.where(where, level=level, columns=chosen), partial)
+        elif cone is None:
             found.to_parquet(partial, level=level, columns=chosen)
         else:
             position, radius = _cone(cone)
             table = found.cone(position, radius, level=level, columns=chosen)
             write_parquet(table, partial)
-    print(f"{output}: {name} at {level}")
+    _say(f"{output}: {name} at {level}")
 
 
 def _cone(text: str) -> tuple[Any, Any]:
@@ -193,11 +249,41 @@ def _cone(text: str) -> tuple[Any, Any]:
 
 
 @app.command()
+def objects(
+    url: Url,
+    cone: Annotated[str | None, typer.Option(metavar="RA,DEC,RADIUS_DEG")] = None,
+    similar: Annotated[str | None, typer.Option(metavar="NUMBER or RA,DEC")] = None,
+    novel: Annotated[int | None, typer.Option(help="How many of the most novel.")] = None,
+    cell: Annotated[int | None, typer.Option(help="Cell of the map, y * nx + x.")] = None,
+    count: Annotated[int, typer.Option("-n", "--count", help="Of --similar.")] = 10,
+    level: Annotated[str, typer.Option(help="map, latent, bounded or exact.")] = "exact",
+    columns: Annotated[str | None, typer.Option(help="Names, with commas between.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Parquet.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Objects of the images: all, in a cone, like another, the most novel, or of a cell."""
+    from skyfold.object_command import print_objects, select_objects
+
+    if sum(one is not None for one in (cone, similar, novel, cell)) > 1:
+        raise typer.BadParameter("give one of --cone, --similar, --novel and --cell")
+    asked = {"level": level, "columns": columns.split(",") if columns else None}
+    found = select_objects(_open(url).objects, cone, similar, novel, cell, count, asked)
+    if output is not None:
+        from skyfold.catalogs import write_parquet
+
+        with _atomic(output) as partial:
+            write_parquet(found, partial)
+        _say(f"{output}: {len(found)} objects")
+    else:
+        print_objects(found, as_json=as_json)
+
+
+@app.command()
 def densities(
     url: Url,
     name: str,
     output: Output,
-    level: Annotated[str, typer.Option(help="latent, bounded or exact.")] = "bounded",
+    level: Annotated[str, typer.Option(help="map, latent, bounded or exact.")] = "bounded",
 ) -> None:
     """Write probability densities as a NumPy file with `grid` and `pdf`."""
     import numpy as np
@@ -205,21 +291,92 @@ def densities(
     found = _open(url).densities[name]
     with _atomic(output) as partial, partial.open("wb") as file:
         np.savez_compressed(file, grid=found.grid, pdf=found.read(level=level))
-    print(f"{output}: {name} at {level}")
+    _say(f"{output}: {name} at {level}")
 
 
 @app.command()
-def verify(url: Url, as_json: Json = False) -> None:
-    """Compare every object of a release with its manifest."""
+def releases(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Of a product: its releases' folder.")],
+    as_json: Json = False,
+) -> None:
+    """List the sealed releases of a product, oldest first."""
+    from skyfold.releases import list_releases
+
+    found = list_releases(url, options=_options_of(url))
+    if as_json:
+        _print_json(found)
+        return
+    names = ("name", "published", "images", "bytes", "base", "digest")
+    rows = [
+        tuple(_size(one[name]) if name == "bytes" else one[name] or "-" for name in names)
+        for one in found
+    ]
+    _print_table(names, rows)
+
+
+@app.command()
+def provenance(url: Url, image_id: str, as_json: Json = False) -> None:
+    """What one image was made of and by: input, settings, model, code, run."""
+    from skyfold.releases import image_provenance
+
+    found = image_provenance(_open(url), image_id)
+    if as_json:
+        _print_json(found)
+    else:
+        _print_table(("what", "value"), [(name, _told(value)) for name, value in found.items()])
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{name}: {one}" for name, one in value.items())
+    return "-" if value in (None, "") else str(value)
+
+
+@app.command()
+def export(
+    url: Url,
+    folder: Annotated[Path, typer.Argument(help="Gets images/, catalogs/, densities/.")],
+    level: Level = "exact",
+    image: Annotated[list[str] | None, typer.Option(help="This image alone; repeatable.")] = None,
+    name: Annotated[str | None, typer.Option("--catalog", help="This catalog alone.")] = None,
+) -> None:
+    """Write tile-compressed FITS and HATS partitions, which DS9 and LSDB read."""
+    from skyfold.export import export_catalog, export_image, export_release
+
+    release = _open(url)
+    if image or name:
+        for one in image or ():
+            release.images.entry(one)
+            export_image(release, one, folder / "images" / f"{one}.fits.fz", level)
+        if name:
+            export_catalog(release.catalogs[name], folder / "catalogs" / name, level)
+        _say(f"{folder}: {', '.join([*(image or ()), *([name] if name else ())])} at {level}")
+        return
+    with _progress("exporting") as progress:
+        written = export_release(release, folder, level, progress)
+    _say(f"{folder}: {len(written)} files at {level}")
+
+
+@app.command()
+def verify(
+    url: Url,
+    as_json: Json = False,
+    sample: Annotated[
+        float, typer.Option(help="Share of the layers' objects to read; keys and sizes of all.")
+    ] = 1.0,
+    threads: Annotated[int, typer.Option(min=1, help="Objects read at once.")] = 8,
+) -> None:
+    """Compare every object of a release with its manifest, or a sample of them."""
     release = _open(url)
     with _progress("verifying") as progress:
-        problems = release.verify(progress)
+        problems = release.verify(progress, sample=sample, threads=threads)
     if as_json:
         _print_json({"ok": not problems, "problems": problems})
     elif problems:
         _print_table(("key", "problem"), list(problems.items()))
     else:
-        print(f"{release.url}: every object is as it was sealed")
+        read = "every object" if sample == 1 else f"a sample of {sample:.0%} of the objects"
+        _say(f"{release.url}: {read} is as it was sealed")
     if problems:
         raise typer.Exit(CORRUPT)
 
@@ -253,24 +410,37 @@ def _fail(error: BaseException) -> None:
     if _settings["debug"] or "--debug" in sys.argv:
         raise error
     text = " ".join(str(error).split()) or type(error).__name__
-    print(f"{type(error).__name__}: {text}", file=sys.stderr)
+    _say(f"{type(error).__name__}: {text}", file=sys.stderr)
 
 
 def _open(url: str) -> DataRelease:
     from skyfold.release import open_release
 
+    return open_release(url, options=_options_of(url))
+
+
+def _options_of(url: str) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if url.startswith("s3://"):
         options = {"anon": True} if _settings["anonymous"] else {}
         if _settings["endpoint"]:
             options["endpoint_url"] = _settings["endpoint"]
-    return open_release(url, options=options)
+    return options
 
 
 def _rows_of(table: Any) -> list[dict[str, Any]]:
     from skyfold.fidelity import FidelityRecord
 
     return FidelityRecord(table).rows()
+
+
+def _say(text: str, file: Any = None) -> None:
+    print(_printable(text), file=file)
+
+
+def _printable(text: str) -> str:
+    """Text without what a terminal obeys: names come from the release, which may be anybody's."""
+    return "".join(one if one.isprintable() or one in "\n\t" else "\ufffd" for one in text)
 
 
 def _print_json(value: Any) -> None:
@@ -296,7 +466,7 @@ def _print_table(names: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> Non
 
     table = Table(*names)
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))  # Text: names are not markup
+        table.add_row(*(Text(_printable(str(cell))) for cell in row))  # Text: names are not markup
     width = None if sys.stdout.isatty() else 160
     Console(width=width).print(table)
 

@@ -39,7 +39,7 @@ def interpolate(x: Floats, knots_x: Floats, knots_y: Floats) -> Floats:
 
     Parameters
     ----------
-    x : ndarray, float64
+    x : ndarray, any shape, float64
     knots_x, knots_y : ndarray, shape (n >= 2,), float64
         `knots_x` rising.
 
@@ -83,7 +83,7 @@ def scaled_width(errors: NDArray[Any], fraction: float, factor: float, *, invers
 
     Parameters
     ----------
-    errors : ndarray, float
+    errors : ndarray, shape (n,), float
         As decoded at `bounded`.
     fraction : float
         Of the error, which the value may differ by.
@@ -130,7 +130,7 @@ def held_out(
 
     Parameters
     ----------
-    cells : ndarray, integer
+    cells : ndarray, shape (n,), integer
         HEALPix cells, or row numbers.
     seed : int
         Of the release's training.

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfold.amplitude import Float, Int
-from skyfold.density_index import LEVELS, DensityIndex, index_key, read_index
+from skyfold.amplitude import Float, Int, masses
+from skyfold.density_index import FLOORS, LEVELS, DensityIndex, index_key, read_index
 from skyfold.density_rows import checksum, decode_rows, value_dtype
 from skyfold.errors import (
     CorruptDataError,
@@ -27,6 +27,8 @@ from skyfold.errors import (
     UnknownNameError,
 )
 from skyfold.store import named_store_errors
+from skyfold.table_model import u_matrix
+from skyfold.trust import require_memory
 
 if TYPE_CHECKING:
     from skyfold.release import DataRelease
@@ -36,7 +38,7 @@ Rows = slice | Sequence[int] | NDArray[Any] | None
 
 
 class DensityLibrary(Mapping[str, "DensitySet"]):
-    """Sets of densities of a release, by name.
+    """Sets of densities of a release, by name; UnknownNameError for any other.
 
     Examples
     --------
@@ -86,6 +88,7 @@ class DensitySet:
         self.name = name
         self._index: DensityIndex | None = None
         self._arrays: dict[str, Any] = {}
+        self._map: NDArray[np.int32] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_arrays": {}}
@@ -140,7 +143,8 @@ class DensitySet:
         rows : slice, sequence of int, or None
             Row numbers in any order, negative ones from the end; None reads all.
         level : str
-            ``latent`` or ``bounded``, which keep ``index.bounds``, or ``exact``, bit for bit.
+            ``map``, the mean density of the row's cell of the map; ``latent`` or ``bounded``,
+            which keep ``index.bounds``; or ``exact``, bit for bit.
 
         Returns
         -------
@@ -164,6 +168,9 @@ class DensitySet:
             )
         wanted = self._row_numbers(rows)
         chunk = wanted // self.index.chunk_rows
+        size = np.dtype(value_dtype(self.index, level)).itemsize
+        needed = len(wanted) * self.index.points * size
+        require_memory(needed, self._release.max_bytes, f"reading densities {self.name!r}")
         out = np.empty((len(wanted), self.index.points), value_dtype(self.index, level))
 
         def fill(number: int) -> None:
@@ -208,7 +215,8 @@ class DensitySet:
             for name in shard.layers(level)
             if name != "checksum"
         }
-        values, checked = decode_rows(layers, level, index)
+        prototypes = self._prototypes() if "map" in layers else None
+        values, checked = decode_rows(layers, level, index, prototypes)
         checked_level = "exact" if "exact" in layers else level
         expected = int(
             self._read_layer("checksum", slice(number, number + 1))[0, LEVELS.index(checked_level)]
@@ -221,6 +229,66 @@ class DensitySet:
                 "`skyfold verify` and fetch them again"
             )
         return values
+
+    def _prototypes(self) -> NDArray[np.int32]:
+        """Amplitudes of the cells of the map, shape (cells, points)."""
+        if self._map is None:
+            self._map = self._read_layer("prototypes", slice(None))
+        return self._map
+
+    @property
+    def som(self) -> dict[str, NDArray[Any]]:
+        """The self-organizing map, axes (y, x) first; empty where there is none.
+
+        ``density``, the mean density of each cell on the grid; ``hits``, rows in each; and
+        ``u_matrix``, the mean Hellinger distance of a cell from the four beside it.
+        """
+        index = self.index
+        if not index.cells:
+            return {}
+        mass = masses(self._prototypes().astype(np.int64), FLOORS["map"])
+        cells = self.cells()
+        hits = np.bincount(cells[cells >= 0], minlength=index.cells)
+        amplitude = np.sqrt(mass / 2).reshape(*index.map_shape, -1)
+        return {
+            "density": (mass / index.weights()).reshape(*index.map_shape, -1),
+            "hits": hits.reshape(index.map_shape),
+            "u_matrix": u_matrix(amplitude.astype(np.float32)),
+        }
+
+    def cells(self) -> NDArray[np.int32]:
+        """Cell of the map (``y * nx + x``) of each row; -1 where there is no density or no map."""
+        if not self.index.cells:
+            return np.full(len(self), -1, np.int32)
+        return np.asarray(self._read_layer("map", slice(None))[:, 0], np.int32)
+
+    def cell(self, number: int, level: str = "bounded") -> tuple[Int, NDArray[Any]]:
+        """Rows of one cell of the map, and their densities; only their chunks are read.
+
+        Parameters
+        ----------
+        number : int
+            ``y * nx + x``.
+        level : str
+
+        Returns
+        -------
+        rows : ndarray, shape (n,), int64
+        densities : ndarray, shape (n, points)
+
+        Raises
+        ------
+        InvalidRequestError
+            If there is no such cell.
+        LevelNotStoredError, CorruptDataError, StoreUnavailableError
+        """
+        if not 0 <= number < self.index.cells:
+            raise InvalidRequestError(
+                f"cell {number} of densities {self.name!r}: its map has {self.index.cells} cells, "
+                "from 0; give one"
+            )
+        rows = np.flatnonzero(self.cells() == number)
+        return rows, self.read(rows, level)
 
     def _read_layer(self, name: str, rows: slice) -> NDArray[Any]:
         key = f"{self._release.url}/{self.index.path}/{name}"
@@ -236,16 +304,12 @@ class DensitySet:
     def _array(self, name: str) -> Any:
         """Zarr array of a layer, found to be as the index says."""
         if name not in self._arrays:
-            array: Any = self._release.group[f"{self.index.path}/{name}"]
             spec = self.index.arrays()[name]
-            met = (array.shape, array.chunks, array.dtype)
-            if met != (spec["shape"], spec["chunks"], np.dtype(spec["dtype"])):
-                raise CorruptDataError(f"shape, chunks and dtype are {met}, the index has another")
-            self._arrays[name] = array
+            self._arrays[name] = self._release.array(f"{self.index.path}/{name}", spec)
         return self._arrays[name]
 
     def to_qp(self, level: str = "bounded", rows: Rows = None) -> Any:
-        """`qp.Ensemble` of densities, interpolated on the grid, rows as in `read`.
+        """`qp.Ensemble` of densities, interpolated on the grid; level and rows as in `read`.
 
         Raises
         ------
@@ -253,11 +317,11 @@ class DensitySet:
             If qp is not installed.
         """
         try:
-            import qp  # type: ignore[import-not-found]
+            import qp  # type: ignore[import-not-found,import-untyped]
         except ImportError as error:
             raise MissingDependencyError(
                 "an ensemble needs the library qp, which is not installed here; run `pip install "
-                "qp-prob`, or use .read() and .grid"
+                "skyfold[qp]`, or use .read() and .grid"
             ) from error
         values = self.read(rows, level)
         return qp.Ensemble(qp.interp, data={"xvals": self.grid, "yvals": values})

@@ -3,6 +3,8 @@
 ::
 
     densities/<name>/index.parquet     one row a shard; the grid and the bounds in its metadata
+    densities/<name>/prototypes        (cells, points) int32: amplitude of each cell of the map
+    densities/<name>/map               (rows, 1) int32: cell of each row, -1 without a density
     densities/<name>/latent            (rows, 3 + shapes + points) int32, `skyfold.density`
     densities/<name>/bounded           (rows, 1 + points) int32, `skyfold.density`
     densities/<name>/exact             (rows, points) the stored values, `skyfold.nonzero`
@@ -23,28 +25,33 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import zarr
 from numpy.typing import NDArray
 
 from skyfold.amplitude import MAX_POINTS, MIN_POINTS, Float, divergence, hellinger
+from skyfold.codecs.columns import NumbersCodec
 from skyfold.codecs.density import DensityCodec
 from skyfold.codecs.nonzero import NonzeroCodec
-from skyfold.errors import CorruptDataError
+from skyfold.parquet import read_columns, read_metadata
+from skyfold.trust import reading
 
-LEVELS = ("latent", "bounded", "exact")
-LAYERS = ("latent", "bounded", "exact", "checksum")
+LEVELS = ("map", "latent", "bounded", "exact")
+LAYERS = ("map", "latent", "bounded", "exact", "checksum")
 NORMALISATIONS = ("trapezoid", "sum", "rectangle")
-FLOORS = {"latent": 1e-5, "bounded": 1e-7}  # mass spread over the grid, so that none is zero
+FLOORS = {
+    "map": 1e-5,
+    "latent": 1e-5,
+    "bounded": 1e-7,
+}  # mass spread over the grid, so that none is zero
 CHUNK_ROWS = 4096
 SHARD_CHUNKS = 16
 SHAPES = 4
+MAX_CELLS = 2**16
 NARROW = {"latent": 3 + SHAPES, "bounded": 1}
 _META = b"skyfold.densities"
 
 # Beside the entry points, so that a clone decodes before it is installed anew.
-for _codec in (DensityCodec, NonzeroCodec):
+for _codec in (DensityCodec, NonzeroCodec, NumbersCodec):
     zarr.registry.register_codec(_codec.codec_name, _codec)
 
 
@@ -73,7 +80,10 @@ class Shard:
 
     def layers(self, level: str) -> tuple[str, ...]:
         """Layers that decoding at a level reads."""
-        wanted = {"latent": ("latent",), "bounded": ("latent", "bounded")}.get(level, ("exact",))
+        if level == "map" and "map" in self.bytes:
+            return ("map", "checksum")
+        coarse = {"map": ("latent",), "latent": ("latent",), "bounded": ("latent", "bounded")}
+        wanted = coarse.get(level, ("exact",))
         stored = all(layer in self.bytes for layer in wanted)
         return (*(wanted if stored else ("exact",)), "checksum")
 
@@ -144,6 +154,12 @@ class DensityIndex:
     files : tuple of str
         Input, as the survey's globs found it.
     shards : tuple of Shard
+    map_shape : tuple of int
+        Cells of the map along y and x; empty where there is none, and `latent` serves its level.
+    map_bytes : int
+        Stored bytes of its prototypes.
+    map_digest : str
+        SHA-256 of its prototypes.
     """
 
     name: str
@@ -154,6 +170,14 @@ class DensityIndex:
     bounds: Bounds
     files: tuple[str, ...]
     shards: tuple[Shard, ...] = ()
+    map_shape: tuple[int, ...] = ()
+    map_bytes: int = 0
+    map_digest: str = ""
+
+    @property
+    def cells(self) -> int:
+        """Cells of the map."""
+        return int(np.prod(self.map_shape)) if self.map_shape else 0
 
     @property
     def points(self) -> int:
@@ -182,7 +206,10 @@ class DensityIndex:
 
     def bytes_at(self, level: str) -> int:
         """Stored bytes of all layers that decoding at a level reads."""
-        return sum(one.bytes.get(layer, 0) for one in self.shards for layer in one.layers(level))
+        shared = self.map_bytes if level == "map" else 0
+        return shared + sum(
+            one.bytes.get(layer, 0) for one in self.shards for layer in one.layers(level)
+        )
 
     @property
     def path(self) -> str:
@@ -207,6 +234,14 @@ class DensityIndex:
             "dtype": "uint32",
             "compressors": None,
         }
+        if self.cells:
+            shape = (self.cells, self.points)
+            specs["map"] = self._sharded(0, "int32", NumbersCodec())
+            specs["map"] |= {
+                name: (specs["map"][name][0], 1) for name in ("shape", "chunks", "shards")
+            }
+            specs["prototypes"] = {"shape": shape, "chunks": shape, "dtype": "int32"}
+            specs["prototypes"] |= {"serializer": NumbersCodec(), "compressors": None}
         return specs
 
     def _sharded(self, narrow: int, dtype: str, serializer: Any) -> dict[str, Any]:
@@ -244,16 +279,6 @@ def index_key(name: str) -> str:
     return f"densities/{name}/index.parquet"
 
 
-_SCHEMA = [
-    pa.field("start", pa.int64()),
-    pa.field("stop", pa.int64()),
-    pa.field("bytes", pa.map_(pa.string(), pa.int64())),
-    pa.field("bad_rows", pa.list_(pa.int64())),
-    pa.field("bad_reasons", pa.list_(pa.string())),
-    pa.field("digest", pa.string()),
-]
-
-
 def about(index: DensityIndex) -> dict[str, Any]:
     """All of an index but its shards, as JSON; floats keep every bit."""
     return {name: value for name, value in asdict(index).items() if name != "shards"}
@@ -263,7 +288,18 @@ def write_index(index: DensityIndex) -> bytes:
     """Parquet file of a set; the same set always gives the same bytes."""
     meta = {_META: json.dumps(about(index), sort_keys=True).encode()}
     rows = [one.to_row() | {"bytes": sorted(one.bytes.items())} for one in index.shards]
-    table = pa.Table.from_pylist(rows, schema=pa.schema(_SCHEMA, metadata=meta))
+    import pyarrow as pa  # the writing side has it; a reader needs no more than `skyfold.parquet`
+    import pyarrow.parquet as pq
+
+    schema = [
+        ("start", pa.int64()),
+        ("stop", pa.int64()),
+        ("bytes", pa.map_(pa.string(), pa.int64())),
+        ("bad_rows", pa.list_(pa.int64())),
+        ("bad_reasons", pa.list_(pa.string())),
+        ("digest", pa.string()),
+    ]
+    table = pa.Table.from_pylist(rows, schema=pa.schema(schema, metadata=meta))
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
@@ -277,21 +313,18 @@ def read_index(data: bytes, key: str) -> DensityIndex:
     CorruptDataError
         If the bytes are not an index.
     """
-    try:
-        table = pq.read_table(io.BytesIO(data))
-        shards = tuple(Shard.from_row(row) for row in table.to_pylist())
-        index = index_of(json.loads(table.schema.metadata[_META]), shards)
+    with reading(key, "an index of densities"):
+        columns = read_columns(data)
+        rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+        shards = tuple(Shard.from_row(row) for row in rows)
+        index = index_of(json.loads(read_metadata(data)[_META]), shards)
         _check(index)
-    except (pa.ArrowException, TypeError, KeyError, ValueError) as error:
-        raise CorruptDataError(
-            f"{key} is not an index of densities: {error}; fetch the release again"
-        ) from error
     return index
 
 
 def index_of(content: dict[str, Any], shards: tuple[Shard, ...] = ()) -> DensityIndex:
     """Inverse of `about`."""
-    several = {name: tuple(content[name]) for name in ("grid", "files")}
+    several = {name: tuple(content[name]) for name in ("grid", "files", "map_shape")}
     bounds = Bounds(**content["bounds"])
     return DensityIndex(**content | several | {"bounds": bounds}, shards=shards)
 
@@ -307,5 +340,9 @@ def _check(index: DensityIndex) -> None:
     covered = [(one.start, one.stop) for one in index.shards]
     if len(covered) != count or covered != index.spans:
         raise ValueError(f"its shards do not cover its {index.rows} rows")
+    if not 0 <= index.cells <= MAX_CELLS or (index.map_shape and len(index.map_shape) != 2):
+        raise ValueError(f"its map has the shape {index.map_shape}")
+    if not index.cells and any("map" in one.bytes for one in index.shards):
+        raise ValueError("a shard has a layer `map`, and there is no map")
     if any("exact" not in one.bytes for one in index.shards):
         raise ValueError("a shard has no layer `exact`")

@@ -23,6 +23,7 @@ from skyfold.amplitude import (
     wavelet,
 )
 from skyfold.density_index import FLOORS, NARROW, SHAPES, DensityIndex
+from skyfold.errors import CorruptDataError
 
 TINY = 1e-6  # of a row's largest value: what lies less below zero is taken for zero
 
@@ -62,7 +63,10 @@ def to_masses(stored: NDArray[Any], weights: Float) -> tuple[Float, NDArray[np.s
 
 
 def decode_rows(
-    layers: Mapping[str, NDArray[Any]], level: str, index: DensityIndex
+    layers: Mapping[str, NDArray[Any]],
+    level: str,
+    index: DensityIndex,
+    prototypes: NDArray[np.int32] | None = None,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Densities of a chunk, and what its checksum is of.
 
@@ -72,6 +76,8 @@ def decode_rows(
         Those that `Shard.layers` names; `exact` alone serves every level.
     level : str
     index : DensityIndex
+    prototypes : ndarray, shape (cells, points), int32, optional
+        What the layer `map` names.
 
     Returns
     -------
@@ -86,11 +92,29 @@ def decode_rows(
         mass, reason = to_masses(stored, index.weights())
         mass[reason != ""] = np.nan
         return (mass / index.weights()).astype(value_dtype(index, level)), stored
-    amplitude = decode_amplitude(layers["latent"], layers.get("bounded"))
+    if "map" in layers:
+        amplitude, used = _from_map(layers["map"][:, 0], prototypes)
+    else:
+        amplitude = decode_amplitude(layers["latent"], layers.get("bounded"))
+        used = layers["latent"][:, 0] != 0
     values = np.full(amplitude.shape, np.nan)
-    used = layers["latent"][:, 0] != 0
     values[used] = masses(amplitude[used], FLOORS[level]) / index.weights()
     return values.astype(value_dtype(index, level)), amplitude
+
+
+def _from_map(
+    cells: NDArray[Any], prototypes: NDArray[np.int32] | None
+) -> tuple[Int, NDArray[np.bool_]]:
+    """Amplitudes of the rows' cells, and which rows have one."""
+    if prototypes is None or cells.max(initial=-1) >= len(prototypes) or cells.min(initial=-1) < -1:
+        raise CorruptDataError(
+            f"rows of densities name the cell {cells.max(initial=-1)} of a map of "
+            f"{0 if prototypes is None else len(prototypes)}; fetch the release again"
+        )
+    used = cells >= 0
+    amplitude = np.zeros((len(cells), prototypes.shape[1]), np.int64)
+    amplitude[used] = prototypes[cells[used]]
+    return amplitude, used
 
 
 def value_dtype(index: DensityIndex, level: str) -> np.dtype[Any]:

@@ -7,6 +7,7 @@ Each error also derives from the built-in that a caller would guess::
     │   ├── ReleaseNotFoundError (FileNotFoundError)   nothing that is a release at this URL
     │   ├── UnsealedReleaseError (RuntimeError)        no manifest yet: still being written
     │   ├── SealedReleaseError (RuntimeError)          a sealed release cannot be changed
+    │   ├── QuarantineError (RuntimeError)             losses exceed those of the base release
     │   ├── FormatVersionError (ValueError)            written in a newer format
     │   └── StoreUnavailableError (OSError)            the store refused, timed out or broke off
     ├── CorruptDataError (ValueError)                  stored bytes are not what was written
@@ -18,6 +19,7 @@ Each error also derives from the built-in that a caller would guess::
     ├── NeedNotMetError (LookupError)                  no level is recorded to meet the need
     ├── InvalidNeedError (ValueError)                  a need that cannot be understood
     ├── InvalidRequestError (ValueError)               arguments that cannot be met
+    ├── MemoryCapError (MemoryError)                   what was asked takes more than is allowed
     ├── ConfigError (ValueError)                       survey.toml
     ├── InputError (ValueError)                        one bad survey file: it is set aside
     │   └── EmptyInputError                            a sound file that holds nothing
@@ -46,6 +48,10 @@ class UnsealedReleaseError(ReleaseError, RuntimeError):
 
 class SealedReleaseError(ReleaseError, RuntimeError):
     """The release is sealed and cannot be changed."""
+
+
+class QuarantineError(ReleaseError, RuntimeError):
+    """The release loses more than its base is recorded to lose, and is not published."""
 
 
 class FormatVersionError(ReleaseError, ValueError):
@@ -100,6 +106,10 @@ class InvalidNeedError(SkyfoldError, ValueError):
 
 class InvalidRequestError(SkyfoldError, ValueError):
     """Arguments that no release could meet."""
+
+
+class MemoryCapError(SkyfoldError, MemoryError):
+    """What was asked takes more memory than the cap that the user set."""
 
 
 class ConfigError(SkyfoldError, ValueError):

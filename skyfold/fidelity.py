@@ -22,6 +22,7 @@ from skyfold.errors import (
 )
 from skyfold.needs import Need, parse_needs
 from skyfold.science.summary import Row, summarise
+from skyfold.trust import check_ecsv
 
 __all__ = ["LADDER", "Choice", "FidelityRecord", "summarise"]
 
@@ -113,6 +114,7 @@ class FidelityRecord:
         """
         try:
             plain = text.decode("utf-8") if isinstance(text, bytes) else text
+            check_ecsv(plain, "fidelity.ecsv")
             table = Table.read(plain.splitlines(), format="ascii.ecsv")
             version = int(table.meta.get("version", FORMAT_VERSION))
         except Exception as broken:

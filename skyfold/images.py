@@ -1,58 +1,65 @@
-"""The images of a release: finding them on the sky, cutting out, decoding whole."""
+"""The images of a release: which there are, which cover a position, their pixels by id."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 from astropy import units as u
 from astropy.coordinates import SkyCoord
-from astropy.io import fits
-from astropy.nddata import CCDData, StdDevUncertainty
-from astropy.table import Table
 
 from skyfold import sky
+from skyfold.chunks import LayerArray
+from skyfold.coverage import Coverage
+from skyfold.cutouts import Box, Cutout, Cutouts, bound_at, cut_all, scalar_position
+from skyfold.details import decode_header, details_key
 from skyfold.errors import (
-    CorruptDataError,
     InvalidRequestError,
     OutsideFootprintError,
+    SkyfoldError,
     UnknownNameError,
 )
-from skyfold.index import FLAG_FILL, ImageEntry, index_key, read_index
-from skyfold.ladder import LEVELS, TILE
-from skyfold.layout import STRIDE
-from skyfold.store import named_store_errors
-from skyfold.window import Window, check_level, decode_window
+from skyfold.image_set import ImageSet
+from skyfold.index import ImageEntry, index_key, read_index
+from skyfold.ladder import LEVELS
+from skyfold.tiles import Job, TileDecoder
+from skyfold.window import Window, check_level
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from astropy.io import fits
+    from astropy.table import Table
 
-    from numpy.typing import NDArray
-
-    from skyfold.network import Network
+    from skyfold.details import Places
     from skyfold.release import DataRelease
-
-_POOL_THREADS = 8  # layers of a window are fetched at once
 
 
 class ImageLibrary:
-    """Images of a release, by id and by position.
+    """Images of a release, by id and by position; those of one set with ``images[SET]``.
+
+    Iterating gives image ids; the name of another set raises UnknownNameError.
+
+    Attributes
+    ----------
+    sets : list of str
 
     Examples
     --------
     >>> release.images.cutout(position, 30 * u.arcsec, band="r", level="sources")  # doctest: +SKIP
+    >>> release.images.cutouts(positions, 30 * u.arcsec, band="r")  # doctest: +SKIP
+    >>> release.images["night1"].to_xarray("bounded")  # doctest: +SKIP
     """
 
     def __init__(self, release: DataRelease, sets: list[str]) -> None:
         self._release = release
         self.sets = sets
+        self._lock = threading.RLock()
         self._entries: dict[str, ImageEntry] | None = None
-        self._arrays: dict[str, Any] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_arrays": {}}
+        self._arrays: dict[tuple[str, str], LayerArray] = {}
+        self._decoder = TileDecoder(release)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -60,16 +67,42 @@ class ImageLibrary:
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
 
+    def __contains__(self, image_id: object) -> bool:
+        return image_id in self.entries
+
+    def __getitem__(self, image_set: str) -> ImageSet:
+        if image_set not in self.sets:
+            raise UnknownNameError(
+                f"no image set {image_set!r} in {self._release.url}; there are "
+                f"{', '.join(self.sets) or 'none'}; choose one of them"
+            )
+        return ImageSet(self, image_set)
+
     def __repr__(self) -> str:
         return f"<ImageLibrary: {len(self)} images in sets {', '.join(self.sets)}>"
+
+    def _repr_html_(self) -> str:
+        from skyfold.pages import library_html
+
+        return library_html(self)
+
+    @property
+    def release(self) -> DataRelease:
+        """The release that these are the images of."""
+        return self._release
 
     @property
     def entries(self) -> dict[str, ImageEntry]:
         """Index entries by image id."""
-        if self._entries is None:
-            found = [entry for name in self.sets for entry in self._read_set(name)]
-            self._entries = {entry.id: entry for entry in found}
-        return self._entries
+        with self._lock:
+            if self._entries is None:
+                found = [entry for name in self.sets for entry in self._read_set(name)]
+                self._entries = {entry.id: entry for entry in found}
+            return self._entries
+
+    @cached_property
+    def _coverage(self) -> Coverage:
+        return Coverage(list(self.entries.values()), self._release.url)
 
     def _read_set(self, name: str) -> list[ImageEntry]:
         key = index_key(name)
@@ -77,6 +110,8 @@ class ImageLibrary:
 
     def table(self) -> Table:
         """One row an image: where it came from, its shape, centre, and bits per pixel."""
+        from astropy.table import Table
+
         rows = [
             {
                 "id": entry.id,
@@ -108,6 +143,44 @@ class ImageLibrary:
                 f"{some} (`skyfold images URL` lists them)"
             ) from None
 
+    def arrays(self, entry: ImageEntry, layers: tuple[str, ...]) -> dict[str, LayerArray]:
+        """Some layers of the group that holds an image, by name; see `skyfold.layout`."""
+        home = self._release.home(entry.release)
+        group = f"images/{entry.set}/{entry.group}"
+        return {layer: self._array(home, f"{group}/{layer}") for layer in layers}
+
+    def _array(self, home: DataRelease, path: str) -> LayerArray:
+        with self._lock:
+            if (home.url, path) not in self._arrays:
+                self._arrays[home.url, path] = LayerArray(path, home.metadata(path))
+            return self._arrays[home.url, path]
+
+    # By id.
+
+    def header(self, image_id: str) -> fits.Header:
+        """FITS header of an image's file, without the cards that say how the file held it."""
+        from astropy.io import fits
+
+        cards = self.complete(self.entry(image_id)).header
+        header = fits.Header.fromstring(cards, sep="\n")
+        for card in ("XTENSION", "PCOUNT", "GCOUNT", "TFIELDS", "CHECKSUM", "DATASUM"):
+            header.remove(card, ignore_missing=True)
+        return header
+
+    def complete(self, entry: ImageEntry) -> ImageEntry:
+        """An entry of the index with its header and the places of its chunks, read now."""
+        offset, places, size = entry.details
+        key = details_key(entry.set)
+        data = self._release.read_ranges([(key, offset, offset + places + size)])[0]
+        if isinstance(data, SkyfoldError):
+            raise data
+        cards = decode_header(data[places:], f"{self._release.url}/{key} of image {entry.id}")
+        return replace(entry, places=data[:places], header=cards)
+
+    def places(self, entry: ImageEntry) -> Places:
+        """Offset and length of the chunk of each tile of an image, by layer and tile number."""
+        return self._decoder.places([entry])[entry.id]
+
     def read(
         self,
         image_id: str,
@@ -136,75 +209,100 @@ class ImageLibrary:
         """
         entry = self.entry(image_id)
         check_level(level)
-        whole = (slice(0, entry.plane[0]), slice(0, entry.plane[1]))
-        network = self._release.network(entry.model) if entry.model else None
-        return decode_window(
-            entry,
-            level,
-            rows or whole[0],
-            columns or whole[1],
-            read=_LayerReader(self, entry, network),
-            network=network,
-        )
+        whole = [
+            _whole(part, side) for part, side in zip((rows, columns), entry.plane, strict=True)
+        ]
+        job = Job(entry, whole[0], whole[1])
+        for _ in self._decoder.decode([job], level):
+            pass
+        return job.window()
+
+    def section(
+        self,
+        image_id: str,
+        rows: slice | None = None,
+        columns: slice | None = None,
+        level: str = "sources",
+    ) -> Cutout:
+        """Pixels of one image in physical units, with WCS, mask and uncertainty.
+
+        Parameters
+        ----------
+        image_id : str
+        rows, columns : slice, optional
+            Window; the whole image by default.
+        level : str
+            One of latent, sources, bounded, exact.
+
+        Raises
+        ------
+        UnknownNameError, LevelNotStoredError, InvalidRequestError, CorruptDataError
+        """
+        entry = self.entry(image_id)
+        y, x = (_whole(part, side) for part, side in zip((rows, columns), entry.plane, strict=True))
+        box = Box(entry, y.start, x.start, (y.stop - y.start, x.stop - x.start))
+        return cut_all(self, [box], level).only()
 
     def hdu(self, image_id: str, level: str = "exact") -> fits.PrimaryHDU:
         """One whole image as FITS.
 
         `exact` and `bounded` hold the stored dtype with the scale of the header (BSCALE, BZERO);
         the other levels hold physical values as floats.
+
+        Parameters
+        ----------
+        image_id : str
+        level : str
+            One of latent, sources, bounded, exact.
+
+        Raises
+        ------
+        UnknownNameError, LevelNotStoredError, CorruptDataError
         """
+        from astropy.io import fits
+
         entry = self.entry(image_id)
         window = self.read(image_id, level)
-        header = _plain_header(entry.fits_header())
+        header = self.header(image_id)
+        had = {card for card in ("BSCALE", "BZERO") if card in header}
         values = window.values.reshape(entry.shape)
         header["HIERARCH SKYFOLD LEVEL"] = (level, "fidelity level of these pixels")
-        header["HIERARCH SKYFOLD BOUND"] = (_bound(entry, level), "largest error [noise units]")
+        bound = bound_at(entry, level)
+        told = bound if np.isfinite(bound) else "none"
+        header["HIERARCH SKYFOLD BOUND"] = (told, "largest error [noise units]")
         if level in ("latent", "sources") and entry.mode != "direct":
             for card in ("BSCALE", "BZERO", "BLANK"):
                 header.remove(card, ignore_missing=True)
             return fits.PrimaryHDU(values * entry.bscale + entry.bzero, header)
         hdu = fits.PrimaryHDU(values, header, do_not_scale_image_data=True)
-        return _with_scale(hdu, entry)
+        for card, value, plain in (("BSCALE", entry.bscale, 1.0), ("BZERO", entry.bzero, 0.0)):
+            if value != plain or card in had:  # astropy takes them out of an integer's header
+                hdu.header[card] = value
+        if entry.blank is not None:
+            hdu.header["BLANK"] = entry.blank
+        return hdu
+
+    # By position.
 
     def covering(
         self, position: SkyCoord, *, band: str | None = None, image_set: str | None = None
     ) -> list[ImageEntry]:
-        """Images that cover a position, the one whose edge is farthest first."""
-        found = []
-        for entry in self._near(position, band, image_set):
-            wcs = sky.read_wcs(entry.fits_header())
-            if wcs is None:
-                continue
-            x, y = sky.pixel_position(wcs, position)
-            ny, nx = entry.plane
-            inside = min(x + 0.5, y + 0.5, nx - 0.5 - x, ny - 0.5 - y)
-            if inside >= 0:
-                found.append((-inside, entry.id, entry))
-        return [entry for *_, entry in sorted(found, key=lambda one: one[:2])]
+        """Images that cover a position, the one whose edge is farthest first.
 
-    def _near(
-        self, position: SkyCoord, band: str | None, image_set: str | None
-    ) -> list[ImageEntry]:
-        """Images of the band whose circle holds the position."""
-        chosen = [
-            entry
-            for entry in self.entries.values()
-            if (band is None or entry.band == band)
-            and (image_set is None or entry.set == image_set)
+        Parameters
+        ----------
+        position : SkyCoord
+            One position.
+        band, image_set : str, optional
+            Narrow the choice.
+
+        Returns
+        -------
+        list of ImageEntry
+        """
+        return [
+            one[2] for one in self._coverage.matches(scalar_position(position), band, image_set)[0]
         ]
-        if not chosen:
-            bands = sorted({entry.band for entry in self.entries.values()})
-            raise UnknownNameError(
-                f"no image of band {band!r}, set {image_set!r} in {self._release.url}; bands are "
-                f"{', '.join(bands)}, sets {', '.join(self.sets)}"
-            )
-        placed = [entry for entry in chosen if entry.ra is not None]
-        if not placed:
-            return []
-        centres = SkyCoord([e.ra for e in placed], [e.dec for e in placed], unit="deg")
-        radius = np.array([entry.radius_deg for entry in placed])
-        near = centres.separation(position.icrs).deg <= radius + 1e-6
-        return [entry for entry, is_near in zip(placed, near, strict=True) if is_near]
 
     def cutout(
         self,
@@ -215,7 +313,7 @@ class ImageLibrary:
         level: str = "sources",
         image_set: str | None = None,
         image_id: str | None = None,
-    ) -> CCDData:
+    ) -> Cutout:
         """Box around a position, from the image that covers it best.
 
         Parameters
@@ -231,10 +329,136 @@ class ImageLibrary:
 
         Returns
         -------
-        CCDData
-            Physical values; WCS of the cutout; mask, True where there is no good measurement or
-            no image; uncertainty, the noise of each pixel and the unit of the bound; ``meta``
-            with level, bound, release, image.
+        Cutout
+            A `astropy.nddata.CCDData`: physical values; WCS of the cutout; mask, True where there
+            is no good measurement or no image; uncertainty, the noise of each pixel and the unit
+            of the bound; ``meta`` with level, bound, release, image, and the pixel of the image
+            that is the cutout's first (``x0``, ``y0``).
+
+        Raises
+        ------
+        OutsideFootprintError
+            If no image covers the position.
+        InvalidRequestError
+            If several positions are given, or the size is not positive.
+        """
+        if not position.isscalar:
+            raise InvalidRequestError(
+                f"cutout of {position.size} positions: give one at a time, or use cutouts"
+            )
+        found = self.cutouts(
+            scalar_position(position),
+            size,
+            band=band,
+            level=level,
+            image_set=image_set,
+            image_id=image_id,
+        )
+        return found.only()
+
+    def cutouts(
+        self,
+        positions: SkyCoord,
+        size: Any,
+        *,
+        band: str | None = None,
+        level: str = "sources",
+        image_set: str | None = None,
+        image_id: str | None = None,
+        on_error: str = "keep",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Cutouts:
+        """Boxes around many positions, each from the image that covers it best.
+
+        Every tile is fetched and decoded once however many boxes it is in, and tiles are fetched
+        while others are decoded.
+
+        Parameters
+        ----------
+        positions : SkyCoord
+            Any number of positions.
+        size, band, level, image_set, image_id
+            As of `cutout`.
+        on_error : {"keep", "raise"}
+            What to do with positions that cannot be met: leave None in their places and list them
+            in ``failures``, or raise the first.
+        progress : callable, optional
+            Called with cutouts done and in all.
+
+        Returns
+        -------
+        Cutouts
+            A list, in the order of `positions`.
+
+        Raises
+        ------
+        UnknownNameError, LevelNotStoredError, InvalidRequestError
+            If nothing could meet the request.
+        """
+        check_level(level)
+        if on_error not in ("keep", "raise"):
+            raise InvalidRequestError(f"on_error {on_error!r} is not one of keep, raise")
+        positions = scalar_position(positions)
+        boxes = self._boxes(positions, size, band, image_set, image_id)
+        found = cut_all(self, boxes, level, progress)
+        if on_error == "raise":
+            found.require_all()
+        return found
+
+    def _boxes(
+        self,
+        positions: SkyCoord,
+        size: Any,
+        band: str | None,
+        image_set: str | None,
+        image_id: str | None,
+    ) -> list[Box | SkyfoldError]:
+        if image_id is not None:
+            entry = self.entry(image_id)
+            wcs = entry.celestial_wcs()
+            if wcs is None:
+                raise OutsideFootprintError(
+                    f"image {entry.id} has no WCS; use read() or section() with pixel slices"
+                )
+            xs, ys = sky.pixel_positions(wcs, positions)
+            return [Box.around(entry, x, y, size) for x, y in zip(xs, ys, strict=True)]
+        matches = self._coverage.matches(positions, band, image_set)
+        return [
+            Box.around(found[0][2], *found[0][3:], size)
+            if found
+            else OutsideFootprintError(
+                f"no image of band {band or 'any'} in {self._release.url} covers "
+                f"{position.to_string('decimal')}; `skyfold images` lists what there is"
+            )
+            for found, position in zip(matches, positions, strict=True)
+        ]
+
+    def epochs(
+        self,
+        position: SkyCoord,
+        size: Any,
+        *,
+        band: str | None = None,
+        level: str = "sources",
+        image_set: str | None = None,
+        partly: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Cutouts:
+        """Boxes around one position from every image that covers it, in order of time.
+
+        Parameters
+        ----------
+        position, size, band, level, image_set
+            As of `cutout`.
+        partly : bool
+            Also images that do not reach the position, and hold some of the box around it.
+        progress : callable, optional
+            Called with cutouts done and in all.
+
+        Returns
+        -------
+        Cutouts
+            A list; images without a time come last.
 
         Raises
         ------
@@ -242,166 +466,54 @@ class ImageLibrary:
             If no image covers the position.
         """
         check_level(level)
-        if not position.isscalar:
-            raise InvalidRequestError(f"cutout of {position.size} positions: give one at a time")
-        entry = self._choose(position, band, image_set, image_id)
-        wcs = sky.read_wcs(entry.fits_header())
-        if wcs is None:
-            raise OutsideFootprintError(
-                f"image {entry.id} has no WCS; use read() with pixel slices"
-            )
-        box = sky.box_in_pixels(wcs, size)
-        x, y = sky.pixel_position(wcs, position)
-        first = [
-            int(np.floor(at - (side - 1) / 2 + 0.5)) for at, side in ((y, box[0]), (x, box[1]))
-        ]
-        return self._cut(entry, level, first[0], first[1], box, wcs)
-
-    def _choose(
-        self,
-        position: SkyCoord,
-        band: str | None,
-        image_set: str | None,
-        image_id: str | None,
-    ) -> ImageEntry:
-        if image_id is not None:
-            return self.entry(image_id)
-        found = self.covering(position, band=band, image_set=image_set)
-        if not found:
+        position = scalar_position(position)
+        matches = self._coverage.matches(position, band, image_set, size if partly else None)[0]
+        boxes = [Box.around(match[2], *match[3:], size) for match in matches]
+        if not boxes:
             raise OutsideFootprintError(
                 f"no image of band {band or 'any'} in {self._release.url} covers "
-                f"{position.to_string('decimal')}; `skyfold images` lists what there is"
+                f"{position[0].to_string('decimal')}; `skyfold images` lists what there is"
             )
-        return found[0]
+        boxes.sort(key=lambda box: (box.entry.time is None, box.entry.time or "", box.entry.id))
+        return cut_all(self, boxes, level, progress)
 
-    def _cut(
-        self, entry: ImageEntry, level: str, y0: int, x0: int, box: tuple[int, int], wcs: Any
-    ) -> CCDData:
-        ny, nx = entry.plane
-        rows = slice(max(y0, 0), min(y0 + box[0], ny))
-        columns = slice(max(x0, 0), min(x0 + box[1], nx))
-        if rows.start >= rows.stop or columns.start >= columns.stop:
-            raise OutsideFootprintError(f"the cutout lies outside image {entry.id}")
-        window = self.read(entry.id, level, rows, columns)
-        place = (
-            slice(rows.start - y0, rows.stop - y0),
-            slice(columns.start - x0, columns.stop - x0),
-        )
-        values, mask, sigma = _physical(entry, window)
-        return CCDData(
-            _padded(values, box, place, np.nan),
-            unit=_unit(entry),
-            mask=_padded(mask, box, place, fill=True),
-            uncertainty=None
-            if sigma is None
-            else StdDevUncertainty(_padded(sigma, box, place, np.nan)),
-            wcs=sky.shifted_wcs(wcs, x0, y0),
-            meta={
-                "level": level,
-                "bound": _bound(entry, level),
-                "release": self._release.url,
-                "image": entry.id,
-                "band": entry.band,
-                "set": entry.set,
-            },
-        )
+    def refine(self, cutout: Cutout, level: str) -> Cutout:
+        """The same pixels at another level; what was fetched for the one at hand is not again.
 
-    def array(self, entry: ImageEntry, layer: str) -> zarr.Array[Any]:
-        """Zarr array of one layer of the group that holds an image."""
-        path = f"images/{entry.set}/{entry.group}/{layer}"
-        if path not in self._arrays:
-            with named_store_errors(f"{self._release.url}/{path}", "open"):
-                self._arrays[path] = self._release.group[path]
-        return self._arrays[path]
+        Parameters
+        ----------
+        cutout : Cutout
+            From this release.
+        level : str
+
+        Raises
+        ------
+        InvalidRequestError
+            If the cutout's ``meta`` does not say where it comes from, or names another release.
+        """
+        check_level(level)
+        return cut_all(self, [self._box_of(cutout)], level).only()
+
+    def _box_of(self, cutout: Cutout) -> Box:
+        meta = cutout.meta
+        if meta.get("release") != self._release.url or not {"image", "x0", "y0"} <= set(meta):
+            raise InvalidRequestError(
+                f"a cutout of {meta.get('release')!r} cannot be refined from {self._release.url}; "
+                "give one whose meta has release, image, x0 and y0 as this release made it"
+            )
+        shape = (int(cutout.shape[0]), int(cutout.shape[1]))
+        return Box(self.entry(meta["image"]), int(meta["y0"]), int(meta["x0"]), shape)
+
+    def decode(self, jobs: list[Job], level: str) -> Iterator[int]:
+        """Decode windows together; see `skyfold.tiles.TileDecoder`."""
+        return self._decoder.decode(jobs, level)
 
 
-class _LayerReader:
-    """Fetches layers of one image for a window of tiles, all at once."""
-
-    def __init__(self, library: ImageLibrary, entry: ImageEntry, network: Network | None) -> None:
-        self.library = library
-        self.entry = entry
-        self.network = network  # opened before latents are read: it brings their tables
-
-    def __call__(
-        self, names: tuple[str, ...], tiles_y: slice, tiles_x: slice
-    ) -> dict[str, NDArray[Any]]:
-        with ThreadPoolExecutor(_POOL_THREADS) as pool:
-            parts = pool.map(lambda name: self._read(name, tiles_y, tiles_x), names)
-            return dict(zip(names, parts, strict=True))
-
-    def _read(self, name: str, tiles_y: slice, tiles_x: slice) -> NDArray[Any]:
-        array = self.library.array(self.entry, name)
-        row = self.entry.row
-        key = f"{self.library._release.url}/{array.path} row {row}"
-        try:
-            with named_store_errors(key, "read"):
-                if name == "background":
-                    return np.asarray(array[row])
-                side = {"checksum": 1, "latent": TILE // STRIDE}.get(name, TILE)
-                y, x = (
-                    slice(tiles.start * side, tiles.stop * side) for tiles in (tiles_y, tiles_x)
-                )
-                return np.asarray(array[row, y, x])
-        except (ValueError, RuntimeError, IndexError, KeyError) as error:
-            raise CorruptDataError(f"{key} cannot be decoded: {error}") from error
-
-
-def _physical(
-    entry: ImageEntry, window: Window
-) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.float64] | None]:
-    """Values, mask and noise with the header's scale applied."""
-    values = window.values
-    exact_float = values.dtype.kind == "f" and (entry.bscale, entry.bzero) == (1, 0)
-    if not exact_float:
-        values = values * entry.bscale + entry.bzero
-    mask = (window.flags != 0) | ~np.isfinite(values)
-    if window.values.dtype.kind != "f" and entry.blank is not None:
-        mask |= window.values == entry.blank
-    values = np.where(mask & (window.flags >= FLAG_FILL) & (values != 0), np.nan, values)
-    sigma = None if window.sigma is None else window.sigma * abs(entry.bscale)
-    return values, mask, sigma
-
-
-def _padded(
-    plane: NDArray[Any], box: tuple[int, int], place: tuple[slice, slice], fill: Any
-) -> NDArray[Any]:
-    if plane.shape == box:
-        return plane
-    out = np.full(box, fill, plane.dtype if plane.dtype.kind in "fb" else float)
-    out[place] = plane
-    return out
-
-
-def _unit(entry: ImageEntry) -> u.UnitBase:
-    """Unit of BUNIT where astropy knows it, counts (adu) otherwise."""
-    text = str(entry.fits_header().get("BUNIT", "adu")).strip() or "adu"
-    try:
-        return u.Unit(text)
-    except (ValueError, TypeError):
-        return u.adu
-
-
-def _bound(entry: ImageEntry, level: str) -> float:
-    """Largest error at a level [noise units]; infinite where there is none."""
-    if level == "exact" or entry.mode == "direct":
-        return 0.0
-    return entry.bound if level == "bounded" else float("inf")
-
-
-def _plain_header(header: fits.Header) -> fits.Header:
-    """Header without the cards that say how the file held the array."""
-    plain = header.copy()
-    for card in ("XTENSION", "PCOUNT", "GCOUNT", "TFIELDS", "CHECKSUM", "DATASUM"):
-        plain.remove(card, ignore_missing=True)
-    return plain
-
-
-def _with_scale(hdu: fits.PrimaryHDU, entry: ImageEntry) -> fits.PrimaryHDU:
-    """Put back the scale that astropy takes out of the header of integers."""
-    for card, value, plain in (("BSCALE", entry.bscale, 1.0), ("BZERO", entry.bzero, 0.0)):
-        if value != plain or card in entry.fits_header():
-            hdu.header[card] = value
-    if entry.blank is not None:
-        hdu.header["BLANK"] = entry.blank
-    return hdu
+def _whole(part: slice | None, side: int) -> slice:
+    """Window along one axis, with what a slice leaves open."""
+    if part is None:
+        return slice(0, side)
+    if part.step not in (None, 1):
+        raise InvalidRequestError(f"slice with step {part.step}: give a window without a step")
+    start = 0 if part.start is None else part.start
+    return slice(start, side if part.stop is None else part.stop)

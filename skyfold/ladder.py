@@ -25,7 +25,8 @@ from skyfold.noise import NoiseModel
 
 LEVELS = ("latent", "sources", "bounded", "exact")
 TILE = 256  # pixels a side
-BLOCK = 8  # pixels a side of what `sources` keeps or leaves
+LEAF = 2  # pixels a side of what `sources` keeps or leaves
+BLOCK = 8  # pixels a side around a kept leaf in which `sources` is M + k w throughout
 SAFE_INTEGER = 2**52
 MODULUS = 253  # of guard codes from 3 on
 WIDE = 0.25  # steps: a reach beyond it may cross an integer, so two candidates are not enough
@@ -58,8 +59,13 @@ def predict(
     ndarray, shape (ny, nx), int64
         Multiples of ``noise.round_step`` [grid units].
     """
-    steps = (background + noise.to_signal(y)) / noise.round_step
+    steps = noise.to_signal(y)
+    steps += background
+    steps /= noise.round_step
     rounded = np.floor(steps + ROUND_UP).astype(np.int64)
+    if not guard.any():
+        rounded *= noise.round_step
+        return rounded
     near = (guard == 1) | (guard == 2)
     rounded[near] = np.floor(steps[near]).astype(np.int64) + (guard[near] == 2)
     far = guard > 2
@@ -92,25 +98,26 @@ def find_guard(
     scale = tolerance * (1 + _block_maximum(np.abs(y)))
     reach = scale * noise.signal_slope(y) / noise.round_step
     tie = 1 - ROUND_UP
+    codes = np.zeros(y.shape, np.uint8)
     near = np.abs(fraction - tie) <= reach
-    codes = np.where(near, 1 + (fraction >= tie), 0)
+    codes[near] = 1 + (fraction[near] >= tie)
     wide = reach > WIDE
     whole = np.floor(steps[wide] + ROUND_UP).astype(np.int64)
     codes[wide] = whole % MODULUS + 3
-    return codes.astype(np.uint8)
+    return codes
 
 
 def cell_width(
-    prediction: Int,
-    background: NDArray[np.float64],
-    noise: NoiseModel,
-    step: float,
-    dtype: np.dtype[Any],
+    prediction: Int, sigma: NDArray[np.float64], step: float, dtype: np.dtype[Any]
 ) -> Int:
     """Width w of each pixel's cell [grid units], so that half of it is within the bound.
 
     Parameters
     ----------
+    prediction : ndarray, shape (ny, nx), int64
+        M [grid units].
+    sigma : ndarray, shape (ny, nx), float64
+        ``NoiseModel.pixel_sigma`` of M less the background [grid units].
     step : float
         Width in noise units; the bound is half of it.
     dtype : numpy.dtype
@@ -122,15 +129,16 @@ def cell_width(
     ndarray, shape (ny, nx), int64
         At least 1.
     """
-    width = np.floor(step * noise.pixel_sigma(prediction - background)).astype(np.int64)
+    width = np.floor(step * sigma).astype(np.int64)
     if dtype.kind == "f":
         width -= 1 + (np.abs(prediction) >> 22 if dtype.itemsize == 4 else 0)
-    return np.maximum(width, 1)
+    return np.maximum(width, 1, out=width)
 
 
 def to_cells(grid: Int, prediction: Int, width: Int) -> Int:
     """Cell numbers ``k = floor((X - M + h) / w)``, with the half width h of `half_width`."""
-    return (grid - prediction + half_width(width)) // width
+    # Below 2**52 a quotient just short of a whole number does not round up to it in float64.
+    return np.floor((grid - prediction + half_width(width)) / width).astype(np.int64)
 
 
 def half_width(width: Int) -> Int:
@@ -168,15 +176,15 @@ def remainder(stored: NDArray[Any], centres: Int, width: Int, bounded: NDArray[A
 
     Parameters
     ----------
-    stored : ndarray, integer or float
-    centres, width : ndarray, int64
+    stored : ndarray, any shape, integer or float
+    centres, width : ndarray, shape of `stored`, int64
         ``M + k w`` and w [grid units].
-    bounded : ndarray, same dtype as `stored`
+    bounded : ndarray, shape and dtype of `stored`
         The tile as decoded at `bounded`.
 
     Returns
     -------
-    ndarray, int64
+    ndarray, shape of `stored`, int64
         Integers: place inside the cell, in 0..w-1. Floats: difference of the ordered bits.
     """
     if stored.dtype.kind != "f":

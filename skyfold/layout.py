@@ -23,6 +23,7 @@ import numpy as np
 import zarr
 
 from skyfold.codecs.blocks import BlocksCodec
+from skyfold.codecs.interlaced import InterlacedCodec
 from skyfold.codecs.latents import LatentsCodec
 from skyfold.codecs.sparse import SparseCodec
 from skyfold.ladder import LEVELS, TILE
@@ -44,10 +45,21 @@ _REFINED = {
     "bounded": ("background", "latent", "guard", "sources", "bounded"),
     "exact": ("background", "latent", "guard", "sources", "bounded", "exact"),
 }
-LAYERS = ("background", "latent", "guard", "sources", "bounded", "exact", "direct", *_BASE)
+LAYERS = (
+    "background",
+    "latent",
+    "guard",
+    "sources",
+    "bounded",
+    "exact",
+    "direct",
+    *_BASE,
+    "quantum",
+)
+WHOLE = ("background", "quantum")  # one chunk an image, not one a tile
 
 
-def layers_read(level: str, mode: str) -> tuple[str, ...]:
+def layers_read(level: str, mode: str, *, quantised: bool = False) -> tuple[str, ...]:
     """Layers that decoding an image at a level reads.
 
     Parameters
@@ -57,10 +69,13 @@ def layers_read(level: str, mode: str) -> tuple[str, ...]:
     mode : {"ladder", "ladder+direct", "direct"}
         How the image is stored: as a ladder; as a ladder whose top is the raw array coded by
         itself, because that is smaller; or, for images without noise, as the raw array alone.
+    quantised : bool
+        Whether the pixels were integers before, see `skyfold.quantum`.
     """
     if mode == "direct" or (mode == "ladder+direct" and level == "exact"):
         return ("direct", *_BASE)
-    return _REFINED[level] + _BASE
+    more = ("quantum",) if quantised and level == "exact" else ()
+    return (*_REFINED[level], *more, *_BASE)
 
 
 @dataclass(frozen=True)
@@ -104,6 +119,8 @@ class ImageGroup:
         if layer == "background":
             nodes = (ty * TILE // MESH, tx * TILE // MESH)
             return _whole((self.count, *nodes), "int32")
+        if layer == "quantum":
+            return _whole((self.count, 2, ty * TILE), "float64")
         if layer == "checksum":
             return _whole((self.count, ty, tx, len(LEVELS)), "uint32", compress=False)
         if layer == "latent":
@@ -120,8 +137,10 @@ class ImageGroup:
         if layer == "flags":
             return "uint8", None
         if layer == "direct":
-            return self.dtype, BlocksCodec()
-        wide = np.dtype(self.dtype).itemsize == 8 and layer == "exact"
+            return self.dtype, direct_codec(self.dtype)
+        if layer != "exact":
+            return "int32", InterlacedCodec()
+        wide = np.dtype(self.dtype).itemsize == 8
         return ("int64" if wide else "int32"), BlocksCodec()
 
     def _sharded(
@@ -134,11 +153,16 @@ class ImageGroup:
             "dtype": dtype,
         }
         if serializer is None:
-            return spec | {"compressors": zarr.codecs.ZstdCodec(level=19)}
+            return spec | {"compressors": zarr.codecs.ZstdCodec(level=19, checksum=True)}
         return spec | {"serializer": serializer, "compressors": None}
+
+
+def direct_codec(dtype: str) -> BlocksCodec | InterlacedCodec:
+    """Codec of the layer `direct` of stored pixels of a dtype."""
+    return BlocksCodec() if np.dtype(dtype).kind == "f" else InterlacedCodec()
 
 
 def _whole(shape: tuple[int, ...], dtype: str, *, compress: bool = True) -> dict[str, Any]:
     """Array whose chunk is everything of one image."""
-    compressors = zarr.codecs.ZstdCodec(level=19) if compress else None
+    compressors = zarr.codecs.ZstdCodec(level=19, checksum=True) if compress else None
     return {"shape": shape, "chunks": (1, *shape[1:]), "dtype": dtype, "compressors": compressors}

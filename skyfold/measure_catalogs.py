@@ -159,6 +159,9 @@ def held_out_rows(
     )
 
 
+NO_CELL = 12 * 4**HEALPIX_ORDER  # of a position that is not on the sky
+
+
 def sky_cells(ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> NDArray[np.int64]:
     """Nested HEALPix cells of order 29 of positions [deg]; beyond the last where there is none."""
     from astropy import units as u
@@ -170,7 +173,7 @@ def sky_cells(ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> NDAr
         & (np.abs(dec_deg) <= 90)
         & (np.abs(ra_deg) <= 720)
     )
-    cells = np.full(len(ra_deg), 12 * 4**HEALPIX_ORDER, np.int64)
+    cells = np.full(len(ra_deg), NO_CELL, np.int64)
     grid = HEALPix(nside=2**HEALPIX_ORDER, order="nested")
     cells[good] = grid.lonlat_to_healpix(ra_deg[good] * u.deg, dec_deg[good] * u.deg)
     return cells

@@ -7,6 +7,8 @@ which bins of the record a need is about. A need bounds a loss from above::
     0.2 sigma                              every bin from S/N 5
     |flux_2fwhm| < 0.1 sigma at S/N 10-20  a named measure, every bin that this range touches
     0.3 sigma at S/N >= 5                  the cumulative bin, and those in it
+    5 mas at S/N 20                        the case's first measure with such a unit
+    |m| < 1e-3                             a pure number: multiplicative bias of the shear
     1% completeness at S/N 5               at most 1 % of the sources lost
     completeness >= 99% at S/N 5           the same
 
@@ -161,8 +163,26 @@ def value_in(need: Need, unit: str, subject: str) -> float:
         ) from wrong
 
 
+def converts(need: Need, unit: str) -> bool:
+    """Tell whether a need is stated in the unit of a record, or one that converts to it."""
+    if need.unit == unit or (not need.unit and unit == "fraction"):
+        return True
+    try:
+        return bool(u.Unit(need.unit).is_equivalent(u.Unit(unit))) and bool(need.unit)
+    except ValueError:
+        return False
+
+
 def matching_bins(need: Need, recorded: Sequence[str], subject: str) -> tuple[list[str], list[str]]:
     """Return the bins that a need is about.
+
+    Parameters
+    ----------
+    need : Need
+    recorded : sequence of str
+        Names of the bins that there are.
+    subject : str
+        What an error message is to call it.
 
     Returns
     -------

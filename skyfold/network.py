@@ -1,36 +1,27 @@
-"""Running a stored network: what it may contain, and onnxruntime around it.
+"""Running a stored network: onnxruntime, one thread, and only graphs that passed a check.
 
-A release is opened from a URL that somebody mailed, so its graph is checked before it runs: only
-arithmetic, no control flow, no external files, no custom operators, bounded weights.
+What a graph may hold is checked before it runs, in `skyfold.graph_check`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from skyfold.codecs.latents import register_tables, tables_from_bytes
-from skyfold.errors import CorruptDataError, UntrustedModelError
+from skyfold.errors import CorruptDataError
+from skyfold.graph_check import BATCH, check_graph
 from skyfold.ladder import TILE
 from skyfold.layout import MODEL_FILES, STRIDE
+from skyfold.trust import load_json, reading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
-
-_OPERATORS = """
-    Add Cast Clip Concat Constant Conv ConvTranspose DepthToSpace Div Expand Gather Gemm Identity
-    MatMul Max Min Mul Pad Relu Reshape Resize Shape Sigmoid Slice SpaceToDepth Split Sqrt Squeeze
-    Sub Tanh Tile Transpose Unsqueeze
-"""
-ALLOWED_OPERATORS = frozenset(_OPERATORS.split())
-MAX_MODEL_BYTES = 64 * 2**20
-_BATCH = 4  # tiles a run: bounds the memory of activations
 
 
 class Network:
@@ -46,6 +37,13 @@ class Network:
         Digest of the entropy tables, as the latent codec's configuration names them.
     tolerance : float
         Largest difference of two machines' predictions, relative to ``1 + |y|``.
+
+    Raises
+    ------
+    CorruptDataError
+        If the files are not those of the digest, or not of one model.
+    UntrustedModelError
+        If a graph uses what it may not.
     """
 
     def __init__(self, files: Mapping[str, bytes], digest: str) -> None:
@@ -56,11 +54,10 @@ class Network:
                 "publisher"
             )
         self.digest = digest
-        self.card: dict[str, Any] = json.loads(files["card.json"])
         tables = tables_from_bytes(files["tables.bin"])
         self.tables = register_tables(tables)
         self.channels = tables.channels
-        self.tolerance = float(self.card["tolerance"]["relative"])
+        self.card, self.tolerance = _read_card(files["card.json"], digest)
         self._graphs = {kind: files[f"{kind}.onnx"] for kind in ("encoder", "decoder")}
         self._sessions: dict[str, Any] = {}
         self._lock = threading.Lock()
@@ -88,11 +85,12 @@ class Network:
     def _run(self, kind: str, batch: NDArray[Any]) -> NDArray[np.float32]:
         session = self._session(kind)
         name = session.get_inputs()[0].name
-        parts = [
-            session.run(None, {name: batch[start : start + _BATCH]})[0]
-            for start in range(0, len(batch), _BATCH)
-        ]
-        out: NDArray[np.float32] = np.concatenate(parts)
+        with reading(f"{kind} of model {self.digest}", "a network of such tiles"):
+            parts = [
+                session.run(None, {name: batch[start : start + BATCH]})[0]
+                for start in range(0, len(batch), BATCH)
+            ]
+            out: NDArray[np.float32] = np.concatenate(parts)
         side = TILE // STRIDE if kind == "encoder" else TILE
         if out.shape[:3] != (len(batch), side, side):
             raise CorruptDataError(
@@ -103,12 +101,25 @@ class Network:
     def _session(self, kind: str) -> Any:
         with self._lock:
             if kind not in self._sessions:
-                self._sessions[kind] = open_session(self._graphs[kind], kind)
+                side, depth = (TILE, 1) if kind == "encoder" else (TILE // STRIDE, self.channels)
+                shape = side, side, depth
+                self._sessions[kind] = open_session(self._graphs[kind], kind, shape)
             return self._sessions[kind]
 
 
+def _read_card(data: bytes, digest: str) -> tuple[dict[str, Any], float]:
+    """The card, and the tolerance that it states."""
+    name = f"models/{digest}/card.json"
+    card = load_json(data, name)
+    with reading(name, "a model card"):
+        tolerance = float(card["tolerance"]["relative"])
+        if not 0 <= tolerance < 1:
+            raise ValueError(f"a tolerance of {tolerance}")
+    return card, tolerance
+
+
 def model_digest(files: Mapping[str, bytes]) -> str:
-    """SHA-256, hex, over the names and digests of a model's files."""
+    """SHA-256, hex, of a model's files by name; CorruptDataError if one is missing."""
     missing = [name for name in MODEL_FILES if name not in files]
     if missing:
         raise CorruptDataError(f"model lacks {', '.join(missing)}; fetch the release again")
@@ -116,57 +127,24 @@ def model_digest(files: Mapping[str, bytes]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def open_session(graph: bytes, name: str) -> Any:
-    """Session of onnxruntime, one thread, for a graph that passed `check_graph`."""
+def open_session(graph: bytes, name: str, shape: tuple[int, int, int]) -> Any:
+    """Session of onnxruntime, one thread, for a graph that passed `check_graph`.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Height, width and channels of one tile of its input.
+
+    Raises
+    ------
+    UntrustedModelError, CorruptDataError
+    """
     import onnxruntime as ort
 
-    check_graph(graph, name)
+    check_graph(graph, name, shape)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-
-
-def check_graph(graph: bytes, name: str) -> None:
-    """Refuse a graph that holds more than arithmetic.
-
-    Raises
-    ------
-    UntrustedModelError
-        If the graph is not ONNX, too large, holds operators outside `ALLOWED_OPERATORS`, nested
-        graphs, functions, external data, or weights that are not finite.
-    """
-    import onnx
-
-    if len(graph) > MAX_MODEL_BYTES:
-        raise UntrustedModelError(f"{name} has {len(graph)} bytes; {MAX_MODEL_BYTES} are allowed")
-    try:
-        model = onnx.load_model_from_string(graph)
-    except Exception as error:
-        raise UntrustedModelError(f"{name} is not an ONNX graph: {error}") from error
-    if model.functions:
-        raise UntrustedModelError(f"{name} defines functions of its own; none are allowed")
-    for node in model.graph.node:
-        _check_node(node, name)
-    for tensor in model.graph.initializer:
-        _check_tensor(tensor, name)
-
-
-def _check_node(node: Any, name: str) -> None:
-    nested = any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
-    if node.domain not in ("", "ai.onnx") or node.op_type not in ALLOWED_OPERATORS or nested:
-        raise UntrustedModelError(
-            f"{name} holds the operator {node.domain or 'ai.onnx'}.{node.op_type}, which a stored "
-            "network may not; do not run it, and ask the release's publisher"
-        )
-
-
-def _check_tensor(tensor: Any, name: str) -> None:
-    from onnx import TensorProto, numpy_helper
-
-    if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-        raise UntrustedModelError(f"{name} reads the tensor {tensor.name!r} from another file")
-    values = numpy_helper.to_array(tensor)
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise UntrustedModelError(f"{name} has weights that are not finite in {tensor.name!r}")
+    with reading(name, "a network that onnxruntime runs"):
+        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

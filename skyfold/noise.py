@@ -104,9 +104,15 @@ class NoiseModel:
 
     def to_signal(self, y: NDArray[np.float32]) -> NDArray[np.float64]:
         """Background-subtracted values in grid units, float64, of noise-unit values."""
-        wide = np.nan_to_num(y.astype(np.float64), nan=0.0)
-        wide = np.clip(wide, -PREDICTION_LIMIT, PREDICTION_LIMIT)
-        return self.sigma * (wide + (self.stretch / 4) * wide * np.maximum(wide, 0))
+        wide = y.astype(np.float64)
+        np.clip(wide, -PREDICTION_LIMIT, PREDICTION_LIMIT, out=wide)
+        if np.isnan(wide.sum()):
+            wide[np.isnan(wide)] = 0
+        signal = (self.stretch / 4) * wide
+        signal *= np.maximum(wide, 0)
+        signal += wide
+        signal *= self.sigma
+        return signal
 
     def signal_slope(self, y: NDArray[np.float32]) -> NDArray[np.float64]:
         """d(signal)/dy in grid units: how far an error of the network moves the prediction."""
@@ -115,7 +121,10 @@ class NoiseModel:
 
     def pixel_sigma(self, signal: NDArray[Any]) -> NDArray[np.float64]:
         """Noise of a pixel [grid units] whose background-subtracted value is `signal`."""
-        return np.sqrt(self.sigma * self.sigma + self.slope * np.maximum(signal, 0.0))
+        variance: NDArray[np.float64] = np.maximum(signal, 0.0)
+        variance *= self.slope
+        variance += self.sigma * self.sigma
+        return np.sqrt(variance)
 
 
 def background_nodes(pixels: int) -> int:
@@ -139,20 +148,26 @@ def background_at(
 
     Notes
     -----
-    Weights are integers over 128 on each axis, so all sums are integers below 2**53.
+    Weights are integers over 128 on each axis, so all sums are integers below 2**53, and come out
+    the same in whatever order a matrix product takes them.
     """
-    low_y, high_y, part_y = _between(mesh.shape[0], rows)
-    low_x, high_x, part_x = _between(mesh.shape[1], columns)
-    wide = mesh.astype(np.float64)
-    along = wide[low_y] * (2 * MESH - part_y[:, None]) + wide[high_y] * part_y[:, None]
-    whole = along[:, low_x] * (2 * MESH - part_x) + along[:, high_x] * part_x
-    return whole * (step / (2 * MESH) ** 2)
+    first_y, weights_y = _weights(mesh.shape[0], rows)
+    first_x, weights_x = _weights(mesh.shape[1], columns)
+    near = mesh[
+        first_y : first_y + weights_y.shape[1], first_x : first_x + weights_x.shape[1]
+    ].astype(np.float64)
+    whole: NDArray[np.float64] = (weights_y @ near) @ weights_x.T
+    whole *= step / (2 * MESH) ** 2
+    return whole
 
 
-def _between(
-    nodes: int, window: slice
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.int64]]:
-    """Nodes below and above each pixel, and 128 times its way between them; constant outside."""
+def _weights(nodes: int, window: slice) -> tuple[int, NDArray[np.float64]]:
+    """First node that counts, and the weights in 1/128 of it and the next for each pixel."""
     place = 2 * np.arange(window.start, window.stop) + 1 - MESH
     below, part = np.divmod(place, 2 * MESH)
-    return np.clip(below, 0, nodes - 1), np.clip(below + 1, 0, nodes - 1), part
+    low, high = np.clip(below, 0, nodes - 1), np.clip(below + 1, 0, nodes - 1)
+    first, pixel = int(low[0]), np.arange(len(place))
+    weights = np.zeros((len(place), int(high[-1]) - first + 1))
+    np.add.at(weights, (pixel, low - first), 2 * MESH - part)
+    np.add.at(weights, (pixel, high - first), part)
+    return first, weights

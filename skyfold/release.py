@@ -4,30 +4,50 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
+import random
 import threading
+import weakref
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-import zarr
-
 from skyfold import layout
-from skyfold.catalogs import CatalogLibrary
-from skyfold.densities import DensityLibrary
+from skyfold.cache import CachedReader, DiskCache, MemoryCache, disk_cache
 from skyfold.errors import (
     CorruptDataError,
     FormatVersionError,
+    InvalidRequestError,
     ReleaseNotFoundError,
+    SkyfoldError,
     UnsealedReleaseError,
 )
-from skyfold.fidelity import Choice, FidelityRecord
-from skyfold.images import ImageLibrary
 from skyfold.ladder import LEVELS
-from skyfold.network import MAX_MODEL_BYTES, Network
+from skyfold.seal import check_root, read_manifest
+from skyfold.seal import manifest_digest as manifest_digest
 from skyfold.store import Store, named_store_errors
+from skyfold.traffic import Traffic
+from skyfold.trust import (
+    MAX_MANIFEST_BYTES,
+    MAX_METADATA_BYTES,
+    check_key,
+    default_cap,
+    load_json,
+    reading,
+)
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    import zarr
+
+    from skyfold.catalogs import CatalogLibrary
+    from skyfold.densities import DensityLibrary
+    from skyfold.fidelity import Choice, FidelityRecord
+    from skyfold.images import ImageLibrary
+    from skyfold.network import Network
+    from skyfold.objects import ObjectLibrary
 
 _VERIFY_THREADS = 8
 
@@ -37,6 +57,8 @@ def open_release(
     *,
     options: dict[str, Any] | None = None,
     unsealed: bool = False,
+    cache: bool | str | os.PathLike[str] | DiskCache | None = None,
+    max_bytes: int | None = None,
 ) -> DataRelease:
     """Open a data release.
 
@@ -45,10 +67,19 @@ def open_release(
     url : str or Path
         Folder, ``s3://bucket/product/release`` or ``https://host/path``.
     options : dict, optional
-        For the file system, such as ``{"anon": True}`` of s3fs. Credentials are taken from the
-        environment as the file system's library does.
+        For the file system, such as ``{"anon": True}``, ``{"profile": "survey"}`` or
+        ``{"endpoint_url": ...}`` of s3fs. Credentials are taken from the environment as the file
+        system's library does.
     unsealed : bool
         Also open a release that is still being written.
+    cache : bool, path or DiskCache, optional
+        Keep what is read in a folder, of at most 1 GB unless a `skyfold.cache.DiskCache` says
+        otherwise; any number of processes may share it. By default the environment decides:
+        `SKYFOLD_CACHE` names a folder, `SKYFOLD_CACHE_BYTES` its limit.
+    max_bytes : int, optional
+        Memory that what one request returns may take; half of the machine's, or
+        `SKYFOLD_MAX_BYTES`, unless given. What would take more raises `MemoryCapError` before it
+        is fetched.
 
     Returns
     -------
@@ -56,7 +87,8 @@ def open_release(
 
     Raises
     ------
-    ReleaseNotFoundError, UnsealedReleaseError, FormatVersionError, StoreUnavailableError
+    ReleaseNotFoundError, UnsealedReleaseError, FormatVersionError, StoreUnavailableError,
+    CorruptDataError
 
     Examples
     --------
@@ -64,33 +96,48 @@ def open_release(
     """
     store = Store(url, options)
     try:
-        root = json.loads(store.read(layout.ZARR_KEY))
+        data = store.read(layout.ZARR_KEY, MAX_METADATA_BYTES)
+        root = json.loads(data)
         about = root["attributes"]["skyfold"]
+        version = about.get("format")
     except FileNotFoundError as error:
         raise ReleaseNotFoundError(
             f"no release at {store.url}: it has no {layout.ZARR_KEY}; check the URL"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ReleaseNotFoundError(
             f"{store.url}/{layout.ZARR_KEY} does not describe a skyfold release; check the URL"
         ) from error
-    version = about.get("format")
     if version != layout.FORMAT:
         raise FormatVersionError(
             f"{store.url} has format {version!r}; this version of skyfold reads {layout.FORMAT}: "
             "upgrade skyfold"
         )
-    sealed = store.exists(layout.MANIFEST_KEY)
-    if not sealed and not unsealed:
+    seal = store.fingerprint(layout.MANIFEST_KEY)
+    if seal is None and not unsealed:
         raise UnsealedReleaseError(
             f"{store.url} is not sealed: it is still being written, or its build was stopped; wait "
             "for it, or finish it with `python -m flows publish`"
         )
-    return DataRelease(store, about, sealed=sealed)
+    with reading(f"{store.url}/{layout.ZARR_KEY}", "the root of a release"):
+        if seal is not None:
+            check_root(data, about, f"{store.url}/{layout.ZARR_KEY}")
+        for kind in ("images", "catalogs", "densities"):
+            for name in about.get(kind, []):
+                check_key(name)
+        dict((root.get("consolidated_metadata") or {}).get("metadata", {}))
+    digest = hashlib.sha256(data).hexdigest()
+    identity = "\n".join([store.url, str(seal), digest])
+    disk, memory = (disk_cache(cache), MemoryCache()) if seal is not None else (None, None)
+    reader = CachedReader(store, identity, disk=disk, memory=memory)
+    return DataRelease(reader, root, sealed=seal is not None, max_bytes=max_bytes)
 
 
 class DataRelease:
     """A data release; made by `open_release`.
+
+    It may be used from several threads, and sent to other processes: there it is opened anew, once
+    a process.
 
     Attributes
     ----------
@@ -98,36 +145,96 @@ class DataRelease:
     sealed : bool
         Whether it is complete and immutable.
     images : ImageLibrary
-    catalogs, densities : dict
+    catalogs, densities : mapping
         By name.
     levels : tuple of str
         Fidelity levels, coarsest first.
+    traffic : Traffic
+        Requests and bytes that reading it has cost so far.
+    max_bytes : int
+        Memory that what one request returns may take.
     """
 
     levels = LEVELS
 
-    def __init__(self, store: Store, about: dict[str, Any], *, sealed: bool) -> None:
-        self.store = store
-        self.about = about
+    def __init__(
+        self,
+        reader: CachedReader,
+        root: dict[str, Any],
+        *,
+        sealed: bool,
+        max_bytes: int | None = None,
+    ) -> None:
+        self.reader = reader
+        self.max_bytes = default_cap() if max_bytes is None else max_bytes
+        self.store = reader.store
+        self.about: dict[str, Any] = root["attributes"]["skyfold"]
         self.sealed = sealed
-        self.images = ImageLibrary(self, sorted(about.get("images", [])))
-        self.catalogs = CatalogLibrary(self, sorted(about.get("catalogs", [])))
-        self.densities = DensityLibrary(self, sorted(about.get("densities", [])))
-        self._reset()
-
-    def _reset(self) -> None:
-        self._group: zarr.Group | None = None
-        self._networks: dict[str, Network] = {}
-        self._record: FidelityRecord | None = None
+        consolidated = root.get("consolidated_metadata") or {}
+        self._metadata: dict[str, Any] = consolidated.get("metadata", {}) if sealed else {}
         self._lock = threading.RLock()
+        self._parts: dict[str, Any] = {}
+        self._networks: dict[str, Network] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        private = ("_group", "_networks", "_record", "_lock")
-        return {name: value for name, value in self.__dict__.items() if name not in private}
+    def __reduce__(self) -> tuple[Any, ...]:
+        disk = self.reader.disk
+        arguments = (self.url, self.store.options, not self.sealed, disk, self.max_bytes)
+        return _open_once, arguments
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._reset()
+    def _part(self, name: str, make: Callable[[], Any]) -> Any:
+        """Something that is made when it is first used."""
+        with self._lock:
+            if name not in self._parts:
+                self._parts[name] = make()
+            return self._parts[name]
+
+    @property
+    def images(self) -> ImageLibrary:
+        """Images, by id and by position."""
+
+        def make() -> ImageLibrary:
+            from skyfold.images import ImageLibrary
+
+            return ImageLibrary(self, sorted(self.about.get("images", [])))
+
+        found: ImageLibrary = self._part("images", make)
+        return found
+
+    @property
+    def catalogs(self) -> CatalogLibrary:
+        """Catalogs by name."""
+
+        def make() -> CatalogLibrary:
+            from skyfold.catalogs import CatalogLibrary
+
+            return CatalogLibrary(self, sorted(self.about.get("catalogs", [])))
+
+        found: CatalogLibrary = self._part("catalogs", make)
+        return found
+
+    @property
+    def densities(self) -> DensityLibrary:
+        """Sets of probability densities by name."""
+
+        def make() -> DensityLibrary:
+            from skyfold.densities import DensityLibrary
+
+            return DensityLibrary(self, sorted(self.about.get("densities", [])))
+
+        found: DensityLibrary = self._part("densities", make)
+        return found
+
+    @property
+    def objects(self) -> ObjectLibrary:
+        """Objects of the images: by place, by likeness, by novelty."""
+
+        def make() -> ObjectLibrary:
+            from skyfold.objects import ObjectLibrary
+
+            return ObjectLibrary(self)
+
+        found: ObjectLibrary = self._part("objects", make)
+        return found
 
     @property
     def url(self) -> str:
@@ -139,51 +246,160 @@ class DataRelease:
         """Name of the release, such as ``dr1``."""
         return str(self.about.get("name", self.url.rsplit("/", 1)[-1]))
 
+    @property
+    def traffic(self) -> Traffic:
+        """Requests and bytes that reading has cost so far."""
+        return self.store.traffic
+
     def __repr__(self) -> str:
         state = "sealed" if self.sealed else "NOT SEALED"
-        return f"<DataRelease {self.name} at {self.url}: {len(self.images)} images, {state}>"
+        kinds = {kind: self.about.get(kind, []) for kind in ("images", "catalogs", "densities")}
+        held = "; ".join(f"{kind} {', '.join(names)}" for kind, names in kinds.items() if names)
+        return f"<DataRelease {self.name} at {self.url}: {held or 'empty'}; {state}>"
+
+    def _repr_html_(self) -> str:
+        from skyfold.pages import release_html
+
+        return release_html(self)
 
     def read(self, key: str) -> bytes:
-        """Whole object of the release; CorruptDataError if it is missing."""
+        """Whole object of the release.
+
+        Raises
+        ------
+        CorruptDataError
+            If it is missing, or has another digest than the release's root states.
+        """
         try:
-            return self.store.read(key)
+            data = self.reader.read(key)
         except FileNotFoundError as error:
+            raise self._missing(key) from error
+        stated = self.about.get("digests", {}).get(key)
+        if self.sealed and stated is not None and hashlib.sha256(data).hexdigest() != stated:
             raise CorruptDataError(
-                f"{self.url}/{key} is missing; the release is not complete: run `skyfold verify`"
+                f"{self.url}/{key} does not have the SHA-256 {stated} that {layout.ZARR_KEY} "
+                "states; run `skyfold verify`"
+            )
+        return data
+
+    def home(self, name: str) -> DataRelease:
+        """The release that holds an image's layers, or an earlier one; else CorruptDataError."""
+        if not name:
+            return self
+
+        def make() -> DataRelease:
+            if "/" in check_key(name):
+                raise CorruptDataError(f"{self.url} names {name!r}, which is no release beside it")
+            url = f"{self.url.rpartition('/')[0]}/{name}"
+            cache = self.reader.disk or False
+            earlier = open_release(
+                url, options=self.store.options, cache=cache, max_bytes=self.max_bytes
+            )
+            earlier.store.traffic = self.store.traffic
+            return earlier
+
+        found: DataRelease = self._part(f"release {name}", make)
+        return found
+
+    def _missing(self, key: str) -> CorruptDataError:
+        return CorruptDataError(
+            f"{self.url}/{key} is missing; the release is not complete: run `skyfold verify`"
+        )
+
+    def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes | SkyfoldError]:
+        """Parts of objects (key, first byte, byte after the last), in one round of requests.
+
+        What cannot be read has an error in its place.
+        """
+        try:
+            return list(self.reader.read_ranges(ranges))
+        except (FileNotFoundError, SkyfoldError) as error:
+            keys = list(dict.fromkeys(key for key, _, _ in ranges))
+            if len(keys) == 1:
+                if isinstance(error, SkyfoldError):
+                    return [error] * len(ranges)
+                return [self._missing(keys[0])] * len(ranges)
+        found = {  # object by object, so that one that is missing fails by itself
+            key: iter(self.read_ranges([one for one in ranges if one[0] == key])) for key in keys
+        }
+        return [next(found[key]) for key, _, _ in ranges]
+
+    def metadata(self, path: str) -> dict[str, Any]:
+        """Zarr metadata of an array; CorruptDataError if there is none."""
+        found = self._metadata.get(path)
+        try:
+            metadata: dict[str, Any] = found or load_json(
+                self.read(f"{path}/{layout.ZARR_KEY}"), f"{path}/{layout.ZARR_KEY}"
+            )
+            metadata["shape"], metadata["codecs"]  # a group has none
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptDataError(
+                f"{self.url}/{path} is not described as an array: {error}; run `skyfold verify`"
             ) from error
+        return metadata
+
+    def array(self, path: str, spec: Mapping[str, Any]) -> zarr.Array[Any]:
+        """Zarr array that is as the layout says; see `skyfold.arrays.open_array`."""
+
+        def make() -> zarr.Array[Any]:
+            from skyfold.arrays import open_array
+            from skyfold.zarr_store import ReaderStore
+
+            store = self._part("zarr store", lambda: ReaderStore(self.reader))
+            return open_array(self, store, path, spec)
+
+        found: zarr.Array[Any] = self._part(f"array {path}", make)
+        return found
 
     @property
     def group(self) -> zarr.Group:
         """Root group of the Zarr arrays."""
-        with self._lock:
-            if self._group is None:
-                with named_store_errors(self.url, "open"):
-                    self._group = zarr.open_group(
-                        self.store.zarr(), mode="r", use_consolidated=self.sealed or None
-                    )
-            return self._group
+
+        def make() -> zarr.Group:
+            import zarr
+
+            from skyfold.zarr_store import ReaderStore
+
+            with named_store_errors(self.url, "open"):
+                return zarr.open_group(
+                    ReaderStore(self.reader), mode="r", use_consolidated=self.sealed or None
+                )
+
+        found: zarr.Group = self._part("group", make)
+        return found
 
     def network(self, digest: str) -> Network:
         """Model of a digest, checked and ready to run."""
+        from skyfold.network import Network
+
         with self._lock:
             if digest not in self._networks:
                 self._networks[digest] = Network(self._model_files(digest), digest)
             return self._networks[digest]
 
     def _model_files(self, digest: str) -> dict[str, bytes]:
-        keys = {name: f"models/{digest}/{name}" for name in layout.MODEL_FILES}
-        for key in keys.values():
-            if self.store.size(key) > MAX_MODEL_BYTES:
+        from skyfold.graph_check import MAX_MODEL_BYTES
+
+        keys = [f"models/{digest}/{name}" for name in layout.MODEL_FILES]
+        files = self.read_ranges([(key, 0, MAX_MODEL_BYTES + 1) for key in keys])
+        for key, data in zip(keys, files, strict=True):
+            if isinstance(data, SkyfoldError):
+                raise data
+            if len(data) > MAX_MODEL_BYTES:  # no more than this was fetched
                 raise CorruptDataError(f"{self.url}/{key} is larger than {MAX_MODEL_BYTES} bytes")
-        return {name: self.read(key) for name, key in keys.items()}
+        return dict(zip(layout.MODEL_FILES, files, strict=True))  # type: ignore[arg-type]
 
     @property
     def fidelity(self) -> FidelityRecord:
         """The fidelity record: measured loss of every science case at every level."""
-        if self._record is None:
-            text = self.read(layout.FIDELITY_KEY).decode()
-            self._record = FidelityRecord.from_ecsv(text)
-        return self._record
+
+        def make() -> FidelityRecord:
+            from skyfold.fidelity import FidelityRecord
+
+            return FidelityRecord.from_ecsv(self.read(layout.FIDELITY_KEY).decode())
+
+        found: FidelityRecord = self._part("fidelity", make)
+        return found
 
     def choose(self, case: str, need: Any, **where: Any) -> str:
         """Cheapest level that is recorded to meet a need.
@@ -214,6 +430,20 @@ class DataRelease:
         """As `choose`, with bytes, bits per pixel and the row of the record that decided."""
         return self.fidelity.choose(case, need, **where)
 
+    def plot_som(self, name: str | None = None, plane: str = "u_matrix") -> Any:
+        """A self-organizing map of the objects, or of a catalog; see `skyfold.plot.plot_som`."""
+        from skyfold.plot import plot_som
+
+        return plot_som(self, name, plane)
+
+    def plot_fidelity(
+        self, case: str = "photometry", measure: str | None = None, ax: Any = None
+    ) -> Any:
+        """Recorded loss against bits per pixel; see `skyfold.plot.plot_fidelity`."""
+        from skyfold.plot import plot_fidelity
+
+        return plot_fidelity(self, case, measure, ax)
+
     def info(self) -> dict[str, Any]:
         """What is in the release: sets, levels, bytes, bits per pixel, what was set aside."""
         return {
@@ -224,6 +454,7 @@ class DataRelease:
             "images": {name: self._image_set_info(name) for name in self.images.sets},
             "catalogs": {name: one.info() for name, one in self.catalogs.items()},
             "densities": {name: one.info() for name, one in self.densities.items()},
+            "objects": self.objects.info() if len(self.objects) else {},
             "set_aside": self.about.get("set_aside", []),
             "quarantined": self.about.get("quarantined", []),
         }
@@ -246,59 +477,129 @@ class DataRelease:
     def manifest(self) -> dict[str, dict[str, Any]]:
         """Size and SHA-256 of every object, by key; CorruptDataError if it was changed."""
         key = layout.MANIFEST_KEY
-        try:
-            manifest = json.loads(self.read(key))
-            objects: dict[str, dict[str, Any]] = manifest["objects"]
-            intact = manifest["digest"] == manifest_digest(objects)
-        except (ValueError, KeyError, TypeError) as error:
-            raise CorruptDataError(f"{self.url}/{key} cannot be read: {error}") from error
-        if not intact:
-            raise CorruptDataError(f"{self.url}/{key} does not have the digest that it states")
-        return objects
+        name = f"{self.url}/{key}"
+        try:  # past the cache, which may hold it from before
+            return read_manifest(self.store.read(key, MAX_MANIFEST_BYTES), name)
+        except FileNotFoundError as error:
+            raise self._missing(key) from error
 
-    def verify(self, progress: Callable[[int, int], None] | None = None) -> dict[str, str]:
-        """Compare every object with the manifest.
+    def verify(
+        self,
+        progress: Callable[[int, int], None] | None = None,
+        *,
+        sample: float = 1.0,
+        seed: int = 0,
+        threads: int = _VERIFY_THREADS,
+    ) -> dict[str, str]:
+        """Compare objects with the manifest: all keys and sizes, and the digests of all or some.
 
         Parameters
         ----------
         progress : callable, optional
             Called with objects done and in all.
+        sample : float
+            Share of the layers' objects that are read, above 0 and up to 1; all others always are.
+        seed : int
+            Of the choice.
+        threads : int
+            Objects that are read at once; each takes up to 16 MB of memory.
 
         Returns
         -------
         dict
             What is wrong, by key; empty if the release is as it was sealed.
+
+        Raises
+        ------
+        InvalidRequestError
+            If the sample is not above 0 and up to 1.
         """
         try:
             objects = self.manifest()
         except CorruptDataError as error:
             return {layout.MANIFEST_KEY: str(error)}
-        problems = {
-            key: "not in the manifest"
-            for key in self.store.sizes()
-            if key not in objects and key != layout.MANIFEST_KEY
-        }
-        with ThreadPoolExecutor(_VERIFY_THREADS) as pool:
-            found = pool.map(lambda item: (item[0], self._verify_object(*item)), objects.items())
+        if not 0 < sample <= 1:
+            raise InvalidRequestError(f"a sample of {sample}: give a share above 0 and up to 1")
+        problems = self._verify_keys(objects)
+        chosen = [key for key in objects if key not in problems]
+        if sample < 1:
+            some = set(random.Random(seed).sample(chosen, math.ceil(sample * len(chosen))))
+            chosen = [key for key in chosen if key in some or "/c/" not in key]
+        with ThreadPoolExecutor(threads) as pool:
+            found = pool.map(lambda key: (key, self._verify_object(key, objects[key])), chosen)
             for done, (key, problem) in enumerate(found, 1):
                 if problem:
                     problems[key] = problem
                 if progress:
-                    progress(done, len(objects))
-        return dict(sorted(problems.items()))
+                    progress(done, len(chosen))
+        return dict(sorted((problems | self._verify_homes()).items()))
+
+    def _verify_homes(self) -> dict[str, str]:
+        """Earlier releases that hold layers of this one, and are not those it was sealed with."""
+        pinned = json.loads(self.read(layout.MANIFEST_KEY)).get("releases", {})
+        problems = {}
+        for name, digest in pinned.items():
+            try:
+                found = manifest_digest(self.home(name).manifest())
+            except SkyfoldError as error:
+                problems[f"../{name}"] = str(error)
+                continue
+            if found != digest:
+                problems[f"../{name}"] = f"digest {found}, sealed with {digest}"
+        return problems
+
+    def _verify_keys(self, objects: dict[str, dict[str, Any]]) -> dict[str, str]:
+        """Objects that are missing, too many, or of another size; a web server cannot list."""
+        if not self.store.can_list:
+            return {}
+        sizes = self.store.sizes()
+        sizes.pop(layout.MANIFEST_KEY, None)
+        problems = {key: "not in the manifest" for key in sizes if key not in objects}
+        for key, stated in objects.items():
+            if key not in sizes:
+                problems[key] = "missing"
+            elif sizes[key] != stated["size"]:
+                problems[key] = f"has {sizes[key]} bytes, the manifest states {stated['size']}"
+        return problems
 
     def _verify_object(self, key: str, stated: dict[str, Any]) -> str | None:
+        met, size = hashlib.sha256(), 0
         try:
-            data = self.store.read(key)
+            for block in self.store.blocks(key, stated["size"]):
+                met.update(block)
+                size += len(block)
         except FileNotFoundError:
             return "missing"
-        if len(data) != stated["size"]:
-            return f"has {len(data)} bytes, the manifest states {stated['size']}"
-        met = hashlib.sha256(data).hexdigest()
-        return None if met == stated["sha256"] else f"has SHA-256 {met}, not as the manifest states"
+        except CorruptDataError as error:
+            return str(error)
+        if size != stated["size"]:
+            return f"has another size than the {stated['size']} bytes that the manifest states"
+        digest = met.hexdigest()
+        return None if digest == stated["sha256"] else f"has SHA-256 {digest}, not that stated"
 
 
-def manifest_digest(objects: dict[str, dict[str, Any]]) -> str:
-    """SHA-256, hex, of a manifest's objects as compact JSON with sorted keys."""
-    text = json.dumps(objects, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+_opened: weakref.WeakValueDictionary[Any, DataRelease] = weakref.WeakValueDictionary()
+_opened_lock = threading.Lock()
+
+
+def _open_once(
+    url: str,
+    options: Mapping[str, Any],
+    unsealed: bool,
+    cache: DiskCache | None,
+    max_bytes: int,
+) -> DataRelease:
+    """Release that another process sent; the tasks of a process share one."""
+    key = (os.getpid(), url, repr(sorted(options.items())), unsealed)
+    with _opened_lock:
+        release = _opened.get(key)
+        if release is None:
+            release = open_release(
+                url,
+                options=dict(options),
+                unsealed=unsealed,
+                cache=cache or False,
+                max_bytes=max_bytes,
+            )
+            _opened[key] = release
+        return release

@@ -7,7 +7,10 @@ Angles are ICRS.
 from __future__ import annotations
 
 import copy
+import re
+import threading
 import warnings
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,13 +24,22 @@ from skyfold.errors import InvalidRequestError
 if TYPE_CHECKING:
     from astropy.coordinates import SkyCoord
     from astropy.io import fits
+    from numpy.typing import NDArray
 
 HEALPIX_ORDER = 8
+_CARD = re.compile(  # FITS papers I, II and IV (distortion), SIP, and what astropy reads beside
+    r"(WCSAXES|NAXIS\d?|(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)\d|(CD|PC)\d_\d|P[VS]\d_\d+"
+    r"|LONPOLE|LATPOLE|RADESYS|RADECSYS|EQUINOX|EPOCH|(MJD|DATE)-(OBS|AVG|BEG|END)|MJDREF[IF]?"
+    r"|[AB]P?_(ORDER|DMAX|\d_\d))"
+)
+_lock = (
+    threading.RLock()
+)  # wcslib sets a WCS up on first use; warnings are filtered for all threads
 
 
 def read_wcs(header: fits.Header) -> WCS | None:
     """Celestial WCS of an image, or None if the header has none that can be used."""
-    with warnings.catch_warnings():
+    with _lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             wcs = WCS(header)
@@ -38,6 +50,37 @@ def read_wcs(header: fits.Header) -> WCS | None:
         except Exception:  # a header may be wrong in any way; the pixels are still good
             return None
     return celestial if finite else None
+
+
+def wcs_cards(header: fits.Header) -> str:
+    """Cards of a header that place its pixels on the sky, joined by newlines; "" without a WCS.
+
+    All cards, where those of the standard alone would place pixels elsewhere.
+    """
+    whole = read_wcs(header)
+    if whole is None:
+        return ""
+    cards = [card for card in header.cards if _CARD.fullmatch(card.keyword)]
+    text = "\n".join(str(card).rstrip() for card in cards)
+    return text if _agree(cards_wcs(text), whole, header) else header.tostring("\n", padding=False)
+
+
+def _agree(few: WCS | None, whole: WCS, header: fits.Header) -> bool:
+    """Whether two WCS place the same pixels, corners and between, at the same positions."""
+    if few is None or few.wcs.radesys != whole.wcs.radesys:
+        return False
+    sides = [np.linspace(0, header.get(f"NAXIS{axis}", 1000), 5) for axis in (1, 2)]
+    x, y = (grid.ravel() for grid in np.meshgrid(*sides))
+    one, other = few.pixel_to_world_values(x, y), whole.pixel_to_world_values(x, y)
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(one, other, strict=True))
+
+
+@lru_cache(maxsize=4096)
+def cards_wcs(cards: str) -> WCS | None:
+    """Celestial WCS of FITS cards joined by newlines; None if they hold none. Not to be changed."""
+    from astropy.io import fits
+
+    return read_wcs(fits.Header.fromstring(cards, sep="\n"))
 
 
 def footprint(wcs: WCS, shape: tuple[int, int]) -> tuple[float, float, float, tuple[int, ...]]:
@@ -65,14 +108,24 @@ def footprint(wcs: WCS, shape: tuple[int, int]) -> tuple[float, float, float, tu
     return centre.ra.deg, centre.dec.deg, radius, tuple(int(cell) for cell in np.sort(cells))
 
 
-def pixel_position(wcs: WCS, position: SkyCoord) -> tuple[float, float]:
-    """Position (x, y) [pixel]; NaN where the projection does not reach."""
-    with warnings.catch_warnings():
+def pixel_positions(wcs: WCS, positions: SkyCoord) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Positions x, y [pixel] of an array of positions; NaN where the projection does not reach."""
+    with _lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            x, y = wcs.world_to_pixel(position)
-        except Exception:
-            return float("nan"), float("nan")
+            x, y = wcs.world_to_pixel(positions)
+        except Exception:  # SIP that does not converge for one position raises for all
+            if positions.isscalar or positions.size == 1:
+                nothing = np.full(positions.shape, np.nan)
+                return nothing, nothing
+            each = [pixel_positions(wcs, positions[n : n + 1]) for n in range(len(positions))]
+            x, y = (np.concatenate(part) for part in zip(*each, strict=True))
+    return np.asarray(x, float), np.asarray(y, float)
+
+
+def pixel_position(wcs: WCS, position: SkyCoord) -> tuple[float, float]:
+    """Position (x, y) [pixel]; NaN where the projection does not reach."""
+    x, y = pixel_positions(wcs, position)
     return float(x), float(y)
 
 
@@ -89,10 +142,15 @@ def box_in_pixels(wcs: WCS, size: Any) -> tuple[int, int]:
     InvalidRequestError
         If a size is not positive, not finite, or has a unit that is not an angle.
     """
-    pair = _pair(size)
-    scale = proj_plane_pixel_scales(wcs)  # deg per pixel along x, y
-    lengths = [_length(one, scale[1 - axis]) for axis, one in enumerate(pair)]
-    return lengths[0], lengths[1]
+    x_scale, y_scale = proj_plane_pixel_scales(wcs)  # deg per pixel
+    ny, nx = _pair(size)
+    return _length(ny, y_scale), _length(nx, x_scale)
+
+
+def box_of(size: Any, scale_deg: float) -> tuple[int, int]:
+    """As `box_in_pixels`, for square pixels of a side."""
+    ny, nx = _pair(size)
+    return _length(ny, scale_deg), _length(nx, scale_deg)
 
 
 def _pair(size: Any) -> tuple[Any, Any]:
@@ -115,14 +173,14 @@ def _length(size: Any, scale_deg: float) -> int:
 
 def shifted_wcs(wcs: WCS, x0: int, y0: int) -> WCS:
     """WCS of a window whose first pixel is (x0, y0) of the image."""
-    moved = copy.deepcopy(wcs)
-    moved.wcs.crpix -= np.array([x0, y0])
-    if moved.sip is not None:
-        from astropy.wcs import Sip
-
-        sip = moved.sip
-        moved.sip = Sip(sip.a, sip.b, sip.ap, sip.bp, sip.crpix - np.array([x0, y0]))
-    with warnings.catch_warnings():
+    with _lock, warnings.catch_warnings():
         warnings.simplefilter("ignore", FITSFixedWarning)
+        moved = copy.deepcopy(wcs)
+        moved.wcs.crpix -= np.array([x0, y0])
+        if moved.sip is not None:
+            from astropy.wcs import Sip
+
+            sip = moved.sip
+            moved.sip = Sip(sip.a, sip.b, sip.ap, sip.bp, sip.crpix - np.array([x0, y0]))
         moved.wcs.set()
     return moved

@@ -1,4 +1,4 @@
-"""The model of a table: a self-organizing map and a linear decoder, as plain arrays.
+"""The model of a table: a self-organizing map and a decoder of latents, as plain arrays.
 
 Values are first taken to noise units by a piecewise linear map that training fitted to the
 column's own errors. The *map* gives each row a cell, the *latents* are integers: coordinates
@@ -6,6 +6,9 @@ along principal components, counted from those of the cell. Decoding multiplies 
 float64 whose sums stay below 2**53, so it is exact in any order and on every machine::
 
     row -> noise units y -> cell number, latents z  |  z -> (W z + b) / 2**20 -> y' -> prediction M
+
+An autoencoder adds to W z + b, in the same units, V h of a hidden layer
+h = floor(max(A z' + a, 0) / 2**12), where z' is z within +-2048; principal components have none.
 
 An error is predicted from the predicted value, by a curve: surveys have a typical error at each
 brightness.
@@ -25,12 +28,17 @@ from numpy.typing import NDArray
 
 from skyfold.columns import Floats, interpolate
 from skyfold.errors import CorruptDataError
+from skyfold.trust import load_json, reading
 
 WEIGHT_UNIT = 2**20
 LATENT_LIMIT = 2**24
 MAX_LATENTS = 256
+MAX_HIDDEN = 1024
 MAX_BYTES = 2**28
 CARD, ARRAYS = "card.json", "table.npz"
+HIDDEN_REACH = 2048  # of a latent, as the hidden layer sees it
+HIDDEN_SCALE = 64  # by which it divides what it sees
+HIDDEN_BITS = 12  # of its sums that are cut off
 _BLOCK = 512  # rows of one product: its distances stay in the cache
 _NAMES = [
     "targets",
@@ -38,7 +46,13 @@ _NAMES = [
     "knots_v",
     "weights",
     "offset",
+    "hidden_weights",
+    "hidden_offset",
+    "hidden_out",
     "encoder",
+    "encoder_in",
+    "encoder_offset",
+    "encoder_out",
     "centres",
     "prototypes",
     "features",
@@ -64,8 +78,12 @@ class TableModel:
         Noise units and values [unit of the column], both rising.
     weights, offset : ndarray, shape (m, c) and (m,), int64
         Of the decoder, in units of 2**-20 noise units.
+    hidden_weights, hidden_offset, hidden_out : ndarray, shape (h, c), (h,) and (m, h), int64
+        A and a [2**-20], and V [2**-12]; h is 0 for principal components.
     encoder : ndarray, shape (c, m), float64
         Latents of noise units less the offset.
+    encoder_in, encoder_offset, encoder_out : ndarray, shape (g, m), (g,) and (c, g), float64
+        Hidden layer of the encoder, which a reader does not need.
     centres : ndarray, shape (cells, c), int64
         Latents of each cell of the map.
     prototypes : ndarray, shape (cells, r), float64
@@ -87,7 +105,13 @@ class TableModel:
     knots_v: Floats
     weights: NDArray[np.int64]
     offset: NDArray[np.int64]
+    hidden_weights: NDArray[np.int64]
+    hidden_offset: NDArray[np.int64]
+    hidden_out: NDArray[np.int64]
     encoder: Floats
+    encoder_in: Floats
+    encoder_offset: Floats
+    encoder_out: Floats
     centres: NDArray[np.int64]
     prototypes: Floats
     features: NDArray[np.int64]
@@ -129,7 +153,9 @@ class TableModel:
         """Latents less those of the cell, shape (c, n); a missing value counts as its cell's."""
         filled = np.where(np.isnan(units), self.predict_units(self.centres[cells].T), units)
         centred = filled - self.offset[:, None] / WEIGHT_UNIT
-        whole = np.rint(self.encoder @ centred)
+        seen = np.clip(centred, -HIDDEN_REACH, HIDDEN_REACH) / HIDDEN_SCALE
+        hidden = np.maximum(self.encoder_in @ seen + self.encoder_offset[:, None], 0)
+        whole = np.rint(self.encoder @ centred + self.encoder_out @ hidden)
         whole = np.clip(whole, -LATENT_LIMIT, LATENT_LIMIT).astype(np.int64)
         return (whole - self.centres[cells].T).astype(np.int32)
 
@@ -139,8 +165,19 @@ class TableModel:
 
     def predict_units(self, latents: NDArray[np.int64]) -> Floats:
         """Noise units, shape (m, n), of whole latents: exact."""
-        product = self.weights.astype(np.float64) @ latents.astype(np.float64)
-        return np.asarray((product + self.offset[:, None]) / WEIGHT_UNIT)
+        return np.asarray(self._sums(latents, slice(None)) / WEIGHT_UNIT)
+
+    def _sums(self, latents: NDArray[np.int64], places: slice) -> Floats:
+        """W z + b + V h of some targets: whole numbers below 2**53."""
+        product = self.weights[places].astype(np.float64) @ latents.astype(np.float64)
+        if len(self.hidden_weights):
+            product = product + self.hidden_out[places].astype(np.float64) @ self._hidden(latents)
+        return np.asarray(product + self.offset[places, None])
+
+    def _hidden(self, latents: NDArray[np.int64]) -> Floats:
+        seen = np.clip(latents, -HIDDEN_REACH, HIDDEN_REACH).astype(np.float64)
+        total = self.hidden_weights.astype(np.float64) @ seen + self.hidden_offset[:, None]
+        return np.floor(np.maximum(total, 0) / 2**HIDDEN_BITS)
 
     def predict(self, latents: NDArray[np.int64], element: int) -> Floats | None:
         """Predicted values M of one real element; None if it is not modelled."""
@@ -155,8 +192,7 @@ class TableModel:
         return interpolate(value, self.curve_v[curve], self.curve_e[curve])
 
     def _predict_target(self, latents: NDArray[np.int64], place: int) -> Floats:
-        product = self.weights[place].astype(np.float64) @ latents.astype(np.float64)
-        units = (product + float(self.offset[place])) / WEIGHT_UNIT
+        units = self._sums(latents, slice(place, place + 1))[0] / WEIGHT_UNIT
         return interpolate(units, self.knots_y[place], self.knots_v[place])
 
     def to_files(self) -> dict[str, bytes]:
@@ -183,12 +219,10 @@ class TableModel:
                 f"model {digest} of a catalog has files of digest {met}; fetch the release again, "
                 "or ask its publisher"
             )
-        try:
+        with reading(f"models/{digest}", "a model of a table"):
             arrays = _read_arrays(files[ARRAYS])
-            model = cls(**arrays, card=json.loads(files[CARD]))
-        except (KeyError, ValueError, TypeError, zipfile.BadZipFile) as error:
-            raise CorruptDataError(f"model {digest} cannot be read: {error}") from error
-        model._check(digest)
+            model = cls(**arrays, card=load_json(files[CARD], CARD))
+            model._check(digest)
         return model
 
     def _check(self, digest: str) -> None:
@@ -198,14 +232,28 @@ class TableModel:
         fits &= self.centres.shape == (self.cells, channels) and channels <= MAX_LATENTS
         fits &= len(self.targets) == elements == len(self.offset)
         fits &= _rising(self.knots_v) and _rising(self.knots_y) and _rising(self.curve_v)
-        limit = 2.0**53 / (2 * LATENT_LIMIT * max(channels, 1))
-        if not fits or np.abs(self.weights).max(initial=0) > limit:
+        hidden = len(self.hidden_weights)
+        fits &= self.hidden_weights.shape == (hidden, channels) and hidden <= MAX_HIDDEN
+        fits &= self.hidden_out.shape == (elements, hidden) and self.hidden_offset.shape == (
+            hidden,
+        )
+        limit = 2.0**53 / (4 * LATENT_LIMIT * max(channels, 1))
+        if not fits or np.abs(self.weights).max(initial=0) > limit or not self._hidden_is_exact():
             raise CorruptDataError(
                 f"model {digest} of a catalog has weights of shape {self.weights.shape} up to "
                 f"{np.abs(self.weights).max(initial=0)}; at most {limit:.0f} can be decoded "
                 "exactly: "
                 "ask the release's publisher"
             )
+
+    def _hidden_is_exact(self) -> bool:
+        """Whether no sum of the hidden layer can reach 2**51; in float64, which cannot overflow."""
+        weights, offset = (
+            np.abs(x.astype(np.float64)) for x in (self.hidden_weights, self.hidden_offset)
+        )
+        highest = weights.sum(axis=1) * HIDDEN_REACH + offset
+        total = np.abs(self.hidden_out.astype(np.float64)) @ (highest / 2**HIDDEN_BITS)
+        return bool(max(highest.max(initial=0), total.max(initial=0)) < 2.0**51)
 
 
 def _rising(knots: Floats) -> bool:
@@ -256,3 +304,22 @@ def assign_cells(rows: NDArray[np.float32], som: NDArray[np.float32]) -> NDArray
         np.matmul(block, turned, out=distance)
         out[start : start + len(part)] = distance[: len(part)].argmin(axis=1)
     return out
+
+
+def u_matrix(weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean distance of each cell's weights from those of the four cells beside it, shape (ny, nx).
+
+    Ultsch & Siemon (1990), in units of the features.
+    """
+    total, number = np.zeros(weights.shape[:2]), np.zeros(weights.shape[:2])
+    along_y = np.linalg.norm(weights[1:] - weights[:-1], axis=-1)
+    along_x = np.linalg.norm(weights[:, 1:] - weights[:, :-1], axis=-1)
+    for part, step in (
+        (np.s_[1:], along_y),
+        (np.s_[:-1], along_y),
+        (np.s_[:, 1:], along_x),
+        (np.s_[:, :-1], along_x),
+    ):
+        total[part] += step
+        number[part] += 1
+    return (total / np.maximum(number, 1)).astype(np.float32)

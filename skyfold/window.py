@@ -18,8 +18,9 @@ from skyfold import ladder
 from skyfold.errors import CorruptDataError, InvalidRequestError, LevelNotStoredError
 from skyfold.index import FLAG_FILL
 from skyfold.ladder import BLOCK, LEVELS, TILE
-from skyfold.layout import STRIDE, layers_read
+from skyfold.layout import STRIDE
 from skyfold.noise import NoiseModel, background_at
+from skyfold.quantum import Quantum, QuantumWindow
 
 if TYPE_CHECKING:
     from skyfold.index import ImageEntry
@@ -53,7 +54,7 @@ class Window:
 
 
 def check_level(level: str) -> str:
-    """The level, if there is one of this name."""
+    """The level, if there is one of this name; LevelNotStoredError otherwise."""
     if level not in LEVELS:
         raise LevelNotStoredError(f"level {level!r} is not one of {', '.join(LEVELS)}")
     return level
@@ -72,6 +73,11 @@ def decode_window(
 
     Parameters
     ----------
+    entry : ImageEntry
+    level : str
+        One of latent, sources, bounded, exact.
+    rows, columns : slice
+        Start and stop given, within the image [pixel].
     read : callable
         Gives named layers of the image for a window of tiles (slices in tiles).
     network : Network or None
@@ -85,10 +91,10 @@ def decode_window(
         If a decoded tile does not have its stored checksum.
     """
     check_level(level)
-    _check_window(entry, rows, columns)
+    check_window(entry, rows, columns)
     tiles_y = slice(rows.start // TILE, -(-rows.stop // TILE))
     tiles_x = slice(columns.start // TILE, -(-columns.stop // TILE))
-    layers = read(layers_read(level, entry.mode), tiles_y, tiles_x)
+    layers = read(entry.layers_at(level), tiles_y, tiles_x)
     decoder = _Decoder(entry, level, layers, network)
     pixels = decoder.run(tiles_y, tiles_x)
     cut = (
@@ -99,7 +105,8 @@ def decode_window(
     return Window(values, flags, sigma, rows, columns)  # type: ignore[arg-type]
 
 
-def _check_window(entry: ImageEntry, rows: slice, columns: slice) -> None:
+def check_window(entry: ImageEntry, rows: slice, columns: slice) -> None:
+    """Raise InvalidRequestError for a window that is empty or beyond; see `decode_window`."""
     for name, window, side in (
         ("rows", rows, entry.plane[0]),
         ("columns", columns, entry.plane[1]),
@@ -178,11 +185,16 @@ class _Decoder:
         rows, columns = (slice(at * TILE, (at + 1) * TILE) for at in name)
         background = background_at(self.layers["background"], noise.background_step, rows, columns)
         predicted = ladder.predict(y, background, noise, self.layers["guard"][place])
-        width = ladder.cell_width(predicted, background, noise, self.entry.step, self.dtype)
-        unit = np.ldexp(1.0, noise.grid_exponent)
-        sigma = noise.pixel_sigma(predicted - background) * unit
-        smooth = (background + noise.to_signal(y)) * unit
-        return self._refine(smooth, predicted, width, place, name), sigma
+        sigma = noise.pixel_sigma(predicted - background)
+        values = self._refine(y, background, predicted, sigma, place, name)
+        return values, sigma * np.ldexp(1.0, noise.grid_exponent)
+
+    def _smooth(self, y: NDArray[np.float32], background: NDArray[np.float64]) -> NDArray[Any]:
+        """The network's own values, not rounded, as floats [stored unit]."""
+        signal = self._noise.to_signal(y)
+        signal += background
+        signal *= np.ldexp(1.0, self._noise.grid_exponent)
+        return signal.astype(self._float)
 
     @property
     def _noise(self) -> NoiseModel:
@@ -194,9 +206,10 @@ class _Decoder:
 
     def _refine(
         self,
-        smooth: NDArray[np.float64],
+        y: NDArray[np.float32],
+        background: NDArray[np.float64],
         predicted: NDArray[np.int64],
-        width: NDArray[np.int64],
+        sigma: NDArray[np.float64],
         place: tuple[slice, slice],
         name: tuple[int, int],
     ) -> NDArray[Any]:
@@ -204,14 +217,16 @@ class _Decoder:
         flags = self.layers["flags"][place]
         if self.level == "latent":
             self._check(predicted, name, "latent")
-            return self._fill(smooth.astype(self._float), flags)
-        cells = self.layers["sources"][place].astype(np.int64)
+            return self._fill(self._smooth(y, background), flags)
+        width = ladder.cell_width(predicted, sigma, self.entry.step, self.dtype)
+        cells = self.layers["sources"][place]
         if self.level == "sources":
             centres = ladder.from_cells(cells, predicted, width)
             self._check(centres, name, "sources")
-            kept = in_used_blocks(cells)
             refined = ladder.from_grid(centres, self._noise, self.dtype)
-            return self._fill(np.where(kept, refined, smooth).astype(self._float), flags)
+            values = self._smooth(y, background)
+            np.copyto(values, refined, where=in_used_blocks(cells), casting="unsafe")
+            return self._fill(values, flags)
         centres = ladder.from_cells(cells + self.layers["bounded"][place], predicted, width)
         bounded = ladder.from_grid(centres, self._noise, self.dtype)
         if self.level == "bounded":
@@ -228,11 +243,20 @@ class _Decoder:
         place: tuple[slice, slice],
         name: tuple[int, int],
     ) -> NDArray[Any]:
-        values = ladder.apply_remainder(self.layers["exact"][place], centres, width, bounded)
+        rest = self.layers["exact"][place]
+        values = ladder.apply_remainder(rest, centres, width, bounded)
+        if self.entry.quantum is not None:
+            quantum = self._quantum(self.entry.quantum, name)
+            use = quantum.is_quantised & (flags < FLAG_FILL)
+            values = np.where(use, quantum.apply(rest, bounded), values)
         if self.dtype.kind != "f":
             values = self._fill(values, flags)
         self._check(values, name, "exact")
         return values
+
+    def _quantum(self, quantum: Quantum, name: tuple[int, int]) -> QuantumWindow:
+        rows, columns = (slice(at * TILE, (at + 1) * TILE) for at in name)
+        return quantum.window(self.layers["quantum"], self.entry.plane, rows, columns)
 
     def _fill(self, values: NDArray[Any], flags: NDArray[np.uint8]) -> NDArray[Any]:
         """Values where flags say that there is no measurement: NaN, blank, padding."""

@@ -11,33 +11,44 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import warnings
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
 
 from skyfold import layout, sky
-from skyfold.codecs.blocks import BlocksCodec
-from skyfold.errors import ReleaseError, SealedReleaseError
-from skyfold.index import ImageEntry, index_key, write_index
+from skyfold.details import SHARDED, decode_header, details_key, encode_places, shard_index
+from skyfold.errors import SealedReleaseError
+from skyfold.index import ImageEntry, index_key, shard_key, write_index
 from skyfold.ladder import TILE
 from skyfold.layout import LAYERS, ImageGroup, layers_read
 from skyfold.network import model_digest
-from skyfold.release import manifest_digest
 from skyfold.store import Store
+from storage.sealing import PARTIAL, STAGING, seal_release
+
+__all__ = [
+    "STAGING",
+    "ReleaseBuilder",
+    "describe_image",
+    "entry_from_note",
+    "note_of",
+    "plan_groups",
+]
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from skyfold.release import DataRelease
     from storage.encoder import EncodedImage
     from storage.survey import SurveyImage
 
-STAGING = "_staging"
 DIRECT_GAIN = 0.98  # the raw array is stored by itself where that is smaller than this times
-_HASH_THREADS = 8
+SAMPLED_TILES = (2, 8)  # of an image, that tell how many bytes it would take by itself
+CLEARLY = 1.05
+_BINARY = ("fills", "places")
+WRITER = 1  # changes when the same image would be written as other bytes
 
 
 class ReleaseBuilder:
@@ -93,7 +104,7 @@ class ReleaseBuilder:
         return digest
 
     def start(self, about: dict[str, Any], groups: dict[str, ImageGroup]) -> None:
-        """Root metadata and the empty arrays of every group.
+        """Root metadata, unless there is some, and the empty arrays of every group.
 
         Parameters
         ----------
@@ -102,29 +113,47 @@ class ReleaseBuilder:
         groups : dict
             By path, such as ``images/night1/int16_4x4``.
         """
-        self.describe(about)
-        writable = self.store.zarr(read_only=False)
-        root = zarr.open_group(writable, mode="r+")
+        self.require_unsealed()
+        if not self.store.exists(layout.ZARR_KEY):
+            self.describe(about)
         for path, group in groups.items():
-            if not self._has_arrays(root, path, group):
-                group.create(writable, path)
+            self.write_arrays(partial(group.create, path=path))
 
     def describe(self, about: dict[str, Any]) -> None:
         """Set the root's attributes: name, sets, held-out sky, what was set aside."""
         self.require_unsealed()
-        root = zarr.open_group(self.store.zarr(read_only=False), mode="a")
-        root.update_attributes({"skyfold": about | {"format": layout.FORMAT}})
+        attributes = {"skyfold": about | {"format": layout.FORMAT}}
+        self.write_arrays(lambda store: zarr.create_group(store, attributes=attributes))
 
-    def _has_arrays(self, root: zarr.Group, path: str, group: ImageGroup) -> bool:
-        """Whether a group's arrays are there as planned; others are made anew, and emptied."""
+    def write_arrays(self, create: Callable[[Any], Any]) -> None:
+        """Write the metadata of groups and arrays, and no data.
+
+        Documents that are as they should be are left alone, and shards of other writers too: the
+        same plan can be started by several flows at once.
+
+        Parameters
+        ----------
+        create : callable
+            Called with a Zarr store in memory, in which it creates them.
+        """
+        self.require_unsealed()
+        documents: dict[str, Any] = {}
+        create(zarr.storage.MemoryStore(documents))
+        for key, buffer in sorted(documents.items()):
+            self._write_document(key, buffer.to_bytes())
+
+    def _write_document(self, key: str, data: bytes) -> None:
         try:
-            arrays = {layer: _array(root, f"{path}/{layer}") for layer in LAYERS}
-        except KeyError:
-            return False
-        latent, direct = arrays["latent"], arrays["direct"]
-        same_tables = group.tables in json.dumps(latent.metadata.to_dict(), default=str)
-        shape = (group.count, group.tiles[0] * TILE, group.tiles[1] * TILE)
-        return same_tables and direct.shape == shape and latent.shape[-1] == group.channels
+            there = json.loads(self.store.read(key))
+        except (FileNotFoundError, ValueError):
+            there = {}
+        wanted = json.loads(data)
+        if there and wanted["node_type"] == "group" and not wanted["attributes"]:
+            return  # a parent that came along
+        there.pop("consolidated_metadata", None)
+        wanted.pop("consolidated_metadata", None)
+        if there != wanted:
+            self.store.write(key, data)
 
     # Images.
 
@@ -136,13 +165,54 @@ class ReleaseBuilder:
         written = entry_from_note(note)
         same = all(
             getattr(written, name) == getattr(entry, name)
-            for name in ("digest", "step", "group", "row", "band", "file", "hdu")
+            for name in ("digest", "recipe", "step", "group", "row", "band", "file", "hdu")
         ) and written.model in ("", entry.model)
         there = same and all(
-            self.store.size(self._shard(written, layer)) == size
+            self.store.size(shard_key(written, layer)) == size
             for layer, size in written.bytes.items()
         )
         return written if there else None
+
+    def refer(
+        self, entries: list[ImageEntry], base: DataRelease | None, model: str
+    ) -> tuple[list[ImageEntry], list[ImageEntry]]:
+        """Images that an earlier release holds, and those that have to be encoded.
+
+        Parameters
+        ----------
+        entries : list of ImageEntry
+            As planned.
+        base : DataRelease or None
+            A sealed release beside this one.
+        model : str
+            Digest of the model in use.
+
+        Returns
+        -------
+        list of ImageEntry
+            With the layers' place in the release that holds them.
+        list of ImageEntry
+            The others, as they were.
+        """
+        if base is None:
+            return [], entries
+        home = base.url.rpartition("/")[2]
+        held = {
+            (one.recipe, one.set): replace(one, release=one.release or home)
+            for one in base.images.entries.values()
+            if one.recipe and one.model in ("", model)
+        }
+        again = [one for one in entries if (one.recipe, one.set) in held]
+        details = {name: base.read(details_key(name)) for name in {one.set for one in again}}
+        own = ("id", "band", "file", "hdu")
+        found = [
+            replace(
+                _with_details(held[one.recipe, one.set], details[one.set]),
+                **{name: getattr(one, name) for name in own},
+            )
+            for one in again
+        ]
+        return found, [one for one in entries if (one.recipe, one.set) not in held]
 
     def write_image(self, entry: ImageEntry, encoded: EncodedImage) -> ImageEntry:
         """Write the layers of one image, then the note that says so.
@@ -161,9 +231,11 @@ class ReleaseBuilder:
             mode=mode,
             model="" if mode == "direct" else entry.model,
             noise=None if mode == "direct" else encoded.noise,
+            quantum=None if mode != "ladder" else encoded.quantum,
             fills=_little_endian(encoded.fills),
             fwhm_pix=encoded.fwhm_pix,
             bytes={layer: size for layer, size in sorted(sizes.items()) if size},
+            places=self._places(entry, sizes),
         )
         self.note(f"images/{note_name(entry.id)}", note_of(written))
         return written
@@ -172,45 +244,46 @@ class ReleaseBuilder:
         self, root: zarr.Group, entry: ImageEntry, encoded: EncodedImage
     ) -> tuple[str, dict[str, int]]:
         """Mode, and bytes by layer: the ladder, unless the raw array by itself is smaller."""
-        direct = _direct_bytes(encoded.layers["direct"])
         mode, sizes = encoded.mode, {}
+        quantised = encoded.quantum is not None
         if mode == "ladder":
-            below = layers_read("bounded", mode)
+            names = layers_read("exact", mode, quantised=quantised)
             sizes = {
-                name: self._write_layer(root, entry, name, encoded.layers[name]) for name in below
+                name: self._write_layer(root, entry, name, encoded.layers[name]) for name in names
             }
-            base = sum(sizes[name] for name in below if name not in ("checksum", "flags"))
-            if direct <= base:
+            ladder = sum(sizes[name] for name in names if name not in ("checksum", "flags"))
+            direct = _direct_bytes(encoded.layers["direct"], entry.plane, ladder)
+            if direct <= ladder - sizes["exact"]:
                 mode = "direct"
-            elif direct < DIRECT_GAIN * (base + self._write_exact(root, entry, encoded, sizes)):
+            elif direct < DIRECT_GAIN * ladder:
                 mode = "ladder+direct"
-        wanted = {*layers_read("exact", mode), *layers_read("latent", mode)}
+        wanted = {*layers_read("exact", mode, quantised=quantised), *layers_read("latent", mode)}
         wanted |= {*layers_read("bounded", mode)}
         for name in set(LAYERS) - wanted:
-            self.store.delete(self._shard(entry, name))
+            self.store.delete(shard_key(entry, name))
             sizes.pop(name, None)
         for name in wanted - set(sizes):
             sizes[name] = self._write_layer(root, entry, name, encoded.layers[name])
         return mode, sizes
 
-    def _write_exact(
-        self, root: zarr.Group, entry: ImageEntry, encoded: EncodedImage, sizes: dict[str, int]
-    ) -> int:
-        sizes["exact"] = self._write_layer(root, entry, "exact", encoded.layers["exact"])
-        return sizes["exact"]
+    def _places(self, entry: ImageEntry, sizes: dict[str, int]) -> bytes:
+        """Where the chunks of an image lie, as its shards say."""
+        ny, nx = (-(-side // TILE) for side in entry.plane)
+        tail = 16 * ny * nx + 4
+        return encode_places(
+            {
+                layer: shard_index(self.store.read_end(shard_key(entry, layer), tail), ny * nx)
+                for layer, size in sorted(sizes.items())
+                if size and layer in SHARDED
+            }
+        )
 
     def _write_layer(
         self, root: zarr.Group, entry: ImageEntry, layer: str, values: np.ndarray[Any, Any]
     ) -> int:
         array = _array(root, f"images/{entry.set}/{entry.group}/{layer}")
         array[entry.row] = values
-        return self.store.size(self._shard(entry, layer))
-
-    def _shard(self, entry: ImageEntry, layer: str) -> str:
-        """Key of the one object that holds an image's layer."""
-        axes = 4 if layer in ("latent", "checksum") else 3
-        place = "/".join(["c", str(entry.row), *["0"] * (axes - 1)])
-        return f"images/{entry.set}/{entry.group}/{layer}/{place}"
+        return self.store.size(shard_key(entry, layer))
 
     # The end.
 
@@ -220,59 +293,22 @@ class ReleaseBuilder:
         for entry in entries:
             by_set.setdefault(entry.set, []).append(entry)
         for name, members in by_set.items():
-            self.store.write(index_key(name), write_index(members))
+            index, details = write_index(members)
+            self.store.write(details_key(name), details)
+            self.store.write(index_key(name), index)
 
     def seal(self, progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
-        """Consolidate metadata, remove what is staged, write the manifest; the last step.
-
-        Returns
-        -------
-        dict
-            The manifest's objects.
-
-        Raises
-        ------
-        SealedReleaseError
-            If another process sealed it first.
-        ReleaseError
-            If the release lacks its fidelity record.
-        """
+        """Seal the release; the last step. See `storage.sealing.seal_release`."""
         self.require_unsealed()
-        for key in (layout.ZARR_KEY, layout.FIDELITY_KEY, layout.PROVENANCE_KEY):
-            if not self.store.exists(key):
-                raise ReleaseError(
-                    f"{self.store.url} has no {key} and cannot be sealed; run the steps before: "
-                    "train, encode, measure"
-                )
-        with warnings.catch_warnings():
-            # record, report and models lie beside the arrays on purpose
-            warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
-            zarr.consolidate_metadata(self.store.zarr(read_only=False))
-        self.store.delete_prefix(STAGING)
-        objects = self._digests(progress)
-        manifest = {
-            "format": layout.FORMAT,
-            "objects": objects,
-            "digest": manifest_digest(objects),
-        }
-        data = json.dumps(manifest, sort_keys=True, indent=1).encode()
-        try:
-            self.store.create(layout.MANIFEST_KEY, data)
-        except FileExistsError as error:
-            raise SealedReleaseError(f"{self.store.url} was sealed by another process") from error
-        return objects
+        return seal_release(self.store, progress)
 
-    def _digests(self, progress: Callable[[int, int], None] | None) -> dict[str, Any]:
-        keys = [key for key in self.store.sizes() if key != layout.MANIFEST_KEY]
-        objects = {}
-        with ThreadPoolExecutor(_HASH_THREADS) as pool:
-            for done, (key, data) in enumerate(
-                zip(keys, pool.map(_describe_of(self.store), keys), strict=True), 1
-            ):
-                objects[key] = data
-                if progress:
-                    progress(done, len(keys))
-        return objects
+    def clear_staging(self) -> None:
+        """Remove what a flow left that raced with the seal, or was killed by it."""
+        self.store.delete_prefix(STAGING)
+        half_written = self.store.sizes() if self.store.is_local else {}
+        for key in half_written:
+            if key.endswith(PARTIAL):
+                self.store.delete(key)
 
 
 def _array(root: zarr.Group, path: str) -> zarr.Array[Any]:
@@ -282,22 +318,25 @@ def _array(root: zarr.Group, path: str) -> zarr.Array[Any]:
     return found
 
 
-def _describe_of(store: Store) -> Callable[[str], dict[str, Any]]:
-    def describe(key: str) -> dict[str, Any]:
-        data = store.read(key)
-        return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+def _direct_bytes(stored: np.ndarray[Any, Any], plane: tuple[int, int], ladder: int) -> int:
+    """Bytes of the raw array coded by itself, with its shard index, from a sample of its tiles.
 
-    return describe
-
-
-def _direct_bytes(stored: np.ndarray[Any, Any]) -> int:
-    """Bytes of the raw array coded by itself, tile by tile, with its part of the shard index."""
-    codec = BlocksCodec()
-    ny, nx = (side // TILE for side in stored.shape)
-    tiles = (
-        stored[y * TILE : (y + 1) * TILE, x * TILE : (x + 1) * TILE] for y, x in np.ndindex(ny, nx)
-    )
-    return sum(len(codec.encode_chunk(tile[np.newaxis])) + 16 for tile in tiles)
+    A few tiles will do where they are clearly more than those of the ladder. Tiles at the edge
+    count by the pixels that they have of the image, whose shape is `plane`.
+    """
+    codec = layout.direct_codec(stored.dtype.name)
+    places = list(np.ndindex(stored.shape[0] // TILE, stored.shape[1] // TILE))
+    for count in SAMPLED_TILES:
+        some = places[:: -(-len(places) // count)]
+        tiles = (stored[y * TILE : (y + 1) * TILE, x * TILE : (x + 1) * TILE] for y, x in some)
+        found = sum(len(codec.encode_chunk(tile[np.newaxis])) + 16 for tile in tiles)
+        pixels = sum(
+            min(TILE, plane[0] - y * TILE) * min(TILE, plane[1] - x * TILE) for y, x in some
+        )
+        total = round(found * plane[0] * plane[1] / pixels)
+        if total > CLEARLY * ladder:
+            break
+    return total
 
 
 def _little_endian(values: np.ndarray[Any, Any]) -> bytes:
@@ -353,8 +392,27 @@ def describe_image(image: SurveyImage, *, model: str, step: float) -> ImageEntry
         radius_deg=place[2] if place else None,
         healpix=place[3] if place else (),
         digest=image.digest,
+        unit=str(image.header.get("BUNIT", "")).strip(),
+        wcs=sky.wcs_cards(image.header),
         header=image.header.tostring(sep="\n", padding=False),
+        recipe=_recipe(image, step),
     )
+
+
+def _with_details(entry: ImageEntry, details: bytes) -> ImageEntry:
+    """Entry with the places of its chunks and its header, from the details of its set."""
+    start, places, header = entry.details
+    cards = decode_header(details[start + places : start + places + header], entry.id)
+    return replace(entry, places=details[start : start + places], header=cards)
+
+
+def _recipe(image: SurveyImage, step: float) -> str:
+    """Digest of all input that the layers depend on; the model comes on top."""
+    facts = [WRITER, image.digest, image.ref.hdu, step, image.gain, image.quant_step, image.time]
+    found = hashlib.sha256(json.dumps([*facts, image.ref.band]).encode())
+    for plane in (image.mask, image.variance):
+        found.update(b"-" if plane is None else np.ascontiguousarray(plane).data)
+    return found.hexdigest()
 
 
 def note_name(image_id: str) -> str:
@@ -364,9 +422,11 @@ def note_name(image_id: str) -> str:
 
 def note_of(entry: ImageEntry) -> dict[str, Any]:
     """Entry as JSON."""
-    return entry.to_row() | {"fills": base64.b64encode(entry.fills).decode()}
+    row = entry.to_row()
+    return row | {name: base64.b64encode(row[name]).decode() for name in _BINARY}
 
 
 def entry_from_note(note: dict[str, Any]) -> ImageEntry:
     """Inverse of `note_of`."""
-    return ImageEntry.from_row(note | {"fills": base64.b64decode(note["fills"])})
+    binary = {name: base64.b64decode(note[name]) for name in _BINARY}
+    return ImageEntry.from_row(note | binary)

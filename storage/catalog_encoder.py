@@ -7,7 +7,7 @@ each stored checksum is that of what a reader must find.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,18 +16,15 @@ from numpy.typing import NDArray
 from skyfold import columns as cells
 from skyfold import ladder
 from skyfold.catalog_index import CatalogInfo, Column
-from skyfold.catalog_rows import RowDecoder, checksums, missing_values
-from skyfold.codecs.columns import encode_numbers
+from skyfold.catalog_rows import RowDecoder, checked_level, checksums, missing_values
 from skyfold.columns import FLAG_FILL, FLAG_NOT_FINITE, FLAG_RAW, LEVELS
 from skyfold.errors import InputError
+from skyfold.relations import to_rest
 from skyfold.table_model import TableModel
 from storage.catalog_input import Batch
-from storage.catalog_plan import place_directly
 
 _NONE = np.empty(0, np.int64)
 _RELATIVE = 1 / 64  # bound of a stored error
-_TOGETHER = 8192  # values that share a chunk
-_COUNTED_SAMPLE = 16384  # rows on which the forms of `exact` are compared
 
 
 @dataclass
@@ -38,7 +35,7 @@ class EncodedRows:
     ----------
     layers : dict of ndarray
         By name, shape (elements, n); text as ``text/<element>``, shape (n, width).
-    checksum : ndarray, shape (real elements, chunks, levels - 1), uint32
+    checksum : ndarray, shape (real columns, chunks, levels - 1), uint32
     least, most : ndarray, shape (chunks, real and whole elements), float64
         Exact values that are not missing.
     sums : ndarray, shape (3, cells, real elements), float64
@@ -103,10 +100,10 @@ def encode_rows(
     InputError
         If a text is longer than when the catalog was looked at.
     """
-    return _Encoder(info, model, batch, numbers).run()
+    return RowEncoder(info, model, batch, numbers).run()
 
 
-class _Encoder:
+class RowEncoder:
     """Encodes one run of rows; holds its growing layers."""
 
     def __init__(
@@ -142,13 +139,13 @@ class _Encoder:
         return self.layers[layer][list(places)]
 
     def run(self) -> EncodedRows:
+        """All layers, each checked."""
         if self.model is not None:
             units = self.model.to_units(self.real[self.model.targets])
             found = self.model.assign(units)
             self.layers["map"][0] = found
             self.layers["latent"][:] = self.model.encode(units, found)
-        # Errors first: the cells of their values are as wide as they.
-        for column in sorted(self.info.columns, key=lambda one: one.kind != "error"):
+        for column in sorted(self.info.columns, key=_turn):
             self._column(column)
         checks = self._checksums()
         least, most = self._extremes()
@@ -181,9 +178,15 @@ class _Encoder:
             bounded = self.decoder.bounded(column)
             self.layers["exact"][places] = ladder.remainder(values, _NONE, _NONE, bounded)
         else:
-            bits = cells.bits_of(values)
             layer = column.direct_layer
-            self.layers[layer][column.places(layer)] = bits
+            self.layers[layer][column.places(layer)] = self._bits(column, values)
+
+    def _bits(self, column: Column, values: NDArray[Any]) -> NDArray[Any]:
+        """Bits of values, or how far they are from what other columns say."""
+        if column.relation is None:
+            return cells.bits_of(values)
+        told = self.decoder.told(column, lambda other: self.values[other.name])
+        return to_rest(values, told)
 
     def _flags(self, column: Column, values: NDArray[Any]) -> NDArray[np.uint8]:
         flags = np.where(np.isfinite(values), 0, FLAG_NOT_FINITE).astype(np.uint8)
@@ -231,13 +234,14 @@ class _Encoder:
     def _checksums(self) -> NDArray[np.uint32]:
         info = self.info
         chunks = -(-self.rows // info.chunk_rows)
-        out = np.zeros((info.numbers("real"), chunks, len(LEVELS) - 1), np.uint32)
-        for column in info.columns:
-            if column.is_real:
-                for place, level in enumerate(LEVELS[1:]):
-                    values = self.decoder.decode(column, level)
-                    out[column.places("bounded"), :, place] = checksums(values, info.chunk_rows)
-                self._require_exact(column, values)
+        out = np.zeros((len(info.real_columns), chunks, len(LEVELS) - 1), np.uint32)
+        for row, column in enumerate(info.real_columns):
+            for level in LEVELS[1:]:
+                values = self.decoder.decode(column, level)
+                place = checked_level(column, level)
+                if place is not None:
+                    out[row, :, place] = checksums(values, info.chunk_rows)
+            self._require_exact(column, values)
         return out
 
     def _require_exact(self, column: Column, values: NDArray[Any]) -> None:
@@ -277,6 +281,11 @@ class _Encoder:
         return out
 
 
+def _turn(column: Column) -> tuple[bool, bool, bool]:
+    """Order of encoding: bits before what is told from them, errors before their values' cells."""
+    return column.kind != "plain", column.kind != "error", column.relation is not None
+
+
 def _outward(values: NDArray[Any], missing: NDArray[np.bool_]) -> tuple[Any, Any]:
     """Values as float64 not above, and not below, the true ones; NaN where missing."""
     wide = values.astype(np.float64)
@@ -291,58 +300,3 @@ def _outward(values: NDArray[Any], missing: NDArray[np.bool_]) -> tuple[Any, Any
 
 def _extreme(values: NDArray[np.float64], which: Any) -> float:
     return float(which(values)) if np.isfinite(values).any() else np.nan
-
-
-def choose_forms(info: CatalogInfo, model: TableModel | None, batch: Batch) -> CatalogInfo:
-    """The catalog with, for each column, the smaller forms of `bounded` and `exact`.
-
-    Refining costs what `bounded` and the remainder take, and the latents once for all; where the
-    bits by themselves take less, they are stored, and `exact` reads nothing else. Where they take
-    less than the cells alone, `bounded` is exact too.
-    """
-    rows = min(_COUNTED_SAMPLE, len(next(iter(batch.values()))[0]))
-    cut = {k: (v[:rows], None if m is None else m[:rows]) for k, (v, m) in batch.items()}
-    able = [c for c in info.columns if c.is_real and c.kind != "plain"]
-    columns = tuple(replace(c, is_refined=c in able) for c in info.columns)
-    trial = _Encoder(replace(info, columns=columns), model, cut, np.arange(rows))
-    trial.run()
-    sizes = {c.name: _column_sizes(trial, c) for c in able}
-    plain = {name for name, (cells_, _, direct) in sizes.items() if direct <= cells_}
-    able = [c for c in able if c.name not in plain]
-    gains = {c.name: sizes[c.name][2] - sum(sizes[c.name][:2]) for c in able}
-    useful = _useful(able, gains)
-    shared = sum(_size(trial.layers[name]) for name in ("map", "latent") if name in trial.layers)
-    if sum(gains[name] for name in useful) <= shared:
-        useful = set()
-    chosen = [
-        replace(c, is_refined=c.name in useful, kind="plain" if c.name in plain else c.kind)
-        for c in info.columns
-    ]
-    return replace(info, columns=tuple(place_directly(chosen)))
-
-
-def _useful(able: list[Column], gains: dict[str, int]) -> set[str]:
-    """Columns to refine: errors by themselves, values together with their error."""
-    useful = {c.name for c in able if c.partner not in gains and gains[c.name] > 0}
-    for column in able:
-        if column.partner in gains:
-            partner = 0 if column.partner in useful else gains[column.partner]
-            if gains[column.name] + partner > 0:
-                useful |= {column.name, column.partner} & gains.keys()
-    return useful
-
-
-def _column_sizes(encoder: _Encoder, column: Column) -> tuple[int, int, int]:
-    """Bytes of a column's cells, of what refines them, and of its bits by themselves."""
-    places = column.places("bounded")
-    stored = sum(_size(encoder.layers[layer][places]) for layer in ("flags", "bounded", "raw"))
-    direct = cells.bits_of(encoder.values[column.name]).astype(f"u{column.native.itemsize}")
-    return stored, _size(encoder.layers["exact"][places]), _size(direct)
-
-
-def _size(rows: NDArray[Any]) -> int:
-    return (
-        len(encode_numbers(rows))
-        if rows.size < _TOGETHER
-        else sum(map(len, map(encode_numbers, rows)))
-    )

@@ -131,7 +131,13 @@ def _factor(column: InputColumn, error: InputColumn) -> float | None:
 def find_positions(
     columns: Sequence[InputColumn], ra: str | None, dec: str | None
 ) -> tuple[str, str] | None:
-    """Names of right ascension and declination, as configured or by their usual names."""
+    """Names of right ascension and declination, as configured or by their usual names.
+
+    Raises
+    ------
+    InputError
+        If a configured column is not there.
+    """
     names = {column.name for column in columns if _is_float(column) and not column.shape}
     if ra is not None and dec is not None:
         lacking = [name for name in (ra, dec) if name not in names]

@@ -18,7 +18,7 @@ from skyfold.catalog_index import CHUNK_ROWS, HEALPIX_ORDER, CatalogInfo, Column
 from skyfold.catalogs import angle_unit_deg
 from skyfold.columns import MAX_FILLS, bits_of, held_out
 from skyfold.errors import InputError
-from skyfold.measure_catalogs import sky_cells
+from skyfold.measure_catalogs import NO_CELL, sky_cells
 from storage.catalog_input import Batch, CatalogSource, InputColumn, join, open_catalog
 from storage.catalog_pairs import find_errors, find_positions
 from storage.config import CatalogConfig
@@ -58,9 +58,9 @@ class SurveyedCatalog:
         Row of the input at each stored place.
     low, high : ndarray, shape (chunks,), int64
         Range of sky cells of each chunk; -1 without positions.
-    sample, sample_rows : Batch and ndarray, int64
+    sample, sample_rows : Batch and ndarray of shape (sampled rows,), int64
         Some rows and their numbers.
-    training : ndarray, bool
+    training : ndarray, shape (sampled rows,), bool
         Sampled rows that may train.
     set_aside : list of (file, reason)
         Files and rows that are not archived.
@@ -154,6 +154,7 @@ def survey_catalog(
     sources, placed, aside = open_files(files, config.key, options or {})
     columns = sources[0].columns
     _require_named(config, columns)
+    _require_numbers(config, columns)
     positions = find_positions(columns, config.ra, config.dec)
     look = _Look(config, columns, positions, sum(source.rows for source in sources))
     for source, place in zip(sources, placed, strict=True):
@@ -182,6 +183,17 @@ def _require_named(config: CatalogConfig, columns: Sequence[InputColumn]) -> Non
             )
 
 
+def _require_numbers(config: CatalogConfig, columns: Sequence[InputColumn]) -> None:
+    for column in columns:
+        if column.name in config.precision and (
+            column.dtype == "str" or np.dtype(column.dtype).kind in "SU"
+        ):
+            raise InputError(
+                f"catalog {config.name!r}: precision.{column.name} is given for a column of text, "
+                "which is kept as it is; take it out"
+            )
+
+
 class _Look:
     """What is gathered of each batch."""
 
@@ -201,6 +213,7 @@ class _Look:
         self.widths: dict[str, int] = {}
         self.present = dict.fromkeys((column.name for column in columns), 0)
         self.bad_errors: dict[str, int] = {}
+        self.off_sky = 0
         self.pairs = find_errors(columns, config.errors)
         rng = np.random.default_rng(0)
         size = min(rows, SAMPLE_ROWS)
@@ -233,7 +246,10 @@ class _Look:
             batch[name][0].astype(np.float64) * angle_unit_deg(self.units[name])
             for name in self.positions or ()
         )
-        return sky_cells(first, second)
+        cells = sky_cells(first, second)
+        measured = np.isfinite(first) & np.isfinite(second)
+        self.off_sky += int((measured & (cells == NO_CELL)).sum())
+        return cells
 
     def _take_ids(self, first: int, values: NDArray[Any]) -> None:
         """Ids of all rows, or their hashes where they are text."""
@@ -280,6 +296,11 @@ class _Look:
             for name, count in self.present.items()
             if not count
         ]
+        if self.off_sky:
+            out.append(
+                f"{self.off_sky} rows have a position that is not on the sky (declination beyond "
+                "90 deg, or right ascension beyond 720 deg); they are kept, and no cone finds them"
+            )
         return out + [
             f"{count} values of {name!r} have an error that is zero, negative or not a number; "
             "they are "
@@ -340,14 +361,19 @@ def _describe(
     )
 
 
-def place_directly(columns: Sequence[Column]) -> list[Column]:
-    """Columns with their places in the arrays of bits: first those that `bounded` reads there."""
+def place_directly(columns: Sequence[Column], pack: int = 1) -> list[Column]:
+    """Columns with their places in the arrays of bits: first those that `bounded` reads there.
+
+    The others begin with a chunk of their own, since a chunk is read as a whole.
+    """
     counts = {"direct2": 0, "direct4": 0, "direct8": 0}
     placed = {}
-    for column in sorted(columns, key=lambda one: one.kind != "plain"):
-        if column.is_real:
-            placed[column.name] = counts[column.direct_layer]
-            counts[column.direct_layer] += column.elements
+    for is_plain in (True, False):
+        counts = {layer: -(-count // pack) * pack for layer, count in counts.items()}
+        for column in columns:
+            if column.is_real and (column.kind == "plain") == is_plain:
+                placed[column.name] = counts[column.direct_layer]
+                counts[column.direct_layer] += column.elements
     return [replace(one, direct=placed.get(one.name, 0)) for one in columns]
 
 

@@ -17,9 +17,10 @@ import zarr
 from numpy.typing import NDArray
 
 from skyfold.catalog_index import CatalogInfo, Chunks, Column, catalog_path
+from skyfold.catalog_rows import checked_level
 from skyfold.columns import LEVELS
 from skyfold.errors import CorruptDataError, ReleaseError
-from skyfold.table_model import TableModel, files_digest
+from skyfold.table_model import TableModel, files_digest, u_matrix
 from storage.builder import STAGING, ReleaseBuilder
 from storage.catalog_encoder import EncodedRows
 
@@ -62,9 +63,12 @@ class CatalogWriter:
     def start(self) -> None:
         """Empty arrays of every layer, unless they are there as planned."""
         self.builder.require_unsealed()
-        if self.builder.read_note(self._note("arrays")) == self.key:
+        started = self.builder.read_note(self._note("arrays"))
+        if started == self.key:
             return
-        self.info.create(self.store.zarr(read_only=False), self.path)
+        if started is not None:  # shards of another plan
+            self.store.delete_prefix(self.path)
+        self.builder.write_arrays(lambda store: self.info.create(store, self.path))
         self.builder.note(self._note("arrays"), self.key)
 
     def _note(self, what: object) -> str:
@@ -102,8 +106,9 @@ class CatalogWriter:
 
     def _note_shard(self, shard: int, encoded: EncodedRows) -> None:
         """Sizes of all chunks, and what the index will say of them."""
-        keys = {layer: self._object(layer, shard) for layer in [*encoded.layers, "checksum"]}
-        objects = {key: self.store.size(key) for key in keys.values()}
+        keys = {layer: self._object(layer, shard) for layer in encoded.layers}
+        checks = {level: self._object(f"checksum/{level}", shard) for level in LEVELS[1:]}
+        objects = {key: self.store.size(key) for key in (*keys.values(), *checks.values())}
         elements = {
             layer: self._element_bytes(layer, keys[layer], len(values))
             for layer, values in encoded.layers.items()
@@ -115,7 +120,8 @@ class CatalogWriter:
         )
         self.store.write(f"{STAGING}/{self._note(shard)}.npz", sink.getvalue())
         note = {"key": self.key, "objects": objects, "elements": elements}
-        self.builder.note(self._note(shard), note | {"checksum": objects[keys["checksum"]]})
+        note["checksum"] = {level: objects[key] for level, key in checks.items()}
+        self.builder.note(self._note(shard), note)
 
     def _cells_present(self, encoded: EncodedRows) -> NDArray[np.bool_]:
         step, count = self.info.chunk_rows, encoded.sums.shape[1]
@@ -126,9 +132,10 @@ class CatalogWriter:
 
     def _object(self, layer: str, shard: int) -> str:
         """Key of the one object that holds a layer's shard."""
-        place = f"0/{shard}/0" if layer == "checksum" else f"0/{shard}"
-        if layer.startswith("text/"):
-            place = f"{shard}/0"
+        if layer.startswith("checksum/"):
+            layer, level = layer.split("/")
+            return f"{self.path}/{layer}/c/0/{shard}/{LEVELS.index(level) - 1}"
+        place = f"{shard}/0" if layer.startswith("text/") else f"0/{shard}"
         return f"{self.path}/{layer}/c/{place}"
 
     def _element_bytes(self, layer: str, key: str, count: int) -> list[int]:
@@ -204,7 +211,14 @@ class CatalogWriter:
         target = self.store.zarr(read_only=False)
         for name, values in arrays.items():
             path = f"{self.path}/som/{name}"
-            zarr.create_array(target, name=path, data=values, chunks=values.shape, overwrite=True)
+            zarr.create_array(
+                target,
+                name=path,
+                data=values,
+                chunks=values.shape,
+                compressors=zarr.codecs.ZstdCodec(level=19, checksum=True),
+                overwrite=True,
+            )
         features = [int(model.targets[place]) for place in model.features]
         return {
             **model.card.get("som", {}),
@@ -228,7 +242,7 @@ def som_arrays(
         name: values.reshape(*shape, -1) for name, values in cells.items()
     }
     arrays |= {"weights": model.som, "hits": count.max(axis=1, initial=0).reshape(shape)}
-    arrays["u_matrix"] = _u_matrix(model.som)
+    arrays["u_matrix"] = u_matrix(model.som)
     redshift = [c for c in info.columns if c.name == info.redshift and c.is_real]
     for column in redshift:
         arrays["redshift"] = arrays["mean"][..., column.first]
@@ -236,24 +250,8 @@ def som_arrays(
     return arrays
 
 
-def _u_matrix(weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean distance of each cell's weights from those of the four cells beside it."""
-    total, number = np.zeros(weights.shape[:2]), np.zeros(weights.shape[:2])
-    along_y = np.linalg.norm(weights[1:] - weights[:-1], axis=-1)
-    along_x = np.linalg.norm(weights[:, 1:] - weights[:, :-1], axis=-1)
-    for part, step in (
-        (np.s_[1:], along_y),
-        (np.s_[:-1], along_y),
-        (np.s_[:, 1:], along_x),
-        (np.s_[:, :-1], along_x),
-    ):
-        total[part] += step
-        number[part] += 1
-    return (total / np.maximum(number, 1)).astype(np.float32)
-
-
 def element_name(info: CatalogInfo, element: int) -> str:
-    """Name of a real element: its column's, with the place in a vector."""
+    """Name of a real element: its column's, and the place in a vector; else CorruptDataError."""
     for column in info.columns:
         if column.is_real and element in column.places("bounded"):
             place = element - column.first
@@ -270,8 +268,8 @@ def _sizes(
         for layer, sizes in note["elements"].items():
             for place, size in enumerate(sizes):
                 elements[layer, place] = elements.get((layer, place), 0) + size
-    checks = sum(note["checksum"] for note in notes)
-    layers = {"checksum": checks}
+    checks = {level: sum(note["checksum"][level] for note in notes) for level in LEVELS[1:]}
+    layers = {"checksum": sum(checks.values())}
     for (layer, _), size in elements.items():
         name = layer.split("/")[0]
         layers[name] = layers.get(name, 0) + size
@@ -280,8 +278,17 @@ def _sizes(
         read = {("rows", 0)}
         for column in info.columns:
             read |= {(layer, place // info.pack) for layer, place in _read_by(info, column, level)}
-        levels[level] = checks + sum(elements.get(key, 0) for key in read)
+        checked = _levels_checked(info, level)
+        levels[level] = sum(checks[one] for one in checked) + sum(
+            elements.get(key, 0) for key in read
+        )
     return levels, dict(sorted(layers.items()))
+
+
+def _levels_checked(info: CatalogInfo, level: str) -> set[str]:
+    """Levels whose checksums decoding all columns at a level reads."""
+    places = {checked_level(column, level) for column in info.columns} - {None}
+    return {LEVELS[place + 1] for place in places if place is not None}
 
 
 def _read_by(info: CatalogInfo, column: Column, level: str) -> set[tuple[str, int]]:
@@ -298,6 +305,10 @@ def _read_by(info: CatalogInfo, column: Column, level: str) -> set[tuple[str, in
             read |= {(layer, place) for place in range(info.channels if layer == "latent" else 1)}
         else:
             read |= {(layer, place) for place in column.places(layer)}
+    if column.relation is not None and column.direct_layer in layers:
+        for name in column.relation.columns:
+            other = info.column(name)
+            read |= {(other.direct_layer, place) for place in other.places(other.direct_layer)}
     if "bounded" in layers and column.partner is not None:
         read |= _read_by(info, info.column(column.partner), "bounded")
     return read

@@ -26,6 +26,7 @@ from skyfold.errors import ConfigError
 _SECRET_OPTION = re.compile(r"key|secret|token|passw|credential|username", re.IGNORECASE)
 _URL_WITH_LOGIN = re.compile(r"[A-Za-z0-9+.]+://[^/]*@")
 _PLACEHOLDERS = ("stem", "folder", "name", "hdu")
+_NIGHT = "{night}"
 
 
 def is_url(path: str) -> bool:
@@ -64,14 +65,20 @@ def _is_hdu(value: object) -> bool:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # The reference of survey.toml is made of these docstrings.
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ReleaseConfig(_Section):
     """Where the release goes: a folder or ``s3://bucket/product/release``, and its name."""
 
     url: PathText
+    """Where the release goes: a folder, or ``s3://bucket/product/release``."""
     name: Text | None = None
+    """What the release is called; the last two parts of `url` unless given."""
+    base: Name | None = None
+    """An earlier release beside this one, such as ``dr1``, whose model is used without training
+    and whose images are referred to where input and settings are the same."""
 
     @property
     def title(self) -> str:
@@ -80,28 +87,20 @@ class ReleaseConfig(_Section):
 
 
 class PlaneConfig(_Section):
-    """Where the mask, weight or variance of an image lies.
-
-    Parameters
-    ----------
-    file : str, optional
-        Path of the plane's file, in which ``{stem}``, ``{folder}``, ``{name}`` and ``{hdu}`` stand
-        for the image's. Without it, and without `replace`, the image's own file.
-    hdu : int or str, optional
-        HDU of the plane; by default the one with the image's number, or else the first image.
-    replace : (str, str), optional
-        Take the image's path with the first text replaced by the second.
-    bits : tuple of int, optional
-        Of a mask: the numbers (from 0) of the bits that make a pixel bad; by default any bit does.
-    relative : bool
-        Of a weight: it ranks pixels only, so nothing but weight <= 0 is used.
-    """
+    """Where the mask, weight or variance of an image lies."""
 
     file: PathText | None = None
+    """Path of the plane's file, in which ``{stem}``, ``{folder}``, ``{name}`` and ``{hdu}``
+    stand for the image's. The image's own file unless given."""
     hdu: int | str | None = None
+    """HDU of the plane, by number or name; the one with the image's number, or else the first
+    image, unless given."""
     replace: tuple[Text, str] | None = None
+    """``[old, new]``: the plane's path is the image's with one text replaced; not with `file`."""
     bits: tuple[Annotated[int, Field(strict=True, ge=0, le=62)], ...] | None = None
+    """Of a mask: numbers (from 0) of the bits that make a pixel bad; any bit unless given."""
     relative: bool = False
+    """Of a weight: it only ranks pixels, so nothing but weight <= 0 is used."""
 
     @field_validator("hdu", mode="plain")
     @classmethod
@@ -138,14 +137,28 @@ class ImagesConfig(_Section):
     """
 
     set: Name
+    """Name of the set: letters, digits, ``-``, ``_``, ``.``. Several tables may share a set."""
     files: Annotated[tuple[PathText, ...], Field(min_length=1)]
+    """Paths or patterns (``*``, ``**``); each must match. FITS, also fpacked, ``.gz``,
+    ``.bz2``."""
     hdu: int | str | tuple[int | str, ...] | None = None
+    """Where the pixels are: a number, a name, a list of these, or ``"all"``; the first HDU
+    that holds an image unless given."""
     band: Text = "unknown"
+    """Name of the band, or ``"header:KEYWORD"``."""
     mask: Plane = None
+    """Plane in which any bit set (or those of its `bits`) marks a bad pixel."""
     weight: Plane = None
+    """Plane of inverse variances [1 / physical unit squared]; 0 and below is bad. Not with
+    `variance`."""
     variance: Plane = None
+    """Plane of variances [physical unit squared]; 0 and below is bad. Not with `weight`."""
     gain: float | str | None = None
+    """Electrons per physical unit, or ``"header:KEYWORD"``; ``GAIN`` or ``EGAIN`` of an image
+    in counts unless given."""
     time: Text | None = None
+    """Start of the exposure, ISO 8601, or ``"header:KEYWORD"``; ``DATE-OBS`` or ``MJD-OBS``
+    unless given."""
 
     @field_validator("hdu", mode="plain")
     @classmethod
@@ -189,15 +202,27 @@ class CatalogConfig(_Section):
     """One ``[[catalogs]]`` table; `key` is the group of an HDF5 file or the HDU of a FITS file."""
 
     name: Name
+    """Name of the catalog: letters, digits, ``-``, ``_``, ``.``; each table has its own."""
     files: Annotated[tuple[PathText, ...], Field(min_length=1)]
+    """Paths or patterns of FITS, Parquet, HDF5, CSV, ECSV or VOTable files."""
     id: Text | None = None
+    """Column of ids."""
     ra: Text | None = None
+    """Column of right ascensions [deg]; only with `dec`."""
     dec: Text | None = None
+    """Column of declinations [deg]; only with `ra`."""
     redshift: Text | None = None
+    """Column of spectroscopic redshifts, for the science case ``photoz``."""
     errors: dict[str, Text] = {}
+    """Table of value column = error column: standard deviations, or inverse variances where the
+    name says ``ivar``. Columns that are not named here are paired by their names."""
     precision: dict[str, Positive] = {}
+    """Table of value column = the step that matters [unit of the column]; ``bounded`` keeps
+    half of it. Not for columns in `errors`."""
     missing: tuple[Number, ...] = ()
+    """Numbers that stand for no value, such as 99.0."""
     key: Text | None = None
+    """Group of an HDF5 file, or HDU of a FITS file."""
 
     @model_validator(mode="after")
     def _columns_agree(self) -> Self:
@@ -213,9 +238,27 @@ class DensitiesConfig(_Section):
     """One ``[[densities]]`` table; `grid` is a file, ``last-row``, a key, or (start, stop, n)."""
 
     name: Name
+    """Name of the set: letters, digits, ``-``, ``_``, ``.``; each table has its own."""
     files: Annotated[tuple[PathText, ...], Field(min_length=1)]
+    """Paths or patterns of NumPy, HDF5, FITS or Parquet files with a density a row."""
     grid: str | tuple[float, float, int]
+    """Points of the densities: a file, ``"last-row"``, an HDF5 key, or ``[start, stop, n]``."""
     key: Text | None = None
+    """Group of an HDF5 file, or HDU of a FITS file."""
+    samples: bool = False
+    """Whether rows hold samples drawn from each density, which are counted around grid points."""
+    quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    """Probabilities, rising, where rows hold the quantiles of each density."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if self.samples and self.quantiles:
+            raise ValueError("give either samples or quantiles: what the rows hold")
+        if list(self.quantiles) != sorted(set(self.quantiles)) or len(self.quantiles) == 1:
+            raise ValueError("quantiles must rise, and be two at least")
+        if self.grid == "last-row" and (self.samples or self.quantiles):
+            raise ValueError("samples and quantiles are no values on a grid: give the grid itself")
+        return self
 
     @field_validator("grid", mode="plain")
     @classmethod
@@ -234,10 +277,15 @@ class TrainingConfig(_Section):
     """How long, with which seed, and which model is trained; 3 minutes unless `steps` is given."""
 
     minutes: Positive | None = None
+    """Time to train [minutes]; 3 unless `steps` is given."""
     steps: Annotated[int, Field(strict=True, ge=1)] | None = None
+    """Steps to train, instead of `minutes`: the same on a faster machine."""
     seed: Index = 1
+    """Of everything that is drawn at random, and of the sky that is held out."""
     model: Literal["autoencoder", "pca"] = "autoencoder"
+    """The network, or ``"pca"``, which is linear and trained in seconds."""
     channels: Annotated[int, Field(strict=True, ge=1)] | None = None
+    """Latent channels; the model's own number unless given."""
 
     @model_validator(mode="before")
     @classmethod
@@ -253,18 +301,23 @@ class LevelsConfig(_Section):
     """Width of the cells in noise units: `bounded` keeps every pixel within half of it."""
 
     step: Positive = 0.5
+    """Width of a cell [noise units]."""
 
 
 class LimitsConfig(_Section):
     """When a flow stops: more than this share of the inputs is bad."""
 
     bad_fraction: Annotated[float, Field(strict=True, ge=0, le=1)] = 0.2
+    """Share of damaged inputs, 0 to 1, above which a flow stops; constant and blank images do
+    not count."""
 
 
 class StorageConfig(_Section):
     """Options of the file system behind URLs, such as ``endpoint_url`` and ``anon``; no secrets."""
 
     options: dict[str, Any] = {}
+    """Of the file system behind URLs, such as ``endpoint_url`` and ``anon`` of s3fs; no
+    credentials."""
 
     @field_validator("options")
     @classmethod
@@ -293,7 +346,7 @@ class SurveyConfig(_Section):
     folder : str
         Absolute path of the folder that holds the file; relative paths start there.
     digest : str
-        SHA-256 of the file's bytes, in hex.
+        SHA-256, in hex, of the file's bytes and, where it names one, of the night.
     """
 
     folder: str
@@ -327,13 +380,15 @@ class SurveyConfig(_Section):
         return path if is_url(path) else os.path.abspath(os.path.join(self.folder, path))
 
 
-def load_config(path: str | os.PathLike[str]) -> SurveyConfig:
+def load_config(path: str | os.PathLike[str], night: str = "") -> SurveyConfig:
     """Survey configuration read from a TOML file.
 
     Parameters
     ----------
     path : path-like
         A local ``survey.toml``.
+    night : str
+        Takes the place of ``{night}`` in the file's texts.
 
     Raises
     ------
@@ -353,7 +408,11 @@ def load_config(path: str | os.PathLike[str]) -> SurveyConfig:
     reserved = sorted({"folder", "digest"} & data.keys())
     if reserved:
         raise ConfigError(f"{path}: {reserved[0]}: {_unknown_key((reserved[0],))}")
-    place = {"folder": os.path.dirname(path), "digest": hashlib.sha256(raw).hexdigest()}
+    if needs_night(path):
+        data = _of_night(data, _checked_night(path, night))
+        raw += night.encode()
+    digest = hashlib.sha256(raw).hexdigest()
+    place = {"folder": os.path.dirname(path), "digest": digest}
     try:
         return SurveyConfig.model_validate({**data, **place})
     except ValidationError as error:
@@ -361,6 +420,33 @@ def load_config(path: str | os.PathLike[str]) -> SurveyConfig:
         more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
         # The cause would show the values met, among which a refused credential may be.
         raise ConfigError(f"{path}: {'; '.join(faults[:3])}{more}") from None
+
+
+def needs_night(path: str | os.PathLike[str]) -> bool:
+    """Whether a ``survey.toml`` describes one night at a time: a text in it says ``{night}``."""
+    try:
+        with open(path, "rb") as file:
+            return _NIGHT.encode() in file.read()
+    except OSError:
+        return False
+
+
+def _checked_night(path: str, night: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", night):
+        raise ConfigError(
+            f"{path}: it says {_NIGHT}, and the night is {night!r}; allowed are letters, digits, "
+            "'-' and '_': give one such as 2026-11-22 (--night on the command line)"
+        )
+    return night
+
+
+def _of_night(value: Any, night: str) -> Any:
+    """The same data, with the night in all texts."""
+    if isinstance(value, dict):
+        return {key: _of_night(one, night) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_of_night(one, night) for one in value]
+    return value.replace(_NIGHT, night) if isinstance(value, str) else value
 
 
 def _describe(fault: Any) -> str:

@@ -116,6 +116,8 @@ def _files(config: SurveyConfig, densities: DensitiesConfig) -> list[str]:
 def _check(part: Part, first: Part) -> None:
     """Refuse a grid that no density can be on, and a file unlike the first."""
     grid = part.grid
+    if not part.rows:
+        raise InputError(f"{part.file}: it holds no rows; take it out of files")
     if not MIN_POINTS <= len(grid) <= MAX_POINTS or not np.isfinite(grid).all():
         raise InputError(
             f"{part.file}: its grid has {len(grid)} points; it must have {MIN_POINTS} to "

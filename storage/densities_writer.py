@@ -28,14 +28,17 @@ from skyfold.density_index import (
     quadrature,
     write_index,
 )
+from skyfold.density_rows import to_masses
 from skyfold.errors import InputError
-from storage.density_shard import encode_shard
+from skyfold.layout import ZARR_KEY
+from storage.density_shard import EncodedShard, encode_shard
 
 if TYPE_CHECKING:
     from storage.builder import ReleaseBuilder
     from storage.densities_input import DensitiesInput
 
 LOOKED_AT = 1000  # rows that tell how a set is normalised
+SAMPLE_ROWS, SAMPLE_RUN = 8192, 64  # that the map is trained on, and how many lie together
 WRITER_VERSION = 1  # changes when the same rows would be written as other bytes
 
 
@@ -73,32 +76,48 @@ def find_normalisation(source: DensitiesInput) -> str:
     return NORMALISATIONS[0]
 
 
-def start_densities(builder: ReleaseBuilder, index: DensityIndex) -> None:
-    """Create the arrays of a set, unless they are there as planned."""
-    builder.require_unsealed()
-    writable = builder.store.zarr(read_only=False)
-    root = zarr.open_group(writable, mode="a", use_consolidated=False)
-    if not _has_arrays(root, index):
-        builder.store.delete_prefix(index.path)
-        index.create(writable)
+def sample_masses(source: DensitiesInput, index: DensityIndex) -> NDArray[np.float64]:
+    """Probability masses of some good rows, in runs spread over the set, shape (n, points)."""
+    runs = max(SAMPLE_ROWS // SAMPLE_RUN, 1)
+    starts = np.unique(np.linspace(0, max(source.rows - SAMPLE_RUN, 0), runs).astype(int)).tolist()
+    found = []
+    for start in starts:
+        stored = source.read(start, min(start + SAMPLE_RUN, source.rows))
+        mass, reason = to_masses(stored, index.weights())
+        found.append(mass[reason == ""])
+    return np.concatenate(found)[:SAMPLE_ROWS]
 
 
-def _has_arrays(root: zarr.Group, index: DensityIndex) -> bool:
-    try:
-        arrays: dict[str, Any] = {layer: root[f"{index.path}/{layer}"] for layer in LAYERS}
-    except KeyError:
-        return False
-    specs = index.arrays()
-    return all(
-        array.shape == specs[layer]["shape"]
-        and array.chunks == specs[layer]["chunks"]
-        and array.dtype == np.dtype(specs[layer]["dtype"])
-        for layer, array in arrays.items()
-    )
+def with_map(index: DensityIndex, prototypes: NDArray[np.int32]) -> DensityIndex:
+    """The plan of a set whose rows are assigned to the cells of a map, shape (ny, nx, points)."""
+    digest = hashlib.sha256(np.ascontiguousarray(prototypes, "<i4").tobytes()).hexdigest()
+    return replace(index, map_shape=prototypes.shape[:2], map_digest=digest)
+
+
+def start_densities(
+    builder: ReleaseBuilder, index: DensityIndex, prototypes: NDArray[np.int32] | None = None
+) -> None:
+    """Create the arrays of a set, and write its map, unless they are there as planned."""
+    builder.write_arrays(index.create)
+    numbers = range(len(index.spans))
+    shards = {index.shard_key(layer, number) for layer in LAYERS for number in numbers}
+    if prototypes is not None:
+        array: Any = zarr.open_array(
+            builder.store.zarr(read_only=False), path=f"{index.path}/prototypes", mode="r+"
+        )
+        array[:] = prototypes.reshape(index.cells, -1)
+        shards.add(index.shard_key("prototypes", 0))
+    for key in builder.store.sizes(index.path):
+        if not key.endswith((ZARR_KEY, ".parquet", ".json")) and key not in shards:
+            builder.store.delete(key)  # of an earlier plan
 
 
 def archive_shard(
-    builder: ReleaseBuilder, index: DensityIndex, source: DensitiesInput, number: int
+    builder: ReleaseBuilder,
+    index: DensityIndex,
+    source: DensitiesInput,
+    number: int,
+    prototypes: NDArray[np.int32] | None = None,
 ) -> tuple[Shard, bool]:
     """Write one shard of a set, unless it is there already.
 
@@ -108,6 +127,11 @@ def archive_shard(
         As written.
     bool
         Whether it was written now.
+
+    Raises
+    ------
+    InputError
+        If the files no longer hold what the plan was made of.
     """
     builder.require_unsealed()
     start, stop = index.spans[number]
@@ -122,7 +146,8 @@ def archive_shard(
     written = _find_written(builder, index, number, digest)
     if written is not None:
         return written, False
-    shard = _write(builder, index, number, stored, digest)
+    encoded = encode_shard(stored, index, prototypes)
+    shard = _write(builder, index, number, encoded, digest)
     builder.note(name, shard.to_row())
     return shard, True
 
@@ -149,9 +174,8 @@ def _find_written(
 
 
 def _write(
-    builder: ReleaseBuilder, index: DensityIndex, number: int, stored: NDArray[Any], digest: str
+    builder: ReleaseBuilder, index: DensityIndex, number: int, encoded: EncodedShard, digest: str
 ) -> Shard:
-    encoded = encode_shard(stored, index)
     root = zarr.open_group(builder.store.zarr(read_only=False), mode="r+", use_consolidated=False)
     start, stop = index.spans[number]
     sizes = {}
@@ -191,7 +215,9 @@ def finish_densities(
     builder: ReleaseBuilder, index: DensityIndex, shards: list[Shard]
 ) -> DensityIndex:
     """Write the index of a set whose shards are all there."""
-    done = replace(index, shards=tuple(sorted(shards, key=lambda one: one.start)))
+    size = builder.store.size(index.shard_key("prototypes", 0)) if index.cells else 0
+    shards = sorted(shards, key=lambda one: one.start)
+    done = replace(index, shards=tuple(shards), map_bytes=size)
     builder.store.write(index_key(index.name), write_index(done))
     return done
 

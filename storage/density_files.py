@@ -2,13 +2,16 @@
 
 Knows ``.npy`` arrays (the grid in another file, or as the last row), HDF5 data sets, vector columns
 and images of FITS, columns of Parquet, and what the library qp writes as HDF5 (values, bins,
-mixtures of Gaussians, quantiles), read without it. Arrays and data sets are read run by run and
+mixtures of Gaussians, quantiles), read without it, and by it where it is another kind. Rows may
+hold samples or quantiles instead of values. Arrays and data sets are read run by run and
 never as a whole, local or remote.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from storage.config import DensitiesConfig, SurveyConfig
 
 Read = Callable[[int, int], NDArray[Any]]
+Convert = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 _LAST_ROW = "last-row"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
@@ -61,6 +65,7 @@ def open_part(config: SurveyConfig, densities: DensitiesConfig, file: str) -> Pa
         If it holds no densities, or its grid cannot be found.
     """
     source = _Source(config, file, densities.grid, densities.key)
+    source.convert = converter(densities)
     magic = source.magic()
     try:
         if magic.startswith(b"\x93NUMPY"):
@@ -88,6 +93,7 @@ class _Source:
         self.url = config.resolve(file)
         self.grid = grid
         self.key = key
+        self.convert: Convert | None = None
 
     @contextmanager
     def stream(self) -> Iterator[Any]:
@@ -128,6 +134,8 @@ def _part(source: _Source, rows: int, dtype: np.dtype[Any], read: Read, inside: 
     def read_native(start: int, stop: int) -> NDArray[Any]:
         return read(start, stop).astype(native, copy=False)
 
+    if source.convert is not None:
+        return _converted(source, source.convert, rows, read, inside)
     if source.grid != _LAST_ROW:
         grid = source.outer_grid(inside)
     elif rows < 2:
@@ -141,6 +149,35 @@ def _part(source: _Source, rows: int, dtype: np.dtype[Any], read: Read, inside: 
             "correct `grid` or `key` in the configuration"
         )
     return Part(source.file, rows, native, grid, read_native)
+
+
+def _converted(source: _Source, convert: Convert, rows: int, read: Read, inside: Any) -> Part:
+    """Part of rows that hold no values on the grid, and become some."""
+    grid = source.outer_grid(inside)
+
+    def read_converted(start: int, stop: int) -> NDArray[np.float64]:
+        return convert(read(start, stop).astype(np.float64), grid)
+
+    return Part(source.file, rows, np.dtype(np.float64), grid, read_converted)
+
+
+def converter(densities: DensitiesConfig) -> Convert | None:
+    """What makes densities of the rows of a file; None if they hold values on the grid."""
+    if densities.samples:
+        return from_samples
+    if densities.quantiles:
+        levels = np.array(densities.quantiles)
+
+        def convert(rows: NDArray[np.float64], grid: NDArray[np.float64]) -> NDArray[np.float64]:
+            if rows.shape[1] != len(levels):
+                raise InputError(
+                    f"densities {densities.name!r}: rows hold {rows.shape[1]} values and "
+                    f"`quantiles` names {len(levels)}; correct one of them"
+                )
+            return from_quantiles(rows, levels, grid)
+
+        return convert
+    return None
 
 
 # --- kinds of files --------------------------------------------------------------------------
@@ -230,7 +267,11 @@ def _hdf_part(source: _Source) -> Part:
         if key is None and _has(file, "data", "means", "stds", "weights"):
             return _array_part(source, _mixtures(file, source.outer_grid()))
         if key is None and _has(file, "data", "locs") and _has(file, "meta", "quants"):
-            return _array_part(source, _from_quantiles(file, source.outer_grid()))
+            levels = np.asarray(file["meta"]["quants"][...]).ravel()
+            rows = np.asarray(file["data"]["locs"][...])
+            return _array_part(source, from_quantiles(rows, levels, source.outer_grid()))
+        if key is None and source.convert is None and _has(file, "meta", "pdf_name"):
+            return _qp_part(source)
         if key is None and len(tables) == 1:
             key = tables[0]
         if key is None or key not in file or not _is_table(file[key]):
@@ -276,11 +317,63 @@ def _mixtures(file: Any, grid: NDArray[np.float64]) -> NDArray[np.float64]:
     return out
 
 
-def _from_quantiles(file: Any, grid: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Densities on the grid that have the quantiles of each row, constant between two of them."""
-    levels = np.asarray(file["meta"]["quants"][...]).ravel()
-    middle = (grid[1:] + grid[:-1]) / 2
-    edges = np.concatenate([[2 * grid[0] - middle[0]], middle, [2 * grid[-1] - middle[-1]]])
-    rows = file["data"]["locs"][...]
+def _qp_part(source: _Source) -> Part:
+    """An ensemble of another kind, evaluated on the grid by the library qp."""
+    try:
+        import qp
+    except ImportError as error:
+        raise InputError(
+            f"{source.file}: a qp ensemble of a kind that only the library qp reads, which is not "
+            "installed: run `pip install qp-prob`, or write values on a grid"
+        ) from error
+    grid = source.outer_grid()
+    with tempfile.TemporaryDirectory() as folder, source.stream() as stream:
+        path = os.path.join(folder, "ensemble.hdf5")
+        with open(path, "wb") as copy:
+            shutil.copyfileobj(stream, copy)
+        ensemble = qp.read(path)
+    return _array_part(source, np.asarray(ensemble.pdf(grid), np.float64))
+
+
+def from_quantiles(
+    rows: NDArray[np.float64], levels: NDArray[np.float64], grid: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Densities on a grid that have the quantiles of each row, constant between two of them.
+
+    Parameters
+    ----------
+    rows : ndarray, shape (n, quantiles), float64
+        Rising along a row; NaN where a row is no density.
+    levels : ndarray, shape (quantiles,), float64
+        Of the quantiles, rising between 0 and 1.
+    grid : ndarray, shape (points,), float64
+    """
+    edges = _edges(grid)
     cumulated = np.array([np.interp(edges, row, levels, left=0.0, right=1.0) for row in rows])
+    cumulated[~(np.diff(rows, axis=1) >= 0).all(axis=1)] = np.nan
     return np.asarray(np.diff(cumulated, axis=1) / np.diff(edges))
+
+
+def from_samples(rows: NDArray[np.float64], grid: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Densities on a grid from samples of each row: the share that is nearest to each point.
+
+    Parameters
+    ----------
+    rows : ndarray, shape (n, samples), float64
+        NaN counts for nothing, and neither does what lies beyond the outer points' bins.
+    grid : ndarray, shape (points,), float64
+    """
+    edges = _edges(grid)
+    place = np.searchsorted(edges, rows, side="right") - 1
+    place[~((rows >= edges[0]) & (rows < edges[-1]))] = len(grid)
+    number = np.arange(len(rows))[:, np.newaxis] * (len(grid) + 1) + place
+    counts = np.bincount(number.ravel(), minlength=len(rows) * (len(grid) + 1))
+    counts = counts.reshape(len(rows), -1)[:, :-1].astype(np.float64)
+    total = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return np.asarray(counts / total / np.diff(edges))
+
+
+def _edges(grid: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Bounds of the bins around the points of a grid."""
+    middle = (grid[1:] + grid[:-1]) / 2
+    return np.concatenate([[2 * grid[0] - middle[0]], middle, [2 * grid[-1] - middle[-1]]])

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfold.amplitude import Float, masses
+from skyfold.amplitude import UNIT, Float, masses
 from skyfold.density_index import FLOORS, LEVELS, NARROW, DensityIndex
 from skyfold.density_rows import checksum, decode_rows, to_masses
+from skyfold.table_model import assign_cells
 from storage.density_encoder import encode_rows
 
 
@@ -28,8 +29,14 @@ class EncodedShard:
         Rows of the shard that are no densities, and why.
     """
 
-    def __init__(self, stored: NDArray[Any], index: DensityIndex) -> None:
+    def __init__(
+        self,
+        stored: NDArray[Any],
+        index: DensityIndex,
+        prototypes: NDArray[np.int32] | None = None,
+    ) -> None:
         rows = len(stored)
+        self.prototypes = None if prototypes is None else prototypes.reshape(-1, index.points)
         self.index = index
         self.bad: dict[int, str] = {}
         self.layers: dict[str, NDArray[Any]] = {
@@ -38,6 +45,8 @@ class EncodedShard:
             "exact": stored,
             "checksum": np.zeros((-(-rows // index.chunk_rows), len(LEVELS)), np.uint32),
         }
+        if prototypes is not None:
+            self.layers["map"] = np.full((rows, 1), -1, np.int32)
 
     def add(self, number: int) -> None:
         """Encode one chunk."""
@@ -48,12 +57,24 @@ class EncodedShard:
         reason = self._encode(rows, mass, reason)
         for row in np.flatnonzero(reason != "").tolist():
             self.bad[rows.start + row] = str(reason[row])
+        if self.prototypes is not None:
+            self._assign(number, rows, mass, reason)
         layers = {name: self.layers[name][rows] for name in ("latent", "bounded")}
         sums = self.layers["checksum"][number]
         first = {"latent": layers["latent"]}
-        sums[0] = checksum(decode_rows(first, "latent", self.index)[1])
-        sums[1] = checksum(decode_rows(layers, "bounded", self.index)[1])
-        sums[2] = checksum(stored)
+        sums[1] = checksum(decode_rows(first, "latent", self.index)[1])
+        sums[2] = checksum(decode_rows(layers, "bounded", self.index)[1])
+        sums[3] = checksum(stored)
+
+    def _assign(self, number: int, rows: slice, mass: Float, reason: NDArray[np.str_]) -> None:
+        """Cell of the nearest prototype (in Hellinger distance) of each good row."""
+        assert self.prototypes is not None
+        units = (self.prototypes / UNIT).astype(np.float32)[np.newaxis]
+        found = assign_cells(np.sqrt(mass).astype(np.float32), units)
+        cells = np.where(reason == "", found, -1).astype(np.int32)[:, np.newaxis]
+        self.layers["map"][rows] = cells
+        decoded = decode_rows({"map": cells}, "map", self.index, self.prototypes)
+        self.layers["checksum"][number, 0] = checksum(decoded[1])
 
     def _encode(self, rows: slice, mass: Float, reason: NDArray[np.str_]) -> NDArray[np.str_]:
         """Fill in the layers of good rows; those that miss a bound after all are bad."""
@@ -71,9 +92,11 @@ class EncodedShard:
         return reason
 
 
-def encode_shard(stored: NDArray[Any], index: DensityIndex) -> EncodedShard:
-    """All layers of a shard's rows, shape (n, points)."""
-    shard = EncodedShard(stored, index)
+def encode_shard(
+    stored: NDArray[Any], index: DensityIndex, prototypes: NDArray[np.int32] | None = None
+) -> EncodedShard:
+    """All layers of a shard's rows, shape (n, points); `map` where there are prototypes."""
+    shard = EncodedShard(stored, index, prototypes)
     for number in range(len(shard.layers["checksum"])):
         shard.add(number)
     return shard

@@ -15,9 +15,10 @@ import numpy as np
 from skyfold import ladder
 from skyfold.errors import UntrustedModelError
 from skyfold.index import FLAG_FILL
-from skyfold.ladder import BLOCK, LEVELS, SAFE_INTEGER, TILE
+from skyfold.ladder import LEAF, LEVELS, SAFE_INTEGER, TILE
 from skyfold.layout import STRIDE
 from skyfold.noise import MESH, NoiseModel, background_at
+from skyfold.quantum import PARAMETERS, Quantum, QuantumWindow
 from storage.noise_fit import (
     NoiseFit,
     find_fills,
@@ -26,7 +27,7 @@ from storage.noise_fit import (
     mesh_correction,
     mesh_in_steps,
 )
-from storage.selection import select_blocks
+from storage.selection import select_leaves
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,9 +50,11 @@ class EncodedImage:
     layers : dict of ndarray
         By name, without the axis of images; `direct` is always there.
     noise : NoiseModel or None
-    fills : ndarray
+    fills : ndarray, shape (n,)
         Values of flags 2 and up, in the stored dtype.
     fwhm_pix : float or None
+    quantum : Quantum or None
+        With the layer `quantum`, where floats were integers before.
     """
 
     mode: str
@@ -59,6 +62,7 @@ class EncodedImage:
     noise: NoiseModel | None = None
     fills: NDArray[Any] = field(default_factory=lambda: np.empty(0))
     fwhm_pix: float | None = None
+    quantum: Quantum | None = None
 
 
 class NotLadderableError(Exception):
@@ -93,6 +97,7 @@ class Prepared:
         self.stored = pad_to_tiles(image.stored)
         self.coded = np.zeros(self.stored.shape, bool)
         self.coded[: flags.shape[0], : flags.shape[1]] = flags < FLAG_FILL
+        self.quantum = image.quantum
         nodes = (self.stored.shape[0] // MESH, self.stored.shape[1] // MESH)
         exponent, step = self.noise.grid_exponent, self.noise.background_step
         self.mesh = mesh_in_steps(fit.background, exponent, step, nodes)
@@ -140,6 +145,11 @@ def encode_image(image: SurveyImage, network: Network, step: float) -> EncodedIm
     network : Network
     step : float
         Cell width in noise units.
+
+    Raises
+    ------
+    UntrustedModelError
+        If the model states a tolerance that the guard cannot hold.
     """
     if not 0 < network.tolerance <= MAX_TOLERANCE:
         raise UntrustedModelError(
@@ -185,19 +195,34 @@ class _Ladder:
             "direct": prepared.stored,
         }
 
+        self.quantum = self._fitting_quantum()
+
+    def _fitting_quantum(self) -> Quantum | None:
+        """How the pixels were quantised, if the layer has room for its parameters."""
+        if self.image.quantum is None:
+            return None
+        found, parameters = self.image.quantum
+        layer = np.zeros((PARAMETERS, self.image.stored.shape[0]))
+        if parameters.shape[1] > layer.shape[1]:
+            return None
+        layer[:, : parameters.shape[1]] = parameters
+        self.layers["quantum"] = layer
+        return found
+
     def run(self) -> EncodedImage:
         latents = self.network.encode(self.image.noise_units())
         predictions = self.network.decode(latents)
         self.layers["latent"] = _side_by_side(latents, self.image.tiles)
         signal, residual = self._significance(predictions)
         fwhm = self._fwhm(signal)
-        kept = _pixels(select_blocks(signal, residual, fwhm))
+        kept = _pixels(select_leaves(signal, residual, fwhm))
         self._correct_background(np.where(self.image.coded & ~kept, residual, np.nan))
         for number, tile in enumerate(np.ndindex(self.image.tiles)):
             self._tile(predictions[number], kept, *tile)
         self.layers["sources"] = np.where(kept, self.cells, 0)
         self.layers["bounded"] = np.where(kept, 0, self.cells)
-        return EncodedImage("ladder", self.layers, self.image.noise, self.image.fills, fwhm)
+        noise, fills = self.image.noise, self.image.fills
+        return EncodedImage("ladder", self.layers, noise, fills, fwhm, self.quantum)
 
     def _significance(
         self, predictions: NDArray[np.float32]
@@ -236,7 +261,9 @@ class _Ladder:
         self.layers["guard"][place] = guard
         predicted = ladder.predict(y, background, noise, guard)
         dtype = self.image.stored.dtype
-        return predicted, ladder.cell_width(predicted, background, noise, self.step, dtype)
+        return predicted, ladder.cell_width(
+            predicted, noise.pixel_sigma(predicted - background), self.step, dtype
+        )
 
     def _tile(self, y: NDArray[np.float32], kept: NDArray[np.bool_], ty: int, tx: int) -> None:
         place = self.image.place(ty, tx)
@@ -266,6 +293,9 @@ class _Ladder:
         bounded = ladder.from_grid(centres, self.image.noise, stored.dtype)
         bounded = self._filled(bounded, place)
         rest = ladder.remainder(stored, centres, width, bounded)
+        quantum = self._quantum_window(ty, tx)
+        if quantum is not None:
+            rest = np.where(quantum.is_quantised & coded, quantum.remainder(stored, bounded), rest)
         inside = coded if stored.dtype.kind != "f" else self._inside(place)
         rest = np.where(inside, rest, 0)
         limits = np.iinfo(self.layers["exact"].dtype)
@@ -273,12 +303,22 @@ class _Ladder:
             raise NotLadderableError
         self.layers["exact"][place] = rest
         exact = ladder.apply_remainder(self.layers["exact"][place], centres, width, bounded)
+        if quantum is not None:
+            apply = quantum.is_quantised & coded
+            exact = np.where(apply, quantum.apply(self.layers["exact"][place], bounded), exact)
         if stored.dtype.kind != "f":
             exact = self._filled(exact, place)
         self._require_exact(exact, place)
         sums = self.layers["checksum"][ty, tx]
         for level, values in (("latent", predicted), ("bounded", centres), ("exact", exact)):
             sums[LEVELS.index(level)] = ladder.checksum(values, *self._extent(ty, tx))
+
+    def _quantum_window(self, ty: int, tx: int) -> QuantumWindow | None:
+        if self.quantum is None:
+            return None
+        return self.quantum.window(
+            self.layers["quantum"], self.image.shape, *self.image.place(ty, tx)
+        )
 
     def _inside(self, place: tuple[slice, slice]) -> NDArray[np.bool_]:
         """Whether pixels are of the image, fills included; False in the padding of edge tiles."""
@@ -313,8 +353,8 @@ class _Ladder:
         return ny - ty * TILE, nx - tx * TILE
 
 
-def _pixels(blocks: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    return np.repeat(np.repeat(blocks, BLOCK, axis=0), BLOCK, axis=1)
+def _pixels(leaves: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return np.repeat(np.repeat(leaves, LEAF, axis=0), LEAF, axis=1)
 
 
 def pad_to_tiles(plane: NDArray[Any]) -> NDArray[Any]:

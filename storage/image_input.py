@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfold.errors import EmptyInputError, InputError
+from skyfold.quantum import Quantum
 from storage.fits_input import FitsInput, blank_value, image_axes, keyword, reading, select_hdus
-from storage.quantised import quantisation
+from storage.quantised import quantisation, read_quantum
 
 _MJD_ZERO = datetime(1858, 11, 17)
 # GAIN is in electrons per ADU: it says nothing about pixels in other units.
@@ -91,6 +92,9 @@ class SurveyImage:
         ZQUANTIZ of a tile-compressed file (NO_DITHER, SUBTRACTIVE_DITHER_1 or _2), or LATTICE.
     digest : str
         SHA-256 of the file's bytes, in hex.
+    quantum : (Quantum, ndarray) or None
+        How floats of a tile-compressed file were quantised, and scale and zero of its tiles, shape
+        (2, tiles), scale 0 where that does not give the stored bits.
     """
 
     ref: ImageRef
@@ -107,6 +111,7 @@ class SurveyImage:
     quant_step: float | None
     quant_method: str | None
     digest: str
+    quantum: tuple[Quantum, NDArray[np.float64]] | None = None
 
 
 def read_image(ref: ImageRef, *, storage_options: Mapping[str, Any]) -> SurveyImage:
@@ -161,6 +166,7 @@ def _read_image(ref: ImageRef, storage_options: Mapping[str, Any]) -> SurveyImag
         quant_step=step.step if step else None,
         quant_method=step.method if step else None,
         digest=source.digest,
+        quantum=read_quantum(source.hdus[number], stored),
     )
 
 

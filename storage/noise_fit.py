@@ -58,7 +58,7 @@ def find_fills(image: SurveyImage) -> tuple[NDArray[np.uint8], NDArray[Any]] | N
     -------
     flags : ndarray, shape (ny, nx), uint8
         0 good, 1 masked by the survey, 2 and up index + 2 into the values.
-    values : ndarray, stored dtype
+    values : ndarray, shape (n,), stored dtype
         Not-a-number, infinities, blank, zero padding, and numbers too large for the grid.
     None
         If there are more such values than flags can name.
@@ -221,13 +221,13 @@ def _background(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _stretch(mesh: NDArray[np.float64], ny: int, nx: int) -> NDArray[np.float64]:
     """Mesh at every pixel, bilinear; floats suffice where only noise is measured."""
-    from scipy.ndimage import map_coordinates
+    return _between(mesh.shape[0], ny) @ mesh @ _between(mesh.shape[1], nx).T
 
-    y = (np.arange(ny) + 0.5) / MESH - 0.5
-    x = (np.arange(nx) + 0.5) / MESH - 0.5
-    grid = np.meshgrid(y, x, indexing="ij")
-    out: NDArray[np.float64] = map_coordinates(mesh, grid, order=1, mode="nearest")
-    return out
+
+def _between(nodes: int, pixels: int) -> NDArray[np.float64]:
+    """Weights of the nodes of an axis for each of its pixels, shape (pixels, nodes)."""
+    place = np.clip((np.arange(pixels) + 0.5) / MESH - 0.5, 0, nodes - 1)
+    return np.maximum(1 - np.abs(place[:, np.newaxis] - np.arange(nodes)), 0)
 
 
 def _quiet_sigma(signal: NDArray[np.float64]) -> float:

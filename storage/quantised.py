@@ -9,8 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from skyfold.quantum import Quantum
+
 Floats = NDArray[np.float64]
 
+_METHODS = ("NO_DITHER", "SUBTRACTIVE_DITHER_1", "SUBTRACTIVE_DITHER_2")
+_ROWS = 256  # looked at together
 _SAMPLE = 8192
 _SLACK = 2.0  # roundings of n*step and of the sum, each half a spacing, with a factor 2 to spare
 _WORKING = 2.0**-42
@@ -47,6 +51,58 @@ def quantisation(table_hdu: Any, stored: NDArray[Any]) -> Quantisation | None:
         return Quantisation(float(np.median(tiles)), method)
     step = lattice_step(stored)
     return None if step is None else Quantisation(step, "LATTICE")
+
+
+def read_quantum(hdu: Any, stored: NDArray[Any]) -> tuple[Quantum, Floats] | None:
+    """How a tile-compressed float image was quantised, where that gives every bit of a tile.
+
+    Parameters
+    ----------
+    hdu : astropy HDU
+        With image compression disabled.
+    stored : ndarray, shape (ny, nx), float32 or float64
+
+    Returns
+    -------
+    Quantum
+    parameters : ndarray, shape (2, tiles), float64
+        Scale and zero of each tile; scale 0 for a tile of which not every bit would come back.
+    None
+        If nothing is quantised, or in another way.
+    """
+    header = hdu.header
+    if stored.dtype.kind != "f" or header.get("ZIMAGE") is not True or header.get("ZNAXIS") != 2:
+        return None
+    if not {"ZSCALE", "ZZERO"} <= set(hdu.columns.names):
+        return None
+    method = str(header.get("ZQUANTIZ", "NO_DITHER")).strip()
+    if method not in _METHODS:
+        return None
+    side = int(header.get("ZTILE2", 1)), int(header.get("ZTILE1", stored.shape[1]))
+    quantum = Quantum(*side, method != "NO_DITHER", int(header.get("ZDITHER0", 0)))
+    parameters = np.array([hdu.data["ZSCALE"], hdu.data["ZZERO"]], np.float64)
+    parameters[:, ~np.isfinite(parameters).all(axis=0)] = 0
+    ny, nx = stored.shape
+    if min(side) < 1 or parameters.shape[1] != np.prod(quantum.grid((ny, nx))):
+        return None
+    for start in range(0, ny, _ROWS):
+        rows = slice(start, min(start + _ROWS, ny))
+        off = _differing(quantum, parameters, stored[rows], (ny, nx), rows)
+        parameters[0, off] = 0
+    return (quantum, parameters) if parameters[0].any() else None
+
+
+def _differing(
+    quantum: Quantum, parameters: Floats, part: NDArray[Any], plane: tuple[int, int], rows: slice
+) -> NDArray[np.intp]:
+    """Numbers of the tiles of some rows with a finite pixel that would not come back."""
+    window = quantum.window(parameters, plane, rows, slice(0, plane[1]))
+    finite = np.where(np.isfinite(part), part, 1)
+    back = window.apply(window.remainder(finite, finite), finite)
+    bits = f"u{part.dtype.itemsize}"
+    y, x = np.nonzero((back.view(bits) != finite.view(bits)) & np.isfinite(part))
+    across = quantum.grid(plane)[1]
+    return np.unique((y + rows.start) // quantum.rows * across + x // quantum.columns)
 
 
 def _tile_steps(hdu: Any) -> Floats:

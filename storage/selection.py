@@ -1,6 +1,6 @@
-"""Which blocks of an image `sources` keeps: what is a source, and what was not expected.
+"""Which leaves of an image `sources` keeps: what is a source, and what was not expected.
 
-A block of 8 x 8 pixels is kept if a matched filter sees something in the data, or if what the
+A leaf of 2 x 2 pixels is kept if a matched filter sees something in the data, or if what the
 network left there is not noise: a pixel beyond 5 sigma, or a filtered residual beyond it at any
 scale. What a source is, is judged as photometry judges it, by the noise of its pixels taken as
 independent; residuals are compared with their own filtered scatter on the quiet side, so that
@@ -10,28 +10,28 @@ correlated noise is no surprise.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.ndimage import binary_dilation, gaussian_filter
 
-from skyfold.ladder import BLOCK
+from skyfold.ladder import LEAF
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SOURCE_SIGNIFICANCE = 4.2  # matched filter; a source of S/N 5 in a 1 FWHM aperture has 6.2
-REACH = 0.75  # FWHM around what the filter sees, which is itself as wide
+REACH = 1.0  # FWHM around what the filter sees, which is itself as wide
 EXTENDED_SIGNIFICANCE = 5.0
 RESIDUAL_SIGNIFICANCE = 5.0
-RESIDUAL_SCALES = (1.0, 2.0, 4.0)  # Gaussian sigma [pixel]
+WIDE_SCALES = (2.0, 4.0)  # Gaussian sigma [pixel]
 FWHM_TO_SIGMA = 2 * math.sqrt(2 * math.log(2))
 
 
-def select_blocks(
+def select_leaves(
     signal: NDArray[np.float32], residual: NDArray[np.float32], fwhm: float
 ) -> NDArray[np.bool_]:
-    """Blocks that `sources` keeps.
+    """Leaves that `sources` keeps.
 
     Parameters
     ----------
@@ -44,17 +44,34 @@ def select_blocks(
 
     Returns
     -------
-    ndarray of bool, shape (ny / 8, nx / 8)
+    ndarray of bool, shape (ny / 2, nx / 2)
     """
     psf = max(fwhm / FWHM_TO_SIGMA, 0.6)
-    sources = _filtered(signal, psf, white=True) > SOURCE_SIGNIFICANCE
-    kept = binary_dilation(sources, _disk(REACH * fwhm))
-    kept |= _filtered(signal, 2.5 * psf) > EXTENDED_SIGNIFICANCE
-    kept |= np.abs(residual) > RESIDUAL_SIGNIFICANCE
-    for scale in RESIDUAL_SCALES:
-        kept |= np.abs(_filtered(residual, scale)) > RESIDUAL_SIGNIFICANCE
-    ny, nx = kept.shape
-    return kept.reshape(ny // BLOCK, BLOCK, nx // BLOCK, BLOCK).any(axis=(1, 3))
+    sources = _leaves(_filtered(signal, psf, white=True) > SOURCE_SIGNIFICANCE)
+    kept = binary_dilation(sources, _disk(REACH * fwhm / LEAF))
+    surprises = np.abs(residual) > RESIDUAL_SIGNIFICANCE
+    surprises |= np.abs(_filtered(residual, 1.0)) > RESIDUAL_SIGNIFICANCE
+    kept |= _leaves(surprises)
+    # A wider filter sees means of leaves as well: twice the mean of four has the noise of one.
+    kept |= _filtered(2 * _means(signal), 2.5 * psf / LEAF) > EXTENDED_SIGNIFICANCE
+    for scale in WIDE_SCALES:
+        kept |= np.abs(_filtered(2 * _means(residual), scale / LEAF)) > RESIDUAL_SIGNIFICANCE
+    return kept
+
+
+def _leaves(pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Leaves that hold any of the pixels."""
+    return np.asarray(_in_leaves(pixels).any(axis=(1, 3)))
+
+
+def _means(plane: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Means over leaves."""
+    return np.asarray(_in_leaves(plane).mean(axis=(1, 3)))
+
+
+def _in_leaves(plane: NDArray[Any]) -> NDArray[Any]:
+    ny, nx = plane.shape
+    return plane.reshape(ny // LEAF, LEAF, nx // LEAF, LEAF)
 
 
 def _filtered(

@@ -10,12 +10,14 @@ import hashlib
 import io
 import json
 import zlib
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import pyarrow as pa
 import pyarrow.parquet as pq
+from independent_interlaced import decode_interlaced
 from pcodec import standalone
 
 TILE, BLOCK, MESH, STRIDE = 256, 8, 64, 8
@@ -45,6 +47,22 @@ class Archive:
         if digest not in self.models:
             self.models[digest] = Model(self.folder / "models" / digest, digest)
         return self.models[digest]
+
+    def details(self, image_id: str) -> tuple[dict[int, dict[int, tuple[int, int]]], list[str]]:
+        """Offset and length of each chunk by layer number and tile, and the cards of the header."""
+        row = self.images[image_id]
+        first, places, header = row["details"]
+        data = (self.folder / f"images/{row['set']}/details.bin").read_bytes()[first:]
+        plain, at = zlib.decompress(data[:places]), 0
+        found: dict[int, dict[int, tuple[int, int]]] = {}
+        while at < len(plain):
+            layer, count = plain[at], int.from_bytes(plain[at + 1 : at + 5], "little")
+            tiles, lengths = np.frombuffer(plain, "<u4", 2 * count, at + 5).reshape(2, -1).tolist()
+            starts = np.cumsum([0, *lengths]).tolist()
+            spans = zip(starts, lengths, strict=False)
+            found[layer] = dict(zip(tiles, spans, strict=False))
+            at += 5 + 8 * count
+        return found, zlib.decompress(data[places : places + header]).decode().split("\n")
 
     def check_manifest(self) -> int:
         """Number of objects whose size and digest are as the manifest states."""
@@ -106,6 +124,9 @@ class Image:
             return decode_sparse(data, shape)
         if first == "skyfold.blocks":
             return decode_blocks(data, shape, dtype)
+        if first == "skyfold.interlaced":
+            blocks = partial(decode_blocks, shape=shape, dtype=dtype)
+            return decode_interlaced(data, shape, blocks).astype(dtype)
         if first == "skyfold.latents":
             model = self.archive.model(self.row["model"])
             assert codecs[0]["configuration"]["tables"] == model.tables.digest
@@ -134,12 +155,40 @@ class Image:
             return bounded
         rest = self.layer("exact", ty, tx)
         if self.is_float:
-            values = add_ordered(bounded, rest)
+            values = self._requantised(add_ordered(bounded, rest), bounded, rest, flags, ty, tx)
         else:
             row, column = np.indices(width.shape)
             below = (width - (row + column) % 2) // 2
             values = self._filled((centres - below + rest).astype(self.dtype), flags)
         assert checksum(values, extent) == expected[3]
+        return values
+
+    def _requantised(self, values, bounded, rest, flags, ty: int, tx: int) -> np.ndarray:
+        """Floats of a compressed file, from its integers."""
+        quantum = self.row["quantum"]
+        if quantum is None:
+            return values
+        scales, zeros = self.layer("quantum", 0, 0)
+        nx = self.row["shape"][-1]
+        ny = int(np.prod(self.row["shape"])) // nx
+        height, width = quantum["rows"], quantum["columns"]
+        for row in range(ty * TILE, min(ty * TILE + TILE, ny)):
+            for left in range(0, nx, width):
+                tile = row // height * -(-nx // width) + left // width
+                x = np.arange(max(left, tx * TILE), min(left + width, nx, tx * TILE + TILE))
+                if not len(x) or not scales[tile]:
+                    continue
+                here = (row - ty * TILE, x - tx * TILE)
+                inside = (row % height) * min(width, nx - left) + x - left
+                off = 0.0
+                if quantum["is_dithered"]:
+                    off = dithers(tile + quantum["seed"], inside[-1] + 1)[inside] - 0.5
+                use = flags[here] < 2
+                v = np.where(use, bounded[here], 0).astype(np.float64)
+                q = np.rint((v - zeros[tile]) / scales[tile] + off) + rest[here]
+                found = ((q - off) * scales[tile] + zeros[tile]).astype(self.dtype)
+                found[rest[here] == -(2**31)] = 0
+                values[here] = np.where(use, found, values[here])
         return values
 
     def _predict(
@@ -190,6 +239,23 @@ class Image:
         for number, fill in enumerate(self.fills, 2):
             values[flags == number] = fill
         return values
+
+
+@cache
+def random_numbers() -> np.ndarray:
+    state, found = 1, []
+    for _ in range(10000):
+        state = 16807 * state % (2**31 - 1)
+        found.append(np.float32(state / (2**31 - 1)))
+    return np.array(found)
+
+
+def dithers(tile: int, count: int) -> np.ndarray:
+    numbers, i, found = random_numbers(), (tile - 1) % 10000, np.empty(0)
+    while len(found) < count:
+        found = np.append(found, numbers[int(np.float32(500) * numbers[i]) :].astype(np.float64))
+        i = (i + 1) % 10000
+    return found
 
 
 class Model:

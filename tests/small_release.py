@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import synthetic
@@ -16,13 +17,27 @@ from storage.archive import archive_image, inspect_image, plan_hold_out
 from storage.builder import ReleaseBuilder, plan_groups
 from storage.config import load_config
 from storage.survey import SetAside, find_images
+from storage.trial import trial_encoder
 
 
-def build_release(survey: Path, url: str, options: dict | None = None, *, seal: bool = True):
-    """Build the images of a survey with the block cosine network; returns the set-aside list."""
+def build_release(
+    survey: Path,
+    url: str,
+    options: dict | None = None,
+    *,
+    seal: bool = True,
+    files: dict[str, bytes] | None = None,
+    inject: bool = False,
+    seconds: dict[str, float] | None = None,
+):
+    """Build the images of a survey with the block cosine network; returns the set-aside list.
+
+    `files` are those of another model; with `inject` the record has injected sources, and
+    `seconds` takes the processor time of encoding and of measuring.
+    """
     config = load_config(survey)
     refs, bad = find_images(config)
-    files = synthetic.cosine_files()
+    files = files or synthetic.cosine_files()
     network = Network(files, model_digest(files))
     builder = ReleaseBuilder(Store(url, options))
     builder.write_model(files)
@@ -39,13 +54,22 @@ def build_release(survey: Path, url: str, options: dict | None = None, *, seal: 
     }
     builder.start(about, groups)
     by_id = {ref.id: ref for ref in refs}
+    started = time.process_time()
     written = [
         archive_image(builder, network, by_id[one.id], one, options=options or {})[0]
         for one in placed
     ]
+    encoded = time.process_time()
     builder.write_indexes(written)
     release = open_release(url, options=options, unsealed=True)
-    measured = [(one, measure_image(release, one)) for one in images_to_measure(release)]
+    measuring = time.process_time()
+    placed_by_id = {one.id: one for one in written}
+    measured = []
+    for one in images_to_measure(release):
+        trial = trial_encoder(by_id[one], placed_by_id[one], network, options or {})
+        measured.append((one, measure_image(release, one, trial if inject else None)))
+    if seconds is not None:
+        seconds |= {"encode": encoded - started, "measure": time.process_time() - measuring}
     builder.store.write(FIDELITY_KEY, record_of(release, measured).to_ecsv().encode())
     builder.store.write(PROVENANCE_KEY, json.dumps({"test": True}).encode())
     if seal:

@@ -16,11 +16,16 @@ import numpy as np
 import pytest
 
 from skyfold.codecs.blocks import BlocksCodec
+from skyfold.codecs.interlaced import InterlacedCodec
 from skyfold.codecs.latents import LatentsCodec, register_tables, tables_from_bytes
 from skyfold.codecs.sparse import SparseCodec
 
 GOLDEN = Path(__file__).parent / "golden"
-CODECS = {"skyfold.blocks": BlocksCodec, "skyfold.sparse": SparseCodec}
+CODECS = {
+    "skyfold.blocks": BlocksCodec,
+    "skyfold.interlaced": InterlacedCodec,
+    "skyfold.sparse": SparseCodec,
+}
 
 
 def chunks() -> dict[tuple[str, str], np.ndarray]:
@@ -40,6 +45,16 @@ def chunks() -> dict[tuple[str, str], np.ndarray]:
     latents = rng.laplace(0, 0.5, (1, 32, 32, 6)).round().astype("i2")
     latents[0, 3, 4, 5] = 30000
     found["skyfold.latents", "tile"] = latents
+    y, x = np.mgrid[:64, :64]
+    hill = 400 * np.exp(-((y - 30) ** 2 + (x - 41) ** 2) / 50)
+    plane = (hill + noise + np.roll(noise, 1, 1) + np.roll(noise, 1, 2)).round()
+    found["skyfold.interlaced", "all_i4"] = plane.astype("i4")
+    found["skyfold.interlaced", "all_i2"] = (9 * plane + noise).round().astype("i2")
+    found["skyfold.interlaced", "some_i4"] = np.where(some[:, ::-1] | (hill > 1), plane, 0).astype(
+        "i4"
+    )
+    white = np.where(some, 4 * rng.normal(size=plane.shape), 0).round()
+    found["skyfold.interlaced", "plain_i4"] = white.astype("i4")
     return found
 
 
@@ -80,6 +95,7 @@ def write_missing() -> None:
         path = GOLDEN / codec / f"{name}.json"
         if path.exists():
             continue
+        path.parent.mkdir(exist_ok=True)
         path.with_suffix(".bin").write_bytes(codec_of(codec).encode_chunk(chunk))
         about = {
             "shape": list(chunk.shape),

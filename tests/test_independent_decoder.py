@@ -11,6 +11,7 @@ import independent_decoder
 import numpy as np
 import pytest
 import synthetic
+from astropy.io import fits
 from independent_decoder import Archive
 from small_release import build_release
 
@@ -60,14 +61,18 @@ def ladder(ladder_url) -> tuple[Archive, DataRelease]:
     return Archive(ladder_url), open_release(ladder_url)
 
 
+OUTSIDE = {"constriction", "numpy", "onnxruntime", "pcodec", "pyarrow"}
+
+
 def test_it_shares_no_code():
-    tree = ast.parse(Path(independent_decoder.__file__).read_text())
-    plain = [node for node in ast.walk(tree) if isinstance(node, ast.Import)]
-    named = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    files = Path(independent_decoder.__file__).parent.glob("independent_*.py")
+    nodes = [node for one in files for node in ast.walk(ast.parse(one.read_text()))]
+    plain = [node for node in nodes if isinstance(node, ast.Import)]
+    named = [node for node in nodes if isinstance(node, ast.ImportFrom)]
     names = {alias.name for node in plain for alias in node.names}
     names |= {node.module or "" for node in named}
     found = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
-    assert found == {"numpy", "onnxruntime", "pcodec", "pyarrow"}
+    assert found - {"independent_interlaced"} == OUTSIDE
 
 
 @pytest.mark.parametrize("level", ["bounded", "exact"])
@@ -95,17 +100,47 @@ def test_both_find_the_same_bounded_values(ladder, name):
     assert archive.decode(f"all/{name}", "bounded").tobytes() == bounded.tobytes()
 
 
-def test_every_path_was_taken(tiny_url, ladder):
+def test_a_raw_array_stored_beside_the_ladder(pixels, tmp_path, monkeypatch):
+    synthetic.write_fits(tmp_path / "raw/blank.fits", pixels["blank"], BLANK=-32768)
+    survey = synthetic.survey_toml(tmp_path, '[[images]]\nset = "all"\nfiles = ["raw/*.fits"]\n')
+    monkeypatch.setattr(storage.builder, "DIRECT_GAIN", 10.0)
+    monkeypatch.setattr(storage.builder, "CLEARLY", 10.0)
+    url = str(tmp_path / "archive")
+    assert build_release(survey, url) == []
+    archive = Archive(url)
+    assert archive.images["all/blank"]["mode"] == "ladder+direct"
+    assert archive.decode("all/blank", "exact").tobytes() == pixels["blank"].tobytes()
+    found = open_release(url).images.read("all/blank", "exact").values
+    assert found.tobytes() == pixels["blank"].tobytes()
+
+
+def test_every_path_was_taken(ladder):
     rows = ladder[0].images
     modes = {name.removeprefix("all/"): row["mode"] for name, row in rows.items()}
     assert modes.pop("counts") == "direct"
     assert set(modes.values()) == {"ladder"}
-    tiny = Archive(tiny_url).images.values()
-    assert {row["mode"] for row in tiny} == {"ladder+direct"}
     assert all(rows[f"all/{name}"]["fills"] for name in ("blank", "floats", "wide"))
     for layer in ("guard", "latent", "sources", "bounded", "exact"):
         assert dict(rows["all/cube"]["bytes"])[layer] > 0
     assert rows["all/cube"]["noise"]["slope"] > 0
+
+
+def test_details_say_what_shards_say(ladder, tiny_url, tiny_release, tiny_survey):
+    archive, _ = ladder
+    places, _ = archive.details("all/cube")
+    row = archive.images["all/cube"]
+    folder = archive.folder / f"images/all/{row['group']}/bounded/c/{row['row']}/0/0"
+    shard = folder.read_bytes()
+    tiles = 4  # two planes of 140 x 300 pixels
+    for tile in range(tiles):
+        offset, length = places[4].get(tile, (0, 0))
+        stored = independent_decoder.inner_chunk(shard, tile, tiles)
+        assert (stored or b"") == shard[offset : offset + length]
+    cards = Archive(tiny_url).details("night1/r")[1]
+    file = fits.getheader(tiny_survey.parent / "raw/r.fits")
+    assert {card.rstrip() for card in cards} >= {str(file.cards["CRVAL1"]).rstrip()}
+    assert cards[-1].rstrip() == "END"
+    assert len(cards) - 1 == len(tiny_release.images.header("night1/r").cards)
 
 
 def test_the_manifest_lists_every_object(ladder):

@@ -49,7 +49,9 @@ def test_every_level_keeps_its_promise(dtype, exponent, slope, offset, step, see
     stored, noise, background, grid, y = made(dtype, sigma, slope * sigma, offset, seed)
     guard = ladder.find_guard(y, background, noise, 2e-6)
     predicted = ladder.predict(y, background, noise, guard)
-    width = ladder.cell_width(predicted, background, noise, step, stored.dtype)
+    width = ladder.cell_width(
+        predicted, noise.pixel_sigma(predicted - background), step, stored.dtype
+    )
     cells = ladder.to_cells(grid, predicted, width)
     centres = ladder.from_cells(cells, predicted, width)
     bounded = ladder.from_grid(centres, noise, stored.dtype)

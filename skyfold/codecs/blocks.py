@@ -51,14 +51,12 @@ class BlocksCodec(ChunkCodec):
         """Bytes of a chunk; see the module's description of the format."""
         chunk = np.ascontiguousarray(chunk)
         blocks = _as_blocks(chunk)
-        used = blocks.view(f"u{blocks.dtype.itemsize}").any(axis=1)
+        used = np.asarray(blocks.view(f"u{blocks.dtype.itemsize}").any(axis=1))
         if not used.any():
             return bytes([_ZERO])
         if used.all():
-            return bytes([_ALL]) + _compress(chunk.ravel())
-        bitmap = zlib.compress(np.packbits(used).tobytes(), 9)
-        head = bytes([_BITMAP]) + len(bitmap).to_bytes(2, "little") + bitmap
-        return head + _compress(blocks[used].ravel())
+            return bytes([_ALL]) + compress(chunk.ravel())
+        return bytes([_BITMAP]) + write_bitmap(used) + compress(blocks[used].ravel())
 
     def decode_chunk(
         self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]
@@ -69,12 +67,12 @@ class BlocksCodec(ChunkCodec):
             return np.zeros(shape, dtype)
         size = int(np.prod(shape))
         if kind == _ALL:
-            return _decompress(data[1:], size, dtype).reshape(shape)
+            return decompress(data[1:], size, dtype).reshape(shape)
         if kind != _BITMAP:
             raise CorruptDataError(f"skyfold.blocks chunk begins with {kind}; 0, 1 or 2 is known")
-        used, rest = _read_bitmap(data, size // BLOCK**2)
+        used, rest = read_bitmap(data[1:], size // BLOCK**2)
         blocks = np.zeros((len(used), BLOCK**2), dtype)
-        blocks[used] = _decompress(rest, int(used.sum()) * BLOCK**2, dtype).reshape(-1, BLOCK**2)
+        blocks[used] = decompress(rest, int(used.sum()) * BLOCK**2, dtype).reshape(-1, BLOCK**2)
         return _from_blocks(blocks, shape)
 
 
@@ -91,28 +89,34 @@ def _from_blocks(blocks: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     return np.ascontiguousarray(cut.transpose(0, 1, 3, 2, 4)).reshape(shape)
 
 
-def _read_bitmap(data: bytes, blocks: int) -> tuple[NDArray[np.bool_], bytes]:
-    length = int.from_bytes(data[1:3], "little")
+def write_bitmap(used: NDArray[np.bool_]) -> bytes:
+    """Bitmap of blocks: its length, then its bits under zlib."""
+    bitmap = zlib.compress(np.packbits(used).tobytes(), 9)
+    return len(bitmap).to_bytes(2, "little") + bitmap
+
+
+def read_bitmap(data: bytes, blocks: int) -> tuple[NDArray[np.bool_], bytes]:
+    """Which blocks are used, and the bytes after the bitmap; CorruptDataError if it is damaged."""
+    end = 2 + int.from_bytes(data[:2], "little")
     inflate = zlib.decompressobj()
     try:
-        packed = inflate.decompress(data[3 : 3 + length], -(-blocks // 8) + 1)
+        packed = inflate.decompress(data[2:end], -(-blocks // 8) + 1)
     except zlib.error as error:
-        raise CorruptDataError(f"bitmap of a skyfold.blocks chunk: {error}") from error
+        raise CorruptDataError(f"bitmap of blocks: {error}") from error
     if len(packed) != -(-blocks // 8):
-        raise CorruptDataError(
-            f"bitmap of a skyfold.blocks chunk has {len(packed)} bytes for {blocks} blocks"
-        )
+        raise CorruptDataError(f"bitmap of blocks has {len(packed)} bytes for {blocks} blocks")
     bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=blocks)
-    return bits.astype(bool), data[3 + length :]
+    return bits.astype(bool), data[end:]
 
 
-def _compress(values: NDArray[Any]) -> bytes:
+def compress(values: NDArray[Any]) -> bytes:
+    """Numbers as a pcodec stream."""
     wide = values.astype(_WIDENED.get(values.dtype, values.dtype), copy=False)
     return bytes(standalone.simple_compress(wide, ChunkConfig()))
 
 
-def _decompress(data: bytes, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Exactly `size` values: the destination bounds the memory, whatever the stream claims."""
+def decompress(data: bytes, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Numbers of a pcodec stream, exactly `size`, in bounded memory; else CorruptDataError."""
     values = np.zeros(size, _WIDENED.get(dtype, dtype))
     progress = standalone.simple_decompress_into(data, values)
     if progress.n_processed != size or not progress.finished:

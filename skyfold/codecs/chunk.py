@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from zarr.abc.codec import ArrayBytesCodec
 
-from skyfold.errors import CorruptDataError
+from skyfold.errors import CorruptDataError, SkyfoldError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +38,19 @@ class ChunkCodec(ArrayBytesCodec):
         """Chunk of a stated shape and dtype; raises `CorruptDataError` if `data` holds another."""
         raise NotImplementedError
 
+    def decode_checked(
+        self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> NDArray[Any]:
+        """`decode_chunk`, whose every failure on strange bytes is a CorruptDataError."""
+        try:
+            return self.decode_chunk(data, shape, dtype)
+        except SkyfoldError:
+            raise
+        except Exception as error:  # of several libraries, each with errors of its own
+            raise CorruptDataError(
+                f"{self.codec_name} chunk of shape {shape} cannot be decoded: {error!r}"
+            ) from error
+
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
         """Codec of its Zarr metadata."""
@@ -58,14 +71,7 @@ class ChunkCodec(ArrayBytesCodec):
 
     def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
         dtype = chunk_spec.dtype.to_native_dtype()
-        try:
-            chunk = self.decode_chunk(chunk_bytes.to_bytes(), chunk_spec.shape, dtype)
-        except CorruptDataError:
-            raise
-        except (ValueError, IndexError, RuntimeError, OverflowError) as error:
-            raise CorruptDataError(
-                f"{self.codec_name} chunk of shape {chunk_spec.shape} cannot be decoded: {error}"
-            ) from error
+        chunk = self.decode_checked(chunk_bytes.to_bytes(), chunk_spec.shape, dtype)
         buffer: type[Any] = chunk_spec.prototype.nd_buffer
         return buffer.from_ndarray_like(chunk)
 

@@ -9,6 +9,7 @@ taken over, so that a recorded number always means the same measurement.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
@@ -17,11 +18,18 @@ from numpy.typing import NDArray
 
 from skyfold.errors import InvalidRequestError, UnknownNameError
 
-__all__ = ["GROUP", "ImageContext", "Sample", "ScienceCase", "cases", "get_case"]
+__all__ = ["GROUP", "ImageContext", "Product", "Sample", "ScienceCase", "cases", "get_case"]
 
 GROUP = "skyfold.science"
+Product = Literal["image", "injected", "difference"]
 _BUILT_IN = {
     "photometry": "skyfold.science.photometry:PHOTOMETRY",
+    "astrometry": "skyfold.science.astrometry:ASTROMETRY",
+    "shapes": "skyfold.science.shapes:SHAPES",
+    "morphology": "skyfold.science.morphology:MORPHOLOGY",
+    "low_surface_brightness": "skyfold.science.low_surface_brightness:LOW_SURFACE_BRIGHTNESS",
+    "transients": "skyfold.science.transients:TRANSIENTS",
+    "anomalies": "skyfold.science.anomalies:ANOMALIES",
     "detection": "skyfold.science.detection:DETECTION",
     "densities": "skyfold.science.densities:DENSITIES",
     "photoz": "skyfold.science.photoz:PHOTOZ",
@@ -47,6 +55,14 @@ class ImageContext:
         Seed of whatever a case draws at random.
     fwhm_pix : float or None
         Width of the point-spread function [pixel]; None: estimated from the raw image.
+    scale_arcsec : float or None
+        Width of a pixel on the sky [arcsec]; None without a WCS.
+    product : {"image", "injected", "difference"}
+        What raw and decoded are: the stored image; a copy with point sources put in before it was
+        encoded; the image less another epoch of the same sky, both at one level.
+    injected : ndarray, shape (n,), structured, or None
+        The point sources of an injected image: ``x``, ``y`` [pixel, 0-based], ``flux`` [unit of
+        the raw].
 
     Raises
     ------
@@ -59,6 +75,9 @@ class ImageContext:
     counted: NDArray[np.bool_]
     seed: int = 0
     fwhm_pix: float | None = None
+    scale_arcsec: float | None = None
+    product: Product = "image"
+    injected: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         shapes = [np.shape(plane) for plane in (self.sigma, self.mask, self.counted)]
@@ -88,7 +107,10 @@ class Sample:
         ``"sigma"`` (of the measurement's own error), ``"fraction"``, or a unit of astropy.
     statistic : {"p90", "mean"}
         What a need is compared with: the 90th percentile of the absolute values, or the mean
-        (of rates, whose values are 0 and 1).
+        (of rates, whose values are 0 and 1, and of biases).
+    areas : ndarray, shape (n,), int, or None
+        Piece of sky in which each object lies: objects of one piece may err together, and the
+        interval is widened by as much as they are seen to. None: every object by itself.
     """
 
     measure: str
@@ -96,6 +118,7 @@ class Sample:
     values: NDArray[np.float64]
     unit: str
     statistic: Literal["p90", "mean"]
+    areas: NDArray[np.int64] | None = None
 
 
 class ScienceCase(ABC):
@@ -107,27 +130,63 @@ class ScienceCase(ABC):
         state, raw, decoded, context -> compare -> samples        once for each level
 
     A subclass sets `name`, `kind` (``"images"``) and `default_measure` (the measure that a need
-    without one is about).
+    without one is about). Pixels that `ImageContext.mask` calls bad hold 0. `products` says which
+    images the case is given: those stored, unless it asks for others.
+
+    Examples
+    --------
+    A case of one's own, here how far the brightest pixel of each image moves:
+
+    >>> class Peak(ScienceCase):
+    ...     name, kind, default_measure = "peak", "images", "peak"
+    ...     def prepare(self, raw, context):
+    ...         return np.unravel_index(np.argmax(np.where(context.mask, -np.inf, raw)), raw.shape)
+    ...     def compare(self, state, raw, decoded, context):
+    ...         moved = (decoded[state] - raw[state]) / context.sigma[state]
+    ...         return [Sample("peak", "all", np.array([moved]), "sigma", "p90")]
+
+    The package that holds it lists it in its pyproject.toml, and every release that is measured
+    where the package is installed has its rows::
+
+        [project.entry-points."skyfold.science"]
+        peak = "mysurvey.peak:PEAK"          # PEAK = Peak()
     """
 
     name: str
     kind: str
     default_measure: str
+    products: tuple[Product, ...] = ("image",)
 
     @abstractmethod
     def prepare(self, raw: NDArray[Any], context: ImageContext) -> Any:
-        """Return whatever `compare` needs of the raw image."""
+        """Return whatever `compare` needs of the raw image.
+
+        Parameters
+        ----------
+        raw : ndarray, shape (ny, nx)
+            In any unit; 0 where the context's mask is True.
+        context : ImageContext
+        """
 
     @abstractmethod
     def compare(
         self, state: Any, raw: NDArray[Any], decoded: NDArray[Any], context: ImageContext
     ) -> list[Sample]:
-        """Return one sample for every measure and bin, empty ones included."""
+        """Return one sample for every measure and bin, empty ones included.
+
+        Parameters
+        ----------
+        state : object
+            What `prepare` returned.
+        raw, decoded : ndarray, shape (ny, nx)
+            In one unit.
+        context : ImageContext
+        """
 
     def measure(
         self, raw: NDArray[Any], decoded: NDArray[Any], context: ImageContext
     ) -> list[Sample]:
-        """Return the samples of a single decoded image."""
+        """Return the samples of a single decoded image; see `prepare` and `compare`."""
         return self.compare(self.prepare(raw, context), raw, decoded, context)
 
 
@@ -144,23 +203,23 @@ def get_case(name: str) -> ScienceCase:
     >>> get_case("photometry").default_measure
     'flux_1fwhm'
     """
-    found = _registered()
+    found = _cases()
     if name not in found:
         raise UnknownNameError(
             f"no science case is called {name!r}; there are {', '.join(sorted(found))}; choose "
             f"one of them, or install a package that registers it under {GROUP!r}"
         )
-    case: ScienceCase = found[name].load()
-    return case
+    return found[name]
 
 
 def cases(kind: str | None = None) -> list[ScienceCase]:
     """Return every science case, or those for one kind of data, ordered by name."""
-    every = [get_case(name) for name in sorted(_registered())]
-    return [case for case in every if kind in (None, case.kind)]
+    return [case for _, case in sorted(_cases().items()) if kind in (None, case.kind)]
 
 
-def _registered() -> dict[str, EntryPoint]:
-    """Entry points by name; the built-in ones come last, and so win."""
+@cache
+def _cases() -> dict[str, ScienceCase]:
+    """Science cases by name; the built-in ones come last, and so win."""
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
-    return found | {name: EntryPoint(name, at, GROUP) for name, at in _BUILT_IN.items()}
+    found |= {name: EntryPoint(name, at, GROUP) for name, at in _BUILT_IN.items()}
+    return {name: entry.load() for name, entry in found.items()}

@@ -38,6 +38,7 @@ def split(
     measure: str,
     unit: str,
     statistic: Literal["p90", "mean"],
+    areas: NDArray[np.int64] | None = None,
 ) -> list[Sample]:
     """Return one sample for each S/N bin, empty ones included.
 
@@ -45,12 +46,14 @@ def split(
     ----------
     values, snr : ndarray, shape (n,)
         Loss and raw signal-to-noise ratio of each object; a NaN ratio is in no bin.
-    measure, unit, statistic : str
+    measure, unit, statistic, areas
         As in `skyfold.science.Sample`.
     """
     samples = []
     for name in SN_BINS:
         low, high = limits(name) or (-math.inf, math.inf)
-        chosen = np.asarray(values, np.float64)[(snr >= low) & (snr < high)]
-        samples.append(Sample(measure, name, chosen, unit, statistic))
+        within = (snr >= low) & (snr < high)
+        chosen = np.asarray(values, np.float64)[within]
+        held = None if areas is None else areas[within]
+        samples.append(Sample(measure, name, chosen, unit, statistic, held))
     return samples

@@ -18,10 +18,10 @@ from skyfold.science.bins import split
 from skyfold.science.sky import Plane
 from skyfold.science.sources import (
     Field,
+    areas,
     at_centre,
     circle_sum,
-    decoded_blind,
-    find_sources,
+    decoded_sources,
     is_clear,
     prepare_field,
 )
@@ -62,8 +62,7 @@ class Detection(ScienceCase):
         InvalidRequestError
             If decoded has another shape, or is not finite where raw is good.
         """
-        after = decoded_blind(state, decoded)
-        found = find_sources(after, state.noise, state.good, state.fwhm)
+        after, found = decoded_sources(state, decoded)
         lost = _unmatched("lost", (state.blind, state.sources), found, state, context)
         return lost + _unmatched("created", (after, found), state.sources, state, context)
 
@@ -82,7 +81,9 @@ def _unmatched(
     error = np.sqrt(circle_sum(field.noise**2, sources, field.fwhm))
     snr = circle_sum(image, sources, field.fwhm) / error
     alone = ~has_neighbour(sources, there, field.fwhm, field.good.shape)
-    return split(alone, snr, measure=measure, unit="fraction", statistic="mean")
+    return split(
+        alone, snr, measure=measure, unit="fraction", statistic="mean", areas=areas(sources)
+    )
 
 
 def has_neighbour(

@@ -17,9 +17,11 @@ from skyfold.science.bins import split
 from skyfold.science.sky import Plane
 from skyfold.science.sources import (
     Field,
+    areas,
     at_centre,
     circle_sum,
     decoded_difference,
+    decoded_image,
     is_clear,
     load_sep,
     prepare_field,
@@ -93,13 +95,11 @@ class Photometry(ScienceCase):
         samples = []
         for measure, (sources, flux, error) in state.circles.items():
             moved = circle_sum(change, sources, RADII[measure] * state.field.fwhm)
-            samples += _binned(measure, moved, flux, error)
+            samples += _binned(measure, moved, flux, error, sources)
         sources, flux, error = state.ellipses
-        image = state.field.image
-        after = _kron_flux(
-            image + change, sources, _kron_radius(image + change, state.field, sources)
-        )
-        return samples + _binned("flux_auto", after - flux, flux, error)
+        image = decoded_image(state.field, raw, decoded)
+        after = _kron_flux(image, sources, _kron_radius(image, state.field, sources))
+        return samples + _binned("flux_auto", after - flux, flux, error, sources)
 
 
 def _circular(
@@ -141,10 +141,15 @@ def _kron_flux(image: Plane, sources: NDArray[Any], radius: NDArray[Any]) -> NDA
 
 
 def _binned(
-    measure: str, moved: NDArray[Any], flux: NDArray[Any], error: NDArray[Any]
+    measure: str,
+    moved: NDArray[Any],
+    flux: NDArray[Any],
+    error: NDArray[Any],
+    sources: NDArray[Any],
 ) -> list[Sample]:
     """Samples of flux changes in units of the raw flux's error."""
-    return split(moved / error, flux / error, measure=measure, unit="sigma", statistic="p90")
+    about: dict[str, Any] = {"measure": measure, "unit": "sigma", "statistic": "p90"}
+    return split(moved / error, flux / error, **about, areas=areas(sources))
 
 
 PHOTOMETRY = Photometry()

@@ -38,7 +38,7 @@ class Neighbours:
     ----------
     colors : ndarray, shape (m, bands), float64
     redshift : ndarray, shape (m,), float64
-    rows : ndarray of int
+    rows : ndarray, shape (rows,), integer
         Counted rows that have a redshift.
     fill, weight : ndarray, shape (bands,)
         What stands for a missing color, and one over the spread of each.

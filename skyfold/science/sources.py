@@ -10,7 +10,8 @@ This module knows the definitions on which the science cases of images stand:
   raw and decoded alike, with one threshold and no second chance below it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -26,6 +27,7 @@ THRESHOLD = 4.0  # [sigma], of the matched filter: about one false source per me
 FALLBACK_FWHM = 3.0  # [pixel], where fewer than MIN_STARS sources can tell
 MIN_STARS = 5
 _RIGHT_ANGLE = 1.570796  # [rad], just below
+_AREA = 64  # [pixel], side of a piece of sky whose objects may err together: the sky's mesh
 _STAR_SNR = 20.0
 _STAR_PERCENTILE = 15.0
 _FWHM_RANGE = (1.2, 30.0)  # [pixel]; narrower ones are cosmic rays and hot pixels
@@ -64,6 +66,14 @@ class Field:
     image: Plane
     fwhm: float
     sources: NDArray[Any]
+    _kept: dict[str, tuple[ref[NDArray[Any]], Any]] = field(default_factory=dict)
+
+    def once(self, name: str, image: NDArray[Any], work: Callable[[], Any]) -> Any:
+        """Return what was last worked out of an image under a name, or work it out now."""
+        kept = self._kept.get(name)
+        if kept is None or kept[0]() is not image:
+            kept = self._kept[name] = ref(image), work()
+        return kept[1]
 
 
 # Every case asks for the same field; it lives as long as the context it belongs to.
@@ -113,16 +123,35 @@ def decoded_difference(field: Field, raw: NDArray[Any], decoded: NDArray[Any]) -
 
     The difference is taken before single precision, so equal images give exactly zero.
     """
-    flat = scaled(decoded, field.good, field.centre, field.unit)
-    lifted = sky(flat, field.noise, field.free) - field.level
-    change = np.asarray(decoded, np.float64) - np.asarray(raw, np.float64)
-    return _less(change / field.unit, lifted, field.good)
+
+    def difference() -> Plane:
+        flat = scaled(decoded, field.good, field.centre, field.unit)
+        lifted = sky(flat, field.noise, field.free) - field.level
+        change = np.asarray(decoded, np.float64) - np.asarray(raw, np.float64)
+        return _less(change / field.unit, lifted, field.good)
+
+    found: Plane = field.once("difference", decoded, difference)
+    return found
 
 
-def decoded_blind(field: Field, decoded: NDArray[Any]) -> Plane:
-    """Return a decoded image as a blind search sees it, alike ``field.blind`` for raw."""
-    flat = scaled(decoded, field.good, field.centre, field.unit)
-    return _less(flat, sky(flat, field.noise, field.good), field.good)
+def decoded_image(field: Field, raw: NDArray[Any], decoded: NDArray[Any]) -> Plane:
+    """Return a decoded image less its own sky away from sources, alike ``field.image``."""
+    found: Plane = field.once(
+        "image", decoded, lambda: field.image + decoded_difference(field, raw, decoded)
+    )
+    return found
+
+
+def decoded_sources(field: Field, decoded: NDArray[Any]) -> tuple[Plane, NDArray[Any]]:
+    """Return a decoded image as a blind search sees it, alike ``field.blind``, and its sources."""
+
+    def search() -> tuple[Plane, NDArray[Any]]:
+        flat = scaled(decoded, field.good, field.centre, field.unit)
+        blind = _less(flat, sky(flat, field.noise, field.good), field.good)
+        return blind, find_sources(blind, field.noise, field.good, field.fwhm)
+
+    found: tuple[Plane, NDArray[Any]] = field.once("sources", decoded, search)
+    return found
 
 
 def scaled(image: NDArray[Any], good: NDArray[np.bool_], centre: float, unit: float) -> Plane:
@@ -215,6 +244,24 @@ def is_clear(
     inside &= y + radius <= ny - 0.5
     bad, _, _ = load_sep().sum_circle((~good).astype(np.float32), x, y, radius, subpix=0)
     return np.asarray(inside & (bad == 0))
+
+
+def signal_to_noise(field: Field, sources: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the raw signal-to-noise ratio within one FWHM; NaN where bad pixels are near."""
+    error = np.sqrt(circle_sum(field.noise**2, sources, field.fwhm))
+    snr = circle_sum(field.image, sources, field.fwhm) / np.maximum(error, 1e-30)
+    return np.where(is_clear(field.good, sources, field.fwhm), snr, np.nan)
+
+
+def areas(sources: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the number of the piece of sky, 64 pixels a side, that holds each source."""
+    row, column = (np.floor(sources[axis] / _AREA).astype(np.int64) for axis in ("y", "x"))
+    return np.asarray(row * 2**20 + column)
+
+
+def a_few(count: int, most: int, seed: int) -> NDArray[np.intp]:
+    """Return places of at most so many of `count` objects, drawn alike by the seed, in order."""
+    return np.sort(np.random.default_rng(seed).permutation(count)[:most])
 
 
 def at_centre(plane: NDArray[Any], sources: NDArray[Any]) -> NDArray[Any]:

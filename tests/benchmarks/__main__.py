@@ -1,6 +1,8 @@
 """Image codecs side by side: the same images, the same measures, in one run.
 
     python -m tests.benchmarks [--quick] [--learned] [--minutes M] [--only IMAGE,...]
+    python -m tests.benchmarks --only catalogs|densities [--rows N]
+    python -m tests.benchmarks --only client
 
 Simulated skies and real survey images, every codec at a range of settings, skyfold trained for a
 stated number of minutes on other sky of the same kind. Leaves ``build/benchmarks/images.json``
@@ -25,7 +27,7 @@ from rich.console import Console
 
 from skyfold.ladder import LEVELS
 from storage.encoder import NotLadderableError
-from tests.benchmarks import bars, pictures, skies
+from tests.benchmarks import bars, catalogs, client, densities, pictures, skies
 from tests.benchmarks.images import Cost, Subject, timed
 from tests.benchmarks.ladder import Ladder, Model, train_model, training_patches
 from tests.benchmarks.learned import fit_learned
@@ -60,6 +62,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = set(asked.only.split(",")) if asked.only else None
     console = Console(width=max(Console().width, 200))
     asked.out.mkdir(parents=True, exist_ok=True)
+    if chosen == {"catalogs"}:
+        catalogs.run(asked.data, asked.out, asked.rows or 100_000, console)
+        return
+    if chosen == {"client"}:
+        client.main([])
+        return
+    if chosen == {"densities"}:
+        densities.run(asked.data, asked.out, asked.rows or 2000)
+        return
     records: list[Record] = []
     models = {}
     for kind, cases in _cases(asked.data, asked.out / "raw", chosen, scale, console).items():
@@ -78,7 +89,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="2 + 3 small images, 1 minute each")
     parser.add_argument("--minutes", type=float, help="of training, for each kind of sky")
     parser.add_argument("--learned", action="store_true", help="a plain learned codec as well")
-    parser.add_argument("--only", help="names of images, separated by commas")
+    parser.add_argument(
+        "--only", help="names of images, separated by commas; or catalogs; or densities; or client"
+    )
+    parser.add_argument("--rows", type=int, help="of simulated catalogs, or of densities")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "benchmarks")
     return parser.parse_args(arguments)

@@ -1,5 +1,6 @@
 """Bytes a row of probability densities against the divergence from them, beside the known ways.
 
+    python -m tests.benchmarks --only densities [--rows N]
     python tests/benchmarks/densities.py [P.npy GRID.npy|last-row]... [--rows N] [--fit]
 
 Every way is given as few numbers as bring its median Kullback-Leibler divergence to 1e-3 nats, and
@@ -13,9 +14,12 @@ from __future__ import annotations
 
 import argparse
 import base64
+import json
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,8 +121,12 @@ def ladder(mass: Float) -> Iterator[tuple[str, Float, int]]:
         yield level, masses(amplitude, FLOORS[level]), total
 
 
-def report(name: str, stored: NDArray, rows: int) -> None:
-    """Print one table."""
+Record = dict[str, Any]
+
+
+def report(name: str, stored: NDArray, rows: int) -> list[Record]:
+    """Print one table; its lines come back."""
+    records: list[Record] = []
     stored = stored[:: max(len(stored) // rows, 1)]
     mass = np.maximum(stored.astype(np.float64), 0)
     mass = mass[mass.sum(axis=1) > 0]
@@ -132,6 +140,18 @@ def report(name: str, stored: NDArray, rows: int) -> None:
     def line(way: str, numbers: object, plain: object, coded: float, other: Float) -> None:
         kld = divergence(mass, other)
         middle, high = np.median(kld), np.quantile(kld, 0.99)
+        records.append(
+            {
+                "set": name,
+                "way": way.removesuffix(" *"),
+                "numbers": numbers or None,
+                "plain_bytes_per_row": plain or None,
+                "bytes_per_row": coded,
+                "divergence_p50": float(middle),
+                "divergence_p99": float(high),
+                "rows": count,
+            }
+        )
         print(
             f"{way:28s} {numbers!s:>7s} {plain!s:>8s} {coded:8.2f} {middle:9.2e} {high:9.2e}",
             flush=True,
@@ -164,6 +184,40 @@ def report(name: str, stored: NDArray, rows: int) -> None:
             reached |= good
             if reached and number >= (100 if way != "sparse basis" else 20):
                 break
+    return records
+
+
+def run(data: Path, out: Path, rows: int) -> None:
+    """Compare the sets that are there; records and a picture below `out`."""
+    sets = {f"simulated, {n} points": simulated(n, rows, 5 + n) for n in (100, 200)}
+    path = data / "pz" / "CFHTLens_sample.P.npy"
+    if path.is_file():
+        sets = {"CFHTLenS": np.load(path)[:-1]} | sets
+    records = [one for name, stored in sets.items() for one in report(name, stored, rows)]
+    (out / "densities.json").write_text(json.dumps(records, indent=1) + "\n")
+    _draw(records, list(sets), out / "densities.png")
+
+
+def _draw(records: list[Record], names: list[str], path: Path) -> None:
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    mpl.use("Agg")
+    figure, axes = plt.subplots(1, len(names), figsize=(5 * len(names), 4), squeeze=False)
+    for axis, name in zip(axes[0], names, strict=True):
+        found = [one for one in records if one["set"] == name]
+        for way in dict.fromkeys(one["way"] for one in found):
+            points = [
+                (one["bytes_per_row"], one["divergence_p50"]) for one in found if one["way"] == way
+            ]
+            axis.plot(*zip(*sorted(points), strict=True), "o-", label=way)
+        axis.axhline(TARGET, color="0.6", linestyle=":")
+        axis.set(xscale="log", yscale="log", title=name, xlabel="bytes a row")
+        axis.set_ylabel("median divergence [nats]")
+        axis.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
 
 
 def simulated(points: int, rows: int, seed: int) -> Float:

@@ -155,9 +155,12 @@ def _window(image: SurveyImage, rows: tuple[int, int], most: int) -> SurveyImage
     nx = image.stored.shape[1]
     side = int(np.sqrt(most))
     height = min(rows[1] - rows[0], max(side, most // nx))
+    if image.quantum is not None:
+        height = min(rows[1] - rows[0], most // nx)  # whole rows: their integers stay known
     width = min(nx, most // height)
     measured = _measured(image.stored[rows[0] : rows[1]])
     y0 = _start(np.any(measured, axis=1), height) + rows[0]
+    y0 -= y0 % image.quantum[0].rows if image.quantum is not None else 0
     x0 = _start(np.any(measured, axis=0), width)
     return crop(image, slice(y0, y0 + height), slice(x0, x0 + width))
 
@@ -180,4 +183,19 @@ def crop(image: SurveyImage, rows: slice, columns: slice) -> SurveyImage:
 
     stored = np.ascontiguousarray(image.stored[rows, columns])
     mask, variance = cut(image.mask), cut(image.variance)
-    return replace(image, stored=stored, shape=stored.shape, mask=mask, variance=variance)
+    quantum = _quantum(image, rows, columns)
+    return replace(
+        image, stored=stored, shape=stored.shape, mask=mask, variance=variance, quantum=quantum
+    )
+
+
+def _quantum(image: SurveyImage, rows: slice, columns: slice) -> Any:
+    """How whole rows of compressed tiles were quantised; None of other parts."""
+    ny, nx = image.stored.shape
+    whole = columns.start == 0 and columns.stop == nx
+    if image.quantum is None or not whole or rows.start % image.quantum[0].rows:
+        return None
+    how, parameters = image.quantum
+    first = rows.start // how.rows * how.grid((ny, nx))[1]
+    stop = -(-rows.stop // how.rows) * how.grid((ny, nx))[1]
+    return replace(how, seed=how.seed + first), parameters[:, first:stop]

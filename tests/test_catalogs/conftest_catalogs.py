@@ -16,6 +16,7 @@ from skyfold.catalogs import CatalogLibrary
 from skyfold.release import open_release
 
 ROWS = 10_000
+PCA = '[training]\nmodel = "pca"\n'  # its training takes no time
 BANDS = "griz"
 
 
@@ -52,7 +53,7 @@ def write_survey(folder: Path, name: str, files: list[str], settings: str = "") 
     path = folder / f"{name}.toml"
     path.write_text(
         f'[release]\nurl = "{folder / (name + "_release")}"\n[[catalogs]]\nname = "{name}"\n'
-        f"files = [{listed}]\n{settings}\n"
+        f"files = [{listed}]\n{settings}\n" + ("" if "[training]" in settings else PCA)
     )
     return path
 

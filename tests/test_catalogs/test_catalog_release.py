@@ -7,6 +7,7 @@ from pathlib import Path
 
 import conftest_catalogs as made
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from astropy import units as u
@@ -151,8 +152,56 @@ def test_where_finds_what_is_there(galaxies, columns):
 
 
 @pytest.mark.parametrize(
-    "text", ["mag_r", "mag_r < 'a'", "mag_r < 3 or dec > 1", "__import__('os')", "1 < 2", "a.b < 1"]
-)
+    ("text", "chosen"),
+    [
+        ("mag_r < 21 or dec > 1.9", lambda c: (c["mag_r"] < 21) | (c["dec"] > 1.9)),
+        ("not (mag_r < 24 or flags == 2)", lambda c: ~((c["mag_r"] < 24) | (c["flags"] == 2))),
+        ("flags in (1, 3) and (dec < 0 or `ra` > 151)", lambda c: np.isin(c["flags"], (1, 3))
+         & ((c["dec"] < 0) | (c["ra"] > 151))),
+        ("kind == 'spiral' and flags not in [0, 1]", lambda c: (c["kind"] == "spiral")
+         & (c["flags"] > 1)),
+        ("kind in ('elliptical', 'irrégulière') and size > 1", lambda c: (c["kind"] != "spiral")
+         & (c["size"].astype(float) > 1)),
+        ("22 > mag_r > 21.5 and kind != 'spiral'", lambda c: (c["mag_r"] < 22)
+         & (c["mag_r"] > 21.5) & (c["kind"] != "spiral")),
+    ],
+)  # fmt: skip
+def test_where_joins_denies_and_lists(galaxies, columns, text, chosen):
+    seen = (columns["mag_r"] < 90) | ("mag_r" not in text)
+    if " or dec" in text:
+        seen |= columns["dec"] > 1.9
+    want = np.flatnonzero(chosen(columns) & seen)
+    assert 0 < len(want) < made.ROWS
+    np.testing.assert_array_equal(galaxies.where(text, columns="flags").meta["rows"], want)
+
+
+def test_where_reads_what_refines_only_where_a_row_may_meet_it(tmp_path, columns, monkeypatch):
+    monkeypatch.setattr("storage.catalog_forms.find_relations", lambda *_: [])  # so it refines
+    table = pa.table({name: pa.array(values) for name, values in columns.items()})
+    pq.write_table(table, tmp_path / "g.parquet")
+    survey = made.write_survey(tmp_path, "galaxies", ["g.parquet"], made.GALAXIES)
+    galaxies = made.build(survey, "galaxies")
+    read = []
+    array = type(galaxies)._array
+    monkeypatch.setattr(
+        type(galaxies), "_array", lambda self, layer: (read.append(layer), array(self, layer))[1]
+    )
+    refined = [c.name for c in galaxies.description.columns if c.is_refined and c.kind == "scaled"]
+    name = refined[0]
+    values = np.sort(columns[name][columns[name] < 90].astype(float))
+    gap = np.argmax(np.diff(values[:20]))  # among the brightest, whose errors are small
+    between = (values[gap] + values[gap + 1]) / 2
+    # no row is within its bound of this value, though a chunk has lower and higher ones
+    assert len(galaxies.where(f"{name} == {between}", columns=name)) == 0
+    assert "bounded" in read
+    assert "exact" not in read
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["mag_r", "mag_r < 'a'", "mag_r + 1 < 3", "__import__('os')", "1 < 2", "a.b < 1", "mag_r in ()",
+     "mag_r < dec", "`mag_r < 3"],
+)  # fmt: skip
 def test_where_refuses_what_it_does_not_know(galaxies, text):
     with pytest.raises(InvalidRequestError, match="cannot be understood"):
         galaxies.where(text)
@@ -163,8 +212,9 @@ def test_requests_that_cannot_be_met_say_so(galaxies):
         galaxies.read("nope")
     with pytest.raises(LevelNotStoredError, match="map, latent, bounded, exact"):
         galaxies.read(level="sources")
-    with pytest.raises(InvalidRequestError, match="kind"):
-        galaxies.where("kind < 3")
+    for text in ("kind < 3", "mag_r == 'bright'"):
+        with pytest.raises(InvalidRequestError, match="compare columns of one number"):
+            galaxies.where(text)
     with pytest.raises(InvalidRequestError, match="radius"):
         galaxies.cone(SkyCoord(1, 1, unit="deg"), 3 * u.s)
     with pytest.raises(UnknownNameError, match="galaxies"):
@@ -202,7 +252,7 @@ def test_damage_is_found(galaxies, galaxies_survey, columns):
         with pytest.raises(CorruptDataError):
             galaxies.read(level=level)
         store.write(key, good)
-    key = f"{galaxies.path}/checksum/c/0/0/0"
+    key = f"{galaxies.path}/checksum/c/0/0/1"  # of `bounded`
     good = store.read(key)
     store.write(key, bytes(len(good)))
     with pytest.raises(CorruptDataError, match="CRC"):
@@ -292,6 +342,6 @@ def test_hostile_descriptions_are_refused(galaxies):
     good = store.read(key)
     for change in ({"chunk_rows": 2**40}, {"rows": -1}, {"shard_rows": 7}):
         store.write(key, json.dumps(json.loads(good) | change).encode())
-        with pytest.raises(CorruptDataError, match="does not describe a catalog"):
+        with pytest.raises(CorruptDataError, match="is not the description of a catalog"):
             CatalogLibrary(galaxies._release, ["galaxies"])["galaxies"]
     store.write(key, good)

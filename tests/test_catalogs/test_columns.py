@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.som import quantization_error, side_for, topographic_error, train_som, u_matrix
+from models.table_model import train_table
 from skyfold import columns as cells
+from skyfold.catalog_index import CatalogInfo, Column
 from skyfold.errors import CorruptDataError, InvalidRequestError
 from skyfold.table_model import LATENT_LIMIT, TableModel, assign_cells, files_digest
 
@@ -58,7 +60,7 @@ def test_a_quarter_of_the_cells_is_held_out_and_another_seed_holds_out_others():
 
 
 def make_model(rng: np.random.Generator) -> TableModel:
-    m, c = 5, 4
+    m, c, h = 5, 4, 7
     knots = np.tile(np.arange(3.0), (m, 1))
     return TableModel(
         targets=np.arange(m),
@@ -66,6 +68,12 @@ def make_model(rng: np.random.Generator) -> TableModel:
         knots_v=knots * 2,
         weights=rng.integers(-(2**20), 2**20, (m, c)),
         offset=rng.integers(-(2**20), 2**20, m),
+        hidden_weights=rng.integers(-(2**16), 2**16, (h, c)),
+        hidden_offset=rng.integers(-(2**20), 2**20, h),
+        hidden_out=rng.integers(-(2**12), 2**12, (m, h)),
+        encoder_in=np.zeros((0, m)),
+        encoder_offset=np.zeros(0),
+        encoder_out=np.zeros((c, 0)),
         encoder=rng.standard_normal((c, m)),
         centres=np.zeros((4, c), np.int64),
         prototypes=np.zeros((4, m)),
@@ -81,13 +89,26 @@ def make_model(rng: np.random.Generator) -> TableModel:
     )
 
 
+def exact_sum(weights, values) -> int:
+    """Of products, in whole numbers of any size."""
+    return sum(int(w) * int(z) for w, z in zip(weights, values, strict=True))
+
+
 def test_decoding_does_not_depend_on_the_order_of_sums():
     rng = np.random.default_rng(1)
     model = make_model(rng)
     latents = rng.integers(-LATENT_LIMIT, LATENT_LIMIT, (4, 500))
+    seen = np.clip(latents.T, -2048, 2048)
+    hidden = [
+        [max(exact_sum(row, column) + int(a), 0) >> 12 for column in seen]
+        for row, a in zip(model.hidden_weights, model.hidden_offset, strict=True)
+    ]
     exact = [
-        [sum(int(w) * int(z) for w, z in zip(row, column, strict=True)) for column in latents.T]
-        for row in model.weights
+        [
+            exact_sum(row, column) + exact_sum(out, [one[place] for one in hidden])
+            for place, column in enumerate(latents.T)
+        ]
+        for row, out in zip(model.weights, model.hidden_out, strict=True)
     ]
     wanted = (np.array(exact, object) + model.offset[:, None].astype(object)) / 2**20
     np.testing.assert_array_equal(model.predict_units(latents), wanted.astype(float))
@@ -103,10 +124,12 @@ def test_a_model_returns_from_its_files_and_damage_is_refused():
     np.testing.assert_array_equal(back.som, model.som)
     with pytest.raises(CorruptDataError, match="digest"):
         TableModel.from_files(files | {"card.json": b"{}  "}, files_digest(files))
-    model.weights[0, 0] = 2**40
-    hostile = model.to_files()
-    with pytest.raises(CorruptDataError, match="decoded exactly"):
-        TableModel.from_files(hostile, files_digest(hostile))
+    for name in ("weights", "hidden_weights", "hidden_out"):
+        model = make_model(np.random.default_rng(2))
+        getattr(model, name)[0, 0] = 2**45
+        hostile = model.to_files()
+        with pytest.raises(CorruptDataError, match="decoded exactly"):
+            TableModel.from_files(hostile, files_digest(hostile))
 
 
 def test_assignment_is_the_nearest_unit():
@@ -140,3 +163,29 @@ def test_training_a_map_is_repeatable_and_refuses_gaps():
         train_som(rows)
     assert side_for(10) == 1
     assert side_for(10**6) == 32
+
+
+def test_an_autoencoder_costs_less_where_rows_lie_on_a_curve():
+    rng = np.random.default_rng(6)
+    place = rng.uniform(-2, 2, 4000)
+    curve = np.stack([place, place**2, np.sin(2 * place), np.abs(place)]) * 20
+    values = curve + rng.standard_normal(curve.shape)
+    columns = tuple(Column(f"c{n}", "<f8", first=n, kind="fixed", precision=1.0) for n in range(4))
+    info = CatalogInfo("t", 4000, 4000, 4000, columns)
+    linear = train_table(info, values, channels=2)
+    bent = train_table(info, values, channels=2, kind="autoencoder", steps=800)
+    assert linear.card["kind"] == "pca"
+    assert bent.card["kind"] == "autoencoder"
+    assert bent.card["bits"]["autoencoder"] < bent.card["bits"]["pca"]
+    assert bent.channels == linear.channels == 2
+    files = bent.to_files()
+    back = TableModel.from_files(files, files_digest(files))
+    spread = {}
+    for model in (linear, back):
+        units = model.to_units(values)
+        cells_of = model.assign(units)
+        rest = model.encode(units, cells_of)
+        predicted = model.predict(model.latents(rest, cells_of), 2)
+        spread[model.card["kind"]] = np.median(np.abs(predicted - values[2]))
+    assert spread["autoencoder"] < 0.8 * spread["pca"]
+    assert train_table(info, values[:, :900], kind="autoencoder").card["kind"] == "pca"  # too few

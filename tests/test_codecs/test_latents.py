@@ -18,6 +18,7 @@ from skyfold.codecs.latents import (
     LatentsCodec,
     LatentTables,
     decode_latents,
+    decode_together,
     encode_latents,
     get_tables,
     register_tables,
@@ -65,6 +66,18 @@ def test_any_latents_round_trip(latents):
     decoded = decode_latents(data, latents.shape, TABLES)
     assert decoded.dtype == np.int16
     assert np.array_equal(decoded, latents)
+
+
+def test_chunks_are_decoded_together_as_one_by_one():
+    rng = np.random.default_rng(9)
+    chunks = [
+        rng.laplace(0, spread, (1, 16, 16, 3)).astype(np.int16) for spread in (1, 0, 40, 6000)
+    ]
+    data = [encode_latents(chunk, TABLES) for chunk in chunks]
+    found = decode_together(data, chunks[0].shape, TABLES)
+    assert np.array_equal(found, np.concatenate(chunks))
+    with pytest.raises(CorruptDataError):
+        decode_together([*data[:3], data[3][:-1] + b"?"], chunks[0].shape, TABLES)
 
 
 def test_extremes_round_trip():

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from models.density_map import train_density_map
 from skyfold.densities import DensityLibrary
 from skyfold.release import open_release
 from skyfold.store import Store
@@ -16,7 +17,9 @@ from storage.densities_writer import (
     archive_shard,
     finish_densities,
     plan_densities,
+    sample_masses,
     start_densities,
+    with_map,
 )
 
 
@@ -51,8 +54,11 @@ def build(survey: Path):
     for one in config.densities:
         source = open_densities(config, one)
         index = plan_densities(source)
-        start_densities(builder, index)
-        done = [archive_shard(builder, index, source, at) for at in range(len(index.spans))]
+        prototypes = train_density_map(sample_masses(source, index))
+        index = with_map(index, prototypes)
+        start_densities(builder, index, prototypes)
+        numbers = range(len(index.spans))
+        done = [archive_shard(builder, index, source, at, prototypes) for at in numbers]
         made.indexes[one.name] = finish_densities(builder, index, [shard for shard, _ in done])
         made.new[one.name] = [is_new for _, is_new in done]
         made.sources[one.name] = source

@@ -1,12 +1,14 @@
 """Densities written and read back through the client: bounds, bits, damage, repetition."""
 
 import contextlib
-import importlib.util
 import pickle
+import sys
+import warnings
 
 import numpy as np
 import pytest
 
+from skyfold.amplitude import hellinger
 from skyfold.density_index import LEVELS, DensityIndex, read_index, write_index
 from skyfold.density_rows import to_masses
 from skyfold.errors import (
@@ -63,7 +65,7 @@ def test_bad_rows_are_listed_and_are_nan(archive):
 def test_counts_are_smaller_than_any_model_of_them(archive):
     one = archive.densities["counts"]
     assert "latent" not in one.index.shards[0].bytes
-    sizes = {level: one.info()["levels"][level]["bytes"] for level in LEVELS}
+    sizes = {level: one.info()["levels"][level]["bytes"] for level in LEVELS[1:]}
     assert len(set(sizes.values())) == 1
     got = one.read(level="latent")
     total = got @ one.index.weights()
@@ -92,7 +94,7 @@ def test_a_mask_chooses_rows(archive):
 
 def test_wrong_requests_name_what_is_allowed(archive):
     one = archive.densities["smooth"]
-    with pytest.raises(LevelNotStoredError, match="latent, bounded, exact"):
+    with pytest.raises(LevelNotStoredError, match="map, latent, bounded, exact"):
         one.read(level="sources")
     with pytest.raises(InvalidRequestError, match="0 to 299"):
         one.read([300])
@@ -110,8 +112,11 @@ def test_info_counts_the_bytes_of_the_objects(archive):
     assert (info["rows"], info["columns"]) == (300, 101)
     stored = {
         layer: sum(size for key, size in sizes.items() if f"/{layer}/c/" in key)
-        for layer in ("latent", "bounded", "exact", "checksum")
+        for layer in ("prototypes", "map", "latent", "bounded", "exact", "checksum")
     }
+    assert info["levels"]["map"]["bytes"] == sum(
+        stored[layer] for layer in ("prototypes", "map", "checksum")
+    )
     assert info["levels"]["latent"]["bytes"] == stored["latent"] + stored["checksum"]
     assert info["levels"]["exact"]["bytes"] == stored["exact"] + stored["checksum"]
     assert info["levels"]["latent"]["bytes_per_row"] <= 20
@@ -145,9 +150,9 @@ def test_a_lost_object_is_written_again(tmp_path):
     assert made.builder.store.read(key) == before
 
 
-@pytest.mark.parametrize("layer", ["latent", "bounded", "exact", "checksum"])
+@pytest.mark.parametrize("layer", ["map", "latent", "bounded", "exact", "checksum"])
 def test_a_flipped_byte_never_passes(tmp_path, layer):
-    x, smooth = make_mixtures(30)
+    x, smooth = make_mixtures(60)  # the map of fewer is one cell, whose number takes no byte
     np.save(tmp_path / "p.npy", np.concatenate([smooth, x[np.newaxis]]))
     text = '[[densities]]\nname = "pz"\nfiles = ["p.npy"]\ngrid = "last-row"\n'
     made = build(write_survey(tmp_path, text))
@@ -189,6 +194,35 @@ def test_changed_input_is_refused(archive, tmp_path):
         archive_shard(archive.made.builder, index, archive.made.sources["bad"], 0)
 
 
+def test_the_map_gives_each_row_the_mean_density_of_its_cell(archive):
+    one, raw = archive.densities["smooth"], archive.raw["smooth"].astype(float)
+    som, cells = one.som, one.cells()
+    assert som["density"].shape == (*one.index.map_shape, 101)
+    assert som["hits"].sum() == len(raw) == len(cells)
+    assert som["u_matrix"].shape == som["hits"].shape
+    coarse = one.read(level="map")
+    np.testing.assert_allclose(np.trapezoid(coarse, one.grid, axis=1), 1, rtol=1e-5)
+    flat = som["density"].reshape(-1, 101)
+    np.testing.assert_allclose(coarse, flat[cells], rtol=1e-6)
+    width = one.index.weights()
+    apart = [hellinger(raw * width, np.roll(other, 7, axis=0) * width).mean() for other in (raw,)]
+    assert hellinger(raw * width, coarse * width).mean() < 0.7 * apart[0]
+    number = int(som["hits"].argmax())
+    rows, values = one.cell(number, level="exact")
+    assert len(rows) == som["hits"].max()
+    np.testing.assert_array_equal(values, archive.raw["smooth"][rows])
+    with pytest.raises(InvalidRequestError, match="cells"):
+        one.cell(som["hits"].size)
+
+
+def test_rows_that_are_no_densities_have_no_cell(archive):
+    one = archive.densities["bad"]
+    bad = sorted(one.bad_rows())
+    np.testing.assert_array_equal(np.flatnonzero(one.cells() < 0), bad)
+    assert np.isnan(one.read(bad, level="map")).all()
+    assert one.som["hits"].sum() == len(one) - len(bad)
+
+
 def test_index_survives_its_file(archive):
     index = archive.made.indexes["bad"]
     data = write_index(index)
@@ -207,9 +241,19 @@ def test_a_library_travels_to_other_processes(archive):
     assert np.array_equal(again.read([1]), archive.densities["smooth"].read([1]))
 
 
-def test_ensemble_needs_qp(archive):
-    if importlib.util.find_spec("qp"):
-        pytest.skip("qp is installed")
+def test_an_ensemble_of_qp_has_the_same_densities(archive):
+    pytest.importorskip("qp")
+    one = archive.densities["smooth"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ensemble = one.to_qp(level="latent", rows=slice(3, 9))
+        found = ensemble.pdf(one.grid)
+    assert ensemble.npdf == 6
+    np.testing.assert_allclose(found, one.read(slice(3, 9), "latent"), rtol=1e-4, atol=1e-6)
+
+
+def test_ensemble_needs_qp(archive, monkeypatch):
+    monkeypatch.setitem(sys.modules, "qp", None)
     with pytest.raises(MissingDependencyError, match="pip install"):
         archive.densities["smooth"].to_qp()
 

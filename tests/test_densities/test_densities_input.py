@@ -1,5 +1,8 @@
 """Where densities and their grid are found in survey files, and what is refused."""
 
+import warnings
+from statistics import NormalDist
+
 import fsspec
 import h5py
 import numpy as np
@@ -189,3 +192,77 @@ def test_what_is_one_is_found_out(tmp_path, name):
     total = {"trapezoid": np.trapezoid(p, x), "sum": p.sum(1), "rectangle": p.sum(1) * x[1]}[name]
     np.save(tmp_path / "p.npy", p / np.reshape(total, (-1, 1)))
     assert find_normalisation(open_one(tmp_path, ["p.npy"], [0.0, 3.0, 40])) == name
+
+
+def open_of(folder, text):
+    config = load_config(write_survey(folder, text))
+    return open_densities(config, config.densities[0])
+
+
+SHAPES = {
+    "samples": ("samples = true", lambda rng, mean: mean + 0.3 * rng.standard_normal((40, 4000))),
+    "quantiles": (
+        f"quantiles = {np.linspace(0.005, 0.995, 199).tolist()}",
+        lambda rng, mean: (
+            mean + 0.3 * np.array([NormalDist().inv_cdf(p) for p in np.linspace(0.005, 0.995, 199)])
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("form", sorted(SHAPES))
+def test_samples_and_quantiles_become_densities(tmp_path, form):
+    settings, make = SHAPES[form]
+    rng = np.random.default_rng(1)
+    mean = np.linspace(1, 2, 40)[:, np.newaxis]
+    rows = make(rng, mean)
+    rows[5] = np.nan
+    np.save(tmp_path / "r.npy", rows)
+    text = f'[[densities]]\nname = "p"\nfiles = ["r.npy"]\ngrid = [0.0, 3.0, 61]\n{settings}\n'
+    part = open_of(tmp_path, text)
+    found = part.read(0, 40)
+    good = np.arange(40) != 5
+    x = part.grid
+    np.testing.assert_allclose(found[good].sum(axis=1) * 0.05, 1, atol=0.02)
+    np.testing.assert_allclose((found * x)[good].sum(axis=1) * 0.05, mean[good, 0], atol=0.03)
+    assert not np.nansum(found[5])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("samples = true\nquantiles = [0.1, 0.5]", "either samples or quantiles"),
+        ("quantiles = [0.5, 0.1]", "must rise"),
+        ("quantiles = [0.5, 1.5]", "quantiles"),
+        ('samples = true\ngrid = "last-row"', "no values on a grid"),
+    ],
+)
+def test_forms_that_contradict_are_refused(tmp_path, settings, words):
+    grid = "" if "grid" in settings else "grid = [0.0, 3.0, 61]\n"
+    np.save(tmp_path / "r.npy", np.ones((3, 4)))
+    text = f'[[densities]]\nname = "p"\nfiles = ["r.npy"]\n{grid}{settings}\n'
+    with pytest.raises(ConfigError, match=words):
+        open_of(tmp_path, text)
+
+
+def test_another_number_of_quantiles_is_named(tmp_path):
+    np.save(tmp_path / "r.npy", np.ones((3, 4)))
+    text = (
+        '[[densities]]\nname = "p"\nfiles = ["r.npy"]\ngrid = [0.0, 3.0, 61]\n'
+        "quantiles = [0.1, 0.5]\n"
+    )
+    with pytest.raises(InputError, match="4 values and `quantiles` names 2"):
+        open_of(tmp_path, text).read(0, 3)
+
+
+def test_an_ensemble_that_only_qp_reads(tmp_path):
+    qp = pytest.importorskip("qp")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mean = np.linspace(1, 2, 20)[:, np.newaxis]
+        made = qp.Ensemble(qp.stats.norm, data={"loc": mean, "scale": np.full((20, 1), 0.2)})
+        made.write_to(str(tmp_path / "e.hdf5"))
+    text = '[[densities]]\nname = "p"\nfiles = ["e.hdf5"]\ngrid = [0.0, 3.0, 301]\n'
+    part = open_of(tmp_path, text)
+    wanted = np.exp(-(((part.grid - mean) / 0.2) ** 2) / 2) / (0.2 * np.sqrt(2 * np.pi))
+    np.testing.assert_allclose(part.read(0, 20), wanted, rtol=1e-9, atol=1e-12)

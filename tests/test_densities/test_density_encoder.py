@@ -25,7 +25,7 @@ def check(stored):
     mass, reason = to_masses(stored, index.weights())
     good = np.array([row for row in range(len(stored)) if row not in shard.bad], int)
     assert set(np.flatnonzero(reason != "")) == set(shard.bad)
-    for level in LEVELS[:2]:
+    for level in LEVELS[1:3]:
         names = ("latent",) if level == "latent" else ("latent", "bounded")
         amplitude = decode_rows({name: shard.layers[name] for name in names}, level, index)[1]
         share = index.bounds.used(level, mass[good], masses(amplitude[good], FLOORS[level]))

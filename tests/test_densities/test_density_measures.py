@@ -11,13 +11,13 @@ from flows.densities import (
     measure_densities,
     require_few_bad_rows,
     require_plan,
-    rows_to_measure,
     train_densities,
 )
 from flows.job import Job
 from skyfold.density_index import Shard, quadrature
 from skyfold.errors import InvalidRequestError, ReleaseError, TooManyBadInputsError
 from skyfold.fidelity import FidelityRecord
+from skyfold.measure_densities import rows_to_measure
 from skyfold.science.densities import DENSITIES, DensityContext
 from storage.densities_writer import start_densities
 
@@ -100,8 +100,8 @@ def test_flow_steps_can_be_repeated(tmp_path):
         index = require_plan(job, "pz")
         start_densities(job.builder, index)
         assert index.rows == 60
-        first = encode_shards.fn(job.survey, "pz", ["0"])
-        assert encode_shards.fn(job.survey, "pz", ["0"]) == first
+        first = encode_shards.fn(job, [0], "pz")
+        assert encode_shards.fn(job, [0], "pz") == first
     assert Shard.from_row(first[0]).stop == 60
 
 
@@ -115,7 +115,7 @@ def test_too_many_bad_rows_stop_the_flow(tmp_path):
     with disable_run_logger():
         train_densities(job)
         start_densities(job.builder, require_plan(job, "pz"))
-        rows = encode_shards.fn(job.survey, "pz", ["0"])
+        rows = encode_shards.fn(job, [0], "pz")
     shards = [Shard.from_row(row) for row in rows]
     with pytest.raises(TooManyBadInputsError, match=r"8 of 20 rows.*8 is negative"):
         require_few_bad_rows(require_plan(job, "pz"), shards, 0.2)

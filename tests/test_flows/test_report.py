@@ -21,7 +21,7 @@ from flows.gallery import png_uri
 from flows.report import render_report
 from skyfold import FidelityRecord, cli, open_release
 from skyfold.errors import NeedNotMetError
-from skyfold.index import index_key, read_index, write_index
+from skyfold.index import _to_parquet, index_key, read_index
 from skyfold.layout import FIDELITY_KEY, MANIFEST_KEY, PROVENANCE_KEY, ZARR_KEY
 
 HOSTILE = "r</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp;"
@@ -91,7 +91,10 @@ def copy_release(url, folder, *, about=(), band=None, rows=None):
     if band is not None:
         path = target / index_key("night1")
         entries = read_index(path.read_bytes(), str(path))
-        path.write_bytes(write_index([replace(entry, band=band) for entry in entries]))
+        changed = [replace(entry, band=band).to_row() for entry in entries]
+        path.write_bytes(
+            _to_parquet([row | {"bytes": sorted(row["bytes"].items())} for row in changed])
+        )
         rows = [row | {"band": band} for row in record.rows()]
     if rows is not None:
         (target / FIDELITY_KEY).write_text(FidelityRecord.from_rows(rows).to_ecsv())

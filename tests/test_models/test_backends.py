@@ -72,7 +72,8 @@ def lattices(work, encoded, network) -> list[np.ndarray]:
         background = background_at(layers["background"], noise.background_step, *place)
         guard = layers["guard"][place]
         predicted = ladder.predict(predictions[number], background, noise, guard)
-        width = ladder.cell_width(predicted, background, noise, 0.5, work.image.stored.dtype)
+        sigma = noise.pixel_sigma(predicted - background)
+        width = ladder.cell_width(predicted, sigma, 0.5, work.image.stored.dtype)
         cells = layers["sources"][place] + layers["bounded"][place]
         out.append(ladder.from_cells(cells, predicted, width))
     return out

@@ -1,4 +1,4 @@
-"""Noise of images, blocks that `sources` keeps, and images that cannot be a ladder."""
+"""Noise of images, leaves that `sources` keeps, and images that cannot be a ladder."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import synthetic
 from scipy.ndimage import gaussian_filter
 
 from skyfold.index import FLAG_FILL
+from skyfold.layout import direct_codec
 from skyfold.noise import background_at
-from storage.encoder import encode_image
+from storage.builder import _direct_bytes
+from storage.encoder import encode_image, pad_to_tiles
 from storage.image_input import SurveyImage
 from storage.noise_fit import find_fills, fit_noise
 from storage.survey import ImageRef
@@ -111,7 +113,7 @@ def flash(shape):
 def test_what_the_model_never_saw_comes_back_at_sources(surprise, seed, network):
     """Where a surprise stands out by 3 sigma, `sources` is within the bound, or nearly all of it.
 
-    Of a line that is 4 sigma high, a fiftieth of the pixels may lie in a block where noise hid it.
+    Of a line that is 4 sigma high, a fiftieth of the pixels may lie in a leaf where noise hid it.
     """
     shape, sigma, step = (256, 256), 10.0, 0.5
     signal = surprise(shape)
@@ -119,18 +121,29 @@ def test_what_the_model_never_saw_comes_back_at_sources(surprise, seed, network)
     stored = np.rint(noisy).astype("i2")
     encoded = encode_image(survey_image(stored), network, step)
     kept = encoded.layers["sources"] != 0
-    blocks = kept.reshape(32, 8, 32, 8).any(axis=(1, 3))
-    covered = np.kron(blocks, np.ones((8, 8), bool))
+    leaves = kept.reshape(128, 2, 128, 2).any(axis=(1, 3))
+    covered = np.kron(leaves, np.ones((2, 2), bool))
     strong = signal > 3
     assert covered[strong].mean() > 0.98
-    assert blocks.mean() < 0.5
+    assert leaves.mean() < 0.4
+
+
+@pytest.mark.parametrize("shape", [(264, 1000), (600, 270), (1000, 1000)])
+def test_raw_bytes_are_told_from_a_few_tiles_of_any_image(shape):
+    noise = np.random.default_rng(4).normal(300, 20, shape).round().astype("i2")
+    stored = pad_to_tiles(noise)
+    tiles = [slice(at, at + 256) for at in range(0, 1024, 256)]
+    parts = [stored[y, x] for y in tiles for x in tiles if stored[y, x].size]
+    whole = sum(len(direct_codec("int16").encode_chunk(one[np.newaxis])) for one in parts)
+    assert _direct_bytes(stored, shape, ladder=10**9) == pytest.approx(whole, rel=0.02)
+    assert _direct_bytes(stored, shape, ladder=1) == pytest.approx(whole, rel=0.05)
 
 
 def test_little_is_kept_where_there_is_nothing(network):
     noise = np.random.default_rng(3).normal(0, 1, (1024, 1024))
     encoded = encode_image(survey_image(noise.astype("f4")), network, 0.5)
-    kept = (encoded.layers["sources"] != 0).reshape(128, 8, 128, 8).any(axis=(1, 3))
-    assert kept.mean() < 0.01
+    kept = (encoded.layers["sources"] != 0).reshape(512, 2, 512, 2).any(axis=(1, 3))
+    assert kept.mean() < 0.002
 
 
 def test_the_mesh_takes_the_mean_error_of_what_is_not_kept(network):
@@ -144,7 +157,7 @@ def test_the_mesh_takes_the_mean_error_of_what_is_not_kept(network):
         place = (slice(ty * 256, ty * 256 + 256), slice(tx * 256, tx * 256 + 256))
         smooth = background_at(layers["background"], noise.background_step, *place)
         smooth = smooth + noise.to_signal(y[number])
-        kept = (layers["sources"][place] != 0).reshape(32, 8, 32, 8).any(axis=(1, 3))
-        rest = ~np.kron(kept, np.ones((8, 8), bool))
+        kept = (layers["sources"][place] != 0).reshape(128, 2, 128, 2).any(axis=(1, 3))
+        rest = ~np.kron(kept, np.ones((2, 2), bool))
         left.append(((np.rint(sky)[place] - smooth) / noise.sigma)[rest].mean())
     assert np.abs(left).max() < 0.02

@@ -1,0 +1,263 @@
+"""`skyfold.interlaced`: integers of a plane, each predicted from its decoded neighbours.
+
+A plane is coded from coarse to fine: every 16th pixel of every 16th row, then the pixels between
+them at distances 8, 4, 2 and 1, each time in three passes: odd rows and odd columns, even and
+odd, odd and even. A pass knows all earlier ones, so it is computed at once, without a loop over
+pixels. What is known predicts each value and how far it may be off; the second names the table
+with which the difference is coded. Both are sums of integers with integer weights, which the
+writer fits (`skyfold.codecs.interlaced_fit`) and stores; no floating point chooses anything.
+
+Bytes of a chunk that is a plane, its sides multiples of 16 and at least 64::
+
+    u8          form: 0 a skyfold.blocks chunk follows, 1 all values are predicted, 2 those of some
+                leaves of 2 x 2 pixels are and the others are zero, 3 those of some leaves follow
+    (2, 3) u8   0 the mask is of leaves that are coded, 1 of those that are not
+    (2, 3)      the mask (`skyfold.codecs.quadtree`)
+    (3)         a pcodec stream of the values, in C order of the plane; nothing else
+    i32         offset, taken off every value
+    u8          K, number of contexts
+    (K - 1) u16 rising thresholds of the contexts
+    (K + 1) u8 u8  scale and shape of the table of each context (`skyfold.codecs.tables`), then
+                of the coarsest pixels, which are not predicted
+    2 x 3 x     for distance 1, then for all others, each time for the three passes:
+                u16 and 3 u8 weights of the context; u16 from which a pixel is steep, 0 for never;
+                u8 and 7 i8 weights of the prediction; and unless never, of steep pixels
+    u32 ...     words of constriction's range coder
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import constriction
+import numpy as np
+from numpy.typing import NDArray
+
+from skyfold.codecs.blocks import BlocksCodec, compress, decompress
+from skyfold.codecs.chunk import ChunkCodec
+from skyfold.codecs.interlaced_passes import CLIP, COARSEST, SMALLEST, Ints, Plan, Walk
+from skyfold.codecs.quadtree import decode_mask, encode_mask
+from skyfold.codecs.tables import DIRECT, Table, get_table, join, lengths, split
+from skyfold.errors import CorruptDataError
+from skyfold.ladder import LEAF
+
+LIMIT = 1 << 17  # range of the values of a plane: sums of predictions stay below 2**31
+WORTH = 0.995  # of the bytes of skyfold.blocks, which is read many times faster
+_BLOCKS, _ALL, _SOME, _PLAIN = 0, 1, 2, 3
+
+
+def decode_plane(
+    data: bytes, shape: tuple[int, int], used: NDArray[np.bool_] | None
+) -> NDArray[np.int32]:
+    """Plane of a stated shape; where `used` is False, zero."""
+    plan, body = Plan.from_bytes(data)
+    words = np.frombuffer(body + bytes(-len(body) % 4), "<u4").astype(np.uint32)
+    decoder = _Decoder(constriction.stream.queue.RangeDecoder(words), plan)
+    walk = Walk(shape, used)
+    coarsest = slice(None, None, COARSEST)
+    coded = None if used is None else used[coarsest, coarsest]
+    contexts = np.full(walk.values[coarsest, coarsest].shape, len(plan.tables) - 1, np.uint8)
+    first = decoder.read(contexts, coded)
+    walk.values[coarsest, coarsest] = first
+    walk.sizes[coarsest, coarsest] = np.minimum(np.abs(first), CLIP)
+    for known, distance, number, coded in walk.passes():
+        weights = plan.of(distance, number)
+        contexts = plan.contexts(known.expect(number, weights.context))
+        residuals = decoder.read(contexts, coded)
+        values = residuals + known.predict(number, weights)
+        if coded is not None:
+            values *= coded
+        known.learn(number, values, residuals)
+    values = walk.values + np.int32(plan.offset)
+    return values if used is None else np.where(used, values, 0)
+
+
+class _Decoder:
+    """Reads residuals, of one context after the other."""
+
+    def __init__(self, coder: Any, plan: Plan) -> None:
+        self.coder = coder
+        self.tables = [get_table(*pair) for pair in plan.tables]
+
+    def read(self, contexts: NDArray[np.uint8], coded: NDArray[np.bool_] | None) -> Ints:
+        """Residuals of a pass; zero where nothing is coded."""
+        chosen = contexts.ravel() if coded is None else contexts[coded]
+        order, runs = grouped(chosen)
+        parts = [self._run(self.tables[context], count) for context, count in runs]
+        read = np.empty(len(chosen), np.int32)
+        read[order] = np.concatenate([*parts, np.empty(0, np.int32)])
+        if coded is None:
+            return read.reshape(contexts.shape)
+        out = np.zeros(contexts.shape, np.int32)
+        out[coded] = read
+        return out
+
+    def _run(self, table: Table, count: int) -> Ints:
+        symbols = self.coder.decode(table.model, count)
+        whole = symbols - DIRECT
+        if symbols.max() > 2 * DIRECT:
+            bits = lengths(symbols)
+            whole = join(symbols, bits, self._plain(bits))
+        if not table.shift:
+            return whole
+        low = self.coder.decode(_uniform(table.shift), count)
+        return (whole << table.shift) + low
+
+    def _plain(self, bits: Ints) -> Ints:
+        plain = np.zeros_like(bits)
+        for length in np.unique(bits[bits > 0]):
+            one = bits == length
+            plain[one] = self.coder.decode(_uniform(length), int(one.sum()))
+        return plain
+
+
+def grouped(contexts: NDArray[np.uint8]) -> tuple[NDArray[np.intp], list[tuple[int, int]]]:
+    """Order by context, and the number of each that there is."""
+    counts = np.bincount(contexts)
+    runs = [(int(context), int(counts[context])) for context in np.flatnonzero(counts)]
+    return np.argsort(contexts, kind="stable"), runs
+
+
+def _uniform(bits: int) -> Any:
+    return constriction.stream.model.Uniform(1 << int(bits))
+
+
+def encode_passes(plan: Plan, passes: list[tuple[Ints, Ints]]) -> bytes:
+    """Bytes of a plane.
+
+    Parameters
+    ----------
+    passes : list of (doubts, residuals)
+        Of what is coded, by pass; the coarsest pixels come first and have no doubts.
+    """
+    coder = constriction.stream.queue.RangeEncoder()
+    for doubts, residuals in passes:
+        last = np.full(len(residuals), len(plan.tables) - 1, np.uint8)
+        contexts = plan.contexts(doubts) if len(doubts) else last
+        order, runs = grouped(contexts)
+        start, ordered = 0, residuals[order]
+        for context, count in runs:
+            _write(coder, get_table(*plan.tables[context]), ordered[start : start + count])
+            start += count
+    return plan.to_bytes() + coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+
+
+def _write(coder: Any, table: Table, residuals: Ints) -> None:
+    symbols, bits, plain = split(residuals, table.shift)
+    coder.encode(symbols, table.model)
+    for length in np.unique(bits[bits > 0]):
+        coder.encode(plain[bits == length], _uniform(length))
+    if table.shift:
+        coder.encode(residuals & ((1 << table.shift) - 1), _uniform(table.shift))
+
+
+@dataclass(frozen=True)
+class InterlacedCodec(ChunkCodec):
+    """Integers of planes, predicted; `skyfold.blocks` where that takes no more bytes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y, x = np.mgrid[:64, :64]
+    >>> chunk = (y * x // 8).astype(np.int32)[np.newaxis]
+    >>> codec = InterlacedCodec()
+    >>> data = codec.encode_chunk(chunk)
+    >>> bool((codec.decode_chunk(data, chunk.shape, chunk.dtype) == chunk).all())
+    True
+    """
+
+    codec_name: ClassVar[str] = "skyfold.interlaced"
+
+    def encode_chunk(self, chunk: NDArray[Any]) -> bytes:
+        """Bytes of a chunk; see the module's description of the format."""
+        from skyfold.codecs.interlaced_fit import fit_plane, is_predictable
+
+        if not _fits(chunk) or not chunk.any():
+            return bytes([_BLOCKS]) + BlocksCodec().encode_chunk(chunk)
+        plane = chunk.reshape(chunk.shape[-2:])
+        leaves = _coded_leaves(plane)
+        used = None if leaves.all() else _pixels(leaves)
+        mask = b"" if used is None else _write_mask(leaves)
+        if used is None:
+            plain = bytes([_BLOCKS]) + BlocksCodec().encode_chunk(chunk)
+        else:
+            plain = bytes([_PLAIN]) + mask + compress(plane[used])
+        plane = plane.astype(np.int32)
+        if not is_predictable(plane, used):
+            return plain
+        head = bytes([_ALL if used is None else _SOME]) + mask
+        data = head + encode_passes(*fit_plane(plane, used))
+        return data if len(data) < WORTH * len(plain) else plain
+
+    def decode_chunk(
+        self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> NDArray[Any]:
+        """Chunk of a stated shape and dtype."""
+        kind, rest = (data[0], data[1:]) if data else (None, b"")
+        if kind == _BLOCKS:
+            return BlocksCodec().decode_chunk(rest, shape, dtype)
+        if kind not in (_ALL, _SOME, _PLAIN):
+            raise CorruptDataError(f"skyfold.interlaced chunk begins with {kind}; 0 to 3 is known")
+        if not _is_plane(shape):
+            raise CorruptDataError(
+                f"skyfold.interlaced chunk of shape {shape}: planes have sides of {SMALLEST} or "
+                f"more, in steps of {COARSEST}"
+            )
+        plane, used = (shape[-2], shape[-1]), None
+        if kind != _ALL:
+            used, rest = _read_mask(rest, plane)
+            if kind == _PLAIN:
+                return _decode_plain(rest, used, shape, dtype)
+        try:
+            return decode_plane(rest, plane, used).reshape(shape).astype(dtype)
+        except AssertionError as error:  # constriction's word for bytes that it cannot have written
+            raise CorruptDataError(f"skyfold.interlaced chunk: {error}") from error
+
+
+def _decode_plain(
+    data: bytes, used: NDArray[np.bool_], shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    values = np.zeros(shape, dtype)
+    values[..., used] = decompress(data, int(np.count_nonzero(used)), dtype)
+    return values
+
+
+def _coded_leaves(plane: NDArray[Any]) -> NDArray[np.bool_]:
+    """Leaves with a value that is not zero, and those of zeros that stand alone among them."""
+    ny, nx = (side // LEAF for side in plane.shape)
+    used = np.asarray(plane.reshape(ny, LEAF, nx, LEAF).any(axis=(1, 3)))
+    edge = np.pad(used, 1, mode="edge").astype(np.int8)
+    around = edge[:-2, 1:-1] + edge[2:, 1:-1] + edge[1:-1, :-2] + edge[1:-1, 2:]
+    return used | (around >= 3)
+
+
+def _write_mask(leaves: NDArray[np.bool_]) -> bytes:
+    turned = bool(leaves.mean() > 0.5)
+    return bytes([turned]) + encode_mask(~leaves if turned else leaves)
+
+
+def _read_mask(data: bytes, plane: tuple[int, int]) -> tuple[NDArray[np.bool_], bytes]:
+    """Which pixels are coded, and the bytes that follow the mask."""
+    if data[:1] not in (b"\0", b"\1"):
+        raise CorruptDataError(f"mask of a skyfold.interlaced chunk begins with {data[:1]!r}")
+    leaves, rest = decode_mask(data[1:], plane)
+    return _pixels(~leaves if data[0] else leaves), rest
+
+
+def _fits(chunk: NDArray[Any]) -> bool:
+    """Whether a chunk can be coded here: a plane of integers near each other."""
+    if chunk.dtype.kind not in "iu" or not _is_plane(chunk.shape):
+        return False
+    return int(chunk.max()) - int(chunk.min()) < LIMIT
+
+
+def _is_plane(shape: tuple[int, ...]) -> bool:
+    ny, nx = shape[-2:]
+    whole = all(side % COARSEST == 0 and side >= SMALLEST for side in (ny, nx))
+    return whole and math.prod(shape) == ny * nx
+
+
+def _pixels(leaves: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return np.repeat(np.repeat(leaves, LEAF, axis=0), LEAF, axis=1)

@@ -1,0 +1,270 @@
+"""What the writer of `skyfold.interlaced` chooses: weights, contexts and tables of a plane.
+
+Least squares on the plane itself. Another writer may choose otherwise: a reader takes the integers
+as they are stored. Where neighbours say nothing, as in white noise, all weights are zero, and a
+reader then does no arithmetic for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skyfold.codecs.interlaced_passes import (
+    CLIP,
+    COARSEST,
+    DISTANCES,
+    PASSES,
+    Ints,
+    Known,
+    Plan,
+    Weights,
+)
+from skyfold.codecs.tables import SCALES, SHAPES, SYMBOLS, get_table, scale_of, split
+
+CONTEXTS = 12
+MIN_CODED = 1024  # pixels below which what is stored of a fit is not worth it
+MIN_CORRELATION = 0.04  # of neighbours, below which pcodec is as good
+MIN_GAIN = 0.004  # bits a pixel below which a prediction is left out: it only fits noise
+STEEP = 0.9  # share of pixels that are calm
+MIN_SPREAD = 1.2  # of most doubts, largest to smallest: below it one context will do
+_NO_CONTEXT = np.array([16, 0, 0, 0], np.int32)
+_GAUSSIAN = 6  # shape from which the search starts
+_RIDGE = 1e-4
+_STEPS = ((-4, 0), (4, 0), (-1, 0), (1, 0), (0, -2), (0, 2), (0, -1), (0, 1), (-2, -1), (2, 1))
+
+Floats = NDArray[np.floating[Any]]
+Plane = NDArray[Any]
+Passes = list[tuple[Ints, Ints]]
+Used = NDArray[np.bool_] | None
+
+
+def is_predictable(values: Ints, used: Used) -> bool:
+    """Whether neighbours say anything of each other, in value or in size.
+
+    White noise, which is most of what a good model leaves, is not worth a fit.
+    """
+    used = values != 0 if used is None else used
+    if used.sum() < MIN_CODED:
+        return False
+    size = 4 * float(np.abs(values[used]).mean())
+    cut = np.clip(values - _typical(values[used]), -size, size).astype(np.float32)
+    apart = np.abs(cut) - np.abs(cut[used]).mean()
+    return any(
+        abs(_correlation(plane, used, axis)) > MIN_CORRELATION
+        for plane in (cut, apart)
+        for axis in (0, 1)
+    )
+
+
+def _correlation(plane: Floats, used: NDArray[np.bool_], axis: int) -> float:
+    """Of used neighbours along an axis, on every fourth line."""
+    step = (slice(None, -1), slice(None, None, 4))[:: 1 if axis == 0 else -1]
+    after = (slice(1, None), slice(None, None, 4))[:: 1 if axis == 0 else -1]
+    both = used[step] & used[after]
+    one, other = plane[step][both], plane[after][both]
+    power = float(np.sqrt((one @ one) * (other @ other)))
+    return float(one @ other) / power if power else 0.0
+
+
+def fit_plane(values: Ints, used: Used) -> tuple[Plan, Passes]:
+    """Plan of a plane, and what it leaves to be coded.
+
+    Parameters
+    ----------
+    values : ndarray, shape (ny, nx), int32
+        Zero where `used` is False.
+    used : ndarray, shape (ny, nx), bool, or None
+        Which pixels are coded; None: all.
+
+    Returns
+    -------
+    plan : Plan
+    passes : list of (doubts, residuals)
+        Of the pixels coded in each pass, the coarsest first.
+    """
+    offset = _typical(values if used is None else values[used])
+    values = values - np.int32(offset)
+    if used is not None:
+        values *= used
+    weights = [
+        _value_weights(_known(values, values, distance), used, distance, number)
+        for distance in (1, 2)
+        for number in range(len(PASSES))
+    ]
+    sizes, residuals = _predicted(values, used, weights)
+    weights = [
+        replace(one, context=_context_weights(values, sizes, used, *place))
+        for one, place in zip(weights, _order()[-3:] + _order()[-6:-3], strict=True)
+    ]
+    draft = Plan(offset, np.empty(0, np.int32), (), tuple(weights))
+    passes = [(np.empty(0, np.int32), residuals[0])]
+    for (distance, number), left in zip(_order(), residuals[1:], strict=True):
+        known = _known(values, sizes, distance)
+        doubts = known.expect(number, draft.of(distance, number).context)
+        passes.append((_chosen(doubts, used, distance, number), left))
+    return _with_tables(draft, passes), passes
+
+
+def _typical(values: Ints) -> int:
+    return int(np.median(values.ravel()[:: max(values.size // 4096, 1) | 1]))
+
+
+def _order() -> list[tuple[int, int]]:
+    return [(distance, number) for distance in DISTANCES for number in range(len(PASSES))]
+
+
+def _known(values: Ints, sizes: Ints, distance: int) -> Known:
+    here = slice(None, None, distance)
+    return Known(values[here, here], sizes[here, here])
+
+
+def _chosen(plane: Plane, used: Used, distance: int, number: int) -> Plane:
+    """Values of a pass that are coded, from those of all of its pixels."""
+    return plane.ravel() if used is None else plane[_places(used, distance, number)]
+
+
+def _places(plane: Plane, distance: int, number: int) -> Plane:
+    y, x = (step * distance for step in PASSES[number])
+    return plane[y :: 2 * distance, x :: 2 * distance]
+
+
+def _value_weights(known: Known, used: Used, distance: int, number: int) -> Weights:
+    """Weights of a prediction by least squares, for all pixels or for calm and steep ones."""
+    columns = [*known.features(number), known.target(number), known.apart(number)]
+    matrix = np.stack([_chosen(one, used, distance, number) for one in columns]).astype(np.float32)
+    features, target, apart = matrix[:-2] / 512, matrix[-2], matrix[-1]
+    none = Weights(_NO_CONTEXT, 0, (np.zeros(len(features), np.int32),))
+    if target.size < 16 * len(features):
+        return none
+    off = np.abs(target - 128 * features[0])  # 128 / 512 of the sum of four is their mean
+    trust = 1 / (1 + (off / (3 * float(np.median(off[::8])) + 0.5)) ** 2)
+    found = _solve(features, target, trust)
+    left, before = _spread(target - found @ features, trust), _spread(target, trust)
+    if before - left < MIN_GAIN:
+        return none
+    steep = int(min(np.quantile(apart[::4], STEEP), CLIP - 1)) + 1
+    is_steep = apart >= steep
+    if is_steep.sum() < 16 * len(features):
+        return Weights(_NO_CONTEXT, 0, (found,))
+    parts = [_solve(features[:, one], target[one], trust[one]) for one in (~is_steep, is_steep)]
+    split_left = target - np.where(is_steep, parts[1] @ features, parts[0] @ features)
+    gain = _spread_in(target - found @ features, is_steep) - _spread_in(split_left, is_steep)
+    if gain < MIN_GAIN:
+        return Weights(_NO_CONTEXT, 0, (found,))
+    return Weights(_NO_CONTEXT, steep, tuple(parts))
+
+
+def _solve(features: Floats, target: Floats, trust: Floats) -> Ints:
+    weighted = features * trust
+    normal = (weighted @ features.T).astype(np.float64)
+    normal[np.diag_indices_from(normal)] += _RIDGE * np.trace(normal) / len(normal) + 1e-9
+    found = np.linalg.solve(normal, (weighted @ target).astype(np.float64))
+    return np.clip(np.rint(found), [0, *[-128] * 7], [255, *[127] * 7]).astype(np.int32)
+
+
+def _spread(residuals: Floats, trust: Floats) -> float:
+    """Bits that the scale of residuals costs each."""
+    return 0.5 * float(np.log2(max(float((trust * residuals) @ residuals), 1e-9)))
+
+
+def _spread_in(residuals: Floats, is_steep: NDArray[np.bool_]) -> float:
+    """Bits that the scales of residuals cost each, steep ones apart."""
+    share = float(is_steep.mean())
+    sizes = np.abs(residuals)
+    calm, steep = (float(sizes[one].mean()) + 0.3 for one in (~is_steep, is_steep))
+    return float((1 - share) * np.log2(calm) + share * np.log2(steep))
+
+
+def _predicted(values: Ints, used: Used, weights: list[Weights]) -> tuple[Ints, list[Ints]]:
+    """Sizes of all residuals, as a plane, and the residuals of each pass."""
+    sizes = np.zeros_like(values)
+    coarsest = slice(None, None, COARSEST)
+    first = values[coarsest, coarsest]
+    sizes[coarsest, coarsest] = np.minimum(np.abs(first), CLIP)
+    residuals = [first.ravel() if used is None else first[used[coarsest, coarsest]]]
+    for distance, number in _order():
+        known = _known(values, values, distance)
+        left = known.target(number) - known.predict(number, weights[(distance > 1) * 3 + number])
+        if used is not None:
+            left = left * _places(used, distance, number)
+        _places(sizes, distance, number)[...] = np.minimum(np.abs(left), CLIP)
+        residuals.append(_chosen(left, used, distance, number))
+    return sizes, residuals
+
+
+def _context_weights(values: Ints, sizes: Ints, used: Used, distance: int, number: int) -> Ints:
+    """Weights of a doubt: what the size of a residual is seen to depend on, times 8."""
+    known = _known(values, sizes, distance)
+    target = _chosen(_places(sizes, distance, number), used, distance, number).astype(np.float32)
+    if target.size < 64:
+        return _NO_CONTEXT
+    doubts = [_chosen(one, used, distance, number) for one in known.doubts(number)]
+    features = np.stack([np.ones(target.size, np.int32), *doubts]).astype(np.float32)
+    typical = float(target.mean()) + 0.25
+    weighted = features / (typical + 0.25 * features[1]) ** 2
+    normal = (weighted @ features.T).astype(np.float64)
+    normal[np.diag_indices_from(normal)] += _RIDGE * np.diag(normal) + 1e-12
+    found = np.linalg.solve(normal, (weighted @ target).astype(np.float64)) * 128
+    found = np.clip(np.rint(found), 0, [65535, 255, 255, 255]).astype(np.int32)
+    low, high = np.quantile(found @ features[:, ::4], [0.02, 0.98])
+    return found if high > MIN_SPREAD * max(low, 1e-9) else _NO_CONTEXT
+
+
+def _with_tables(draft: Plan, passes: Passes) -> Plan:
+    """The plan with its contexts and their tables."""
+    doubts = np.concatenate([one for one, _ in passes[1:]])
+    residuals = np.concatenate([one for _, one in passes[1:]])
+    thresholds = _thresholds(doubts)
+    plan = Plan(draft.offset, thresholds, (), draft.weights)
+    contexts = plan.contexts(doubts)
+    counts = np.bincount(contexts, minlength=len(thresholds) + 1)
+    parts = np.split(residuals[np.argsort(contexts, kind="stable")], np.cumsum(counts)[:-1])
+    tables = tuple(_fit_table(part) for part in [*parts, passes[0][1]])
+    return Plan(draft.offset, thresholds, tables, draft.weights)
+
+
+def _thresholds(doubts: Ints) -> Ints:
+    """Cuts at even ratios of what most doubts are."""
+    if not doubts.size:
+        return np.empty(0, np.int32)
+    low, high = np.quantile(doubts[::4], [0.02, 0.98])
+    low = max(low, 1.0)
+    if high <= MIN_SPREAD * low:
+        return np.empty(0, np.int32)
+    return np.unique(np.rint(np.geomspace(low, high, CONTEXTS - 1))).astype(np.int32)
+
+
+def _fit_table(residuals: Ints) -> tuple[int, int]:
+    """Scale and shape of the table that codes residuals in the fewest bits."""
+    if not residuals.size:
+        return 0, 0
+    typical = 1.25 * float(np.abs(residuals).mean()) + 0.15
+    guess = next((n for n in range(SCALES) if scale_of(n) >= typical), SCALES - 1)
+    counts: dict[int, NDArray[np.intp]] = {}
+
+    def cost(scale: int, shape: int) -> float:
+        table = get_table(scale, shape)
+        if table.shift not in counts:
+            symbols = split(residuals, table.shift)[0]
+            counts[table.shift] = np.bincount(symbols, minlength=SYMBOLS)
+        return float(counts[table.shift] @ table.cost)
+
+    return _descend(cost, (guess, _GAUSSIAN))
+
+
+def _descend(cost: Callable[[int, int], float], start: tuple[int, int]) -> tuple[int, int]:
+    """Scale and shape to which no step makes the cost less."""
+    best, least = start, cost(*start)
+    improved = True
+    while improved:
+        improved = False
+        for scale, shape in _STEPS:
+            one = best[0] + scale, best[1] + shape
+            if 0 <= one[0] < SCALES and 0 <= one[1] < SHAPES and (met := cost(*one)) < least:
+                best, least, improved = one, met, True
+    return best

@@ -1,0 +1,289 @@
+"""How a plane is walked from coarse to fine, and what its known pixels say of the next ones.
+
+The arithmetic of `skyfold.interlaced`: integers only, below 2**31, computed for all pixels of a
+pass at once. Its bytes are described there; weights and contexts are stored, never derived.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skyfold.codecs.tables import SCALES, SHAPES
+from skyfold.errors import CorruptDataError
+
+Ints = NDArray[np.int32]
+
+COARSEST = 16
+SMALLEST = 64  # side of a plane: its mirror images must not overlap
+DISTANCES = (8, 4, 2, 1)
+PASSES = ((1, 1), (0, 1), (1, 0))  # odd row, odd column: in units of the distance
+PAD = 3  # reach of a pass's neighbours
+CLIP = 1 << 15  # of what neighbours add to a context
+MAX_CONTEXTS = 32
+# Steps to neighbours that a pass knows, one of each opposite pair.
+NEAR = (((-1, -1), (-1, 1)), ((0, -1), (-1, 0)), ((0, -1), (-1, 0)))
+_KNIGHTS = ((-1, -2), (-1, 2), (-2, -1), (-2, 1))
+FAR = (
+    ((-3, -3), (-3, 3), (-1, -3), (-1, 3), (-3, -1), (-3, 1)),
+    (*_KNIGHTS, (0, -3), (-3, 0)),
+    (*_KNIGHTS, (-1, -1), (-1, 1)),
+)
+_CONTEXT = struct.Struct("<H3BH")
+_VALUE = struct.Struct("<B7b")
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """Integers that predict the values of one kind of pass.
+
+    Attributes
+    ----------
+    context : ndarray, shape (4,), int32
+        For `Known.expect`, in 1/16: one of 0..65535, three of 0..255.
+    steep : int
+        Near differences from which a pixel is steep; 0 for never.
+    value : tuple of one or two ndarrays of shape (8,), int32
+        For `Known.predict`, in 1/128: one of 0..255, seven of -128..127; of pixels that are not
+        steep, and of those that are.
+    """
+
+    context: Ints
+    steep: int
+    value: tuple[Ints, ...]
+
+    def to_bytes(self) -> bytes:
+        """As the module's description says."""
+        values = [_VALUE.pack(*one.tolist()) for one in self.value]
+        return b"".join([_CONTEXT.pack(*self.context.tolist(), self.steep), *values])
+
+    @classmethod
+    def from_bytes(cls, data: bytes, at: int) -> tuple[Weights, int]:
+        """Weights that begin at a byte, and where they end."""
+        *context, steep = _CONTEXT.unpack_from(data, at)
+        at += _CONTEXT.size
+        count = 2 if steep else 1
+        values = [_VALUE.unpack_from(data, at + n * _VALUE.size) for n in range(count)]
+        value = tuple(np.array(one, np.int32) for one in values)
+        return cls(np.array(context, np.int32), steep, value), at + count * _VALUE.size
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """All that the writer chose for a plane.
+
+    Attributes
+    ----------
+    offset : int
+    thresholds : ndarray, shape (K - 1,), int32
+    tables : tuple of (int, int)
+        Scale and shape of the table of each context, then of the coarsest pixels.
+    weights : tuple of six `Weights`
+        For distance 1 and for the others, by pass.
+    """
+
+    offset: int
+    thresholds: Ints
+    tables: tuple[tuple[int, int], ...]
+    weights: tuple[Weights, ...]
+
+    def of(self, distance: int, number: int) -> Weights:
+        """Weights of a pass."""
+        return self.weights[number if distance == 1 else 3 + number]
+
+    def contexts(self, doubts: Ints) -> NDArray[np.uint8]:
+        """Context of each doubt."""
+        if not len(self.thresholds):
+            return np.zeros(doubts.shape, np.uint8)
+        return self._lookup[np.minimum(doubts, self.thresholds[-1])]
+
+    @cached_property
+    def _lookup(self) -> NDArray[np.uint8]:
+        """Context of every doubt up to the last threshold."""
+        every = np.arange(int(self.thresholds[-1]) + 1)
+        return np.searchsorted(self.thresholds, every, side="right").astype(np.uint8)
+
+    def to_bytes(self) -> bytes:
+        """As the module's description says."""
+        head = struct.pack("<iB", self.offset, len(self.tables) - 1)
+        weights = [one.to_bytes() for one in self.weights]
+        tables = bytes(number for pair in self.tables for number in pair)
+        return b"".join([head, self.thresholds.astype("<u2").tobytes(), tables, *weights])
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> tuple[Plan, bytes]:
+        """Plan, and the bytes after it; CorruptDataError where there is no plan."""
+        try:
+            return cls._parse(data)
+        except (struct.error, ValueError) as error:
+            raise CorruptDataError(f"skyfold.interlaced chunk is cut short: {error}") from error
+
+    @classmethod
+    def _parse(cls, data: bytes) -> tuple[Plan, bytes]:
+        offset, contexts = struct.unpack_from("<iB", data)
+        if not 0 < contexts <= MAX_CONTEXTS:
+            raise CorruptDataError(f"skyfold.interlaced chunk has {contexts} contexts; 1 to 32")
+        at = 5 + 2 * (contexts - 1)
+        thresholds = np.frombuffer(data, "<u2", contexts - 1, 5).astype(np.int32)
+        numbers = data[at : at + 2 * contexts + 2]
+        pairs = tuple(zip(numbers[::2], numbers[1::2], strict=True))
+        if len(pairs) <= contexts or any(one >= SCALES or two >= SHAPES for one, two in pairs):
+            raise CorruptDataError("skyfold.interlaced chunk names a table that there is not")
+        at += 2 * contexts + 2
+        weights = []
+        for _ in range(2 * len(PASSES)):
+            one, at = Weights.from_bytes(data, at)
+            weights.append(one)
+        return cls(offset, thresholds, pairs, tuple(weights)), data[at:]
+
+
+class Known:
+    """Values and sizes of residuals at one distance, padded by their mirror image.
+
+    Parameters
+    ----------
+    values, sizes : ndarray, shape (ny, nx), int32
+        Every pixel at this distance; those not yet known are not looked at.
+    """
+
+    def __init__(self, values: Ints, sizes: Ints) -> None:
+        self.values, self.sizes = _padded(values), _padded(sizes)
+
+    def learn(self, number: int, values: Ints | None, residuals: Ints) -> None:
+        """Take in what a pass decoded; None: the values were known."""
+        if values is not None:
+            self._at(self.values, (0, 0), number)[...] = values
+            _mirror(self.values)
+        self._at(self.sizes, (0, 0), number)[...] = np.minimum(np.abs(residuals), CLIP)
+        _mirror(self.sizes)
+
+    @property
+    def inside(self) -> tuple[Ints, Ints]:
+        """Values and sizes without the padding."""
+        inside = slice(PAD, -PAD)
+        return self.values[inside, inside], self.sizes[inside, inside]
+
+    def target(self, number: int) -> Ints:
+        """Values of the pass itself."""
+        return self._at(self.values, (0, 0), number)
+
+    def features(self, number: int) -> Iterator[Ints]:
+        """What weights of values are of: see `predict`."""
+        one, other = (self._pair(self.values, at, number) for at in NEAR[number])
+        yield one + other
+        yield one - other
+        for at in FAR[number]:
+            yield 2 * self._pair(self.values, at, number) - (one + other)
+
+    def predict(self, number: int, weights: Weights) -> Ints:
+        """Predicted values of a pass.
+
+        With the sums s of four near values, d of one near pair less the other and f of each far
+        pair, ``(w0 s + w1 d + w2 (2 f - s) + ... + w7 (2 f - s) + 256) >> 9``.
+        """
+        if not any(one.any() for one in weights.value):
+            return np.zeros_like(self.target(number))
+        one, other = (self._pair(self.values, at, number) for at in NEAR[number])
+        near, across = one + other, one - other
+        far = [self._pair(self.values, at, number) for at in FAR[number]]
+        calm = _weighed(near, across, far, weights.value[0])
+        if not weights.steep:
+            return calm
+        steep = self.apart(number) >= weights.steep
+        return np.where(steep, _weighed(near, across, far, weights.value[1]), calm)
+
+    def doubts(self, number: int) -> Iterator[Ints]:
+        """What weights of contexts are of: see `expect`."""
+        yield self._sizes(NEAR[number], number)
+        yield self.apart(number)
+        yield self._sizes(FAR[number][-2:], number)
+
+    def expect(self, number: int, weights: Ints) -> Ints:
+        """Doubt of a pass: about 8 times the size that its residuals will have.
+
+        With the sums r of four near and q of four far sizes of residuals, and e of the two
+        differences within near pairs, ``(w0 + w1 r + w2 e + w3 q) >> 4``, and at most 65535.
+        """
+        total = np.full(self._at(self.values, (0, 0), number).shape, weights[0])
+        if weights[1:].any():
+            for weight, doubt in zip(weights[1:], self.doubts(number), strict=True):
+                total += weight * doubt
+        return np.minimum(total >> 4, 65535)
+
+    def apart(self, number: int) -> Ints:
+        """Sum of the differences within near pairs, at most `CLIP`."""
+        one, other = (self._apart(at, number) for at in NEAR[number])
+        return np.minimum(one + other, CLIP)
+
+    def _at(self, plane: Ints, step: tuple[int, int], number: int) -> Ints:
+        y, x = (PAD + place + one for place, one in zip(PASSES[number], step, strict=True))
+        ny, nx = (side - 2 * PAD for side in plane.shape)
+        return plane[y : y + ny - 1 : 2, x : x + nx - 1 : 2]
+
+    def _pair(self, plane: Ints, step: tuple[int, int], number: int) -> Ints:
+        """Sum of the values at a step and at its opposite."""
+        opposite = (-step[0], -step[1])
+        return self._at(plane, step, number) + self._at(plane, opposite, number)
+
+    def _apart(self, step: tuple[int, int], number: int) -> Ints:
+        opposite = (-step[0], -step[1])
+        apart = self._at(self.values, step, number) - self._at(self.values, opposite, number)
+        return np.abs(apart, out=apart)
+
+    def _sizes(self, steps: Any, number: int) -> Ints:
+        one, other = (self._pair(self.sizes, step, number) for step in steps)
+        return one + other
+
+
+def _weighed(near: Ints, across: Ints, far: list[Ints], weights: Ints) -> Ints:
+    total = near * (weights[0] - weights[2:].sum(dtype=np.int32))
+    total += 256
+    if weights[1]:
+        total += across * weights[1]
+    for pair, weight in zip(far, weights[2:], strict=True):
+        if weight:
+            total += pair * (2 * weight)
+    total >>= 9
+    return total
+
+
+def _padded(plane: Ints) -> Ints:
+    out = np.empty((plane.shape[0] + 2 * PAD, plane.shape[1] + 2 * PAD), np.int32)
+    out[PAD:-PAD, PAD:-PAD] = plane
+    _mirror(out)
+    return out
+
+
+def _mirror(plane: Ints) -> None:
+    """Fill the padding with the mirror image about the outermost pixels: parities stay."""
+    for one in (plane, plane.T):
+        one[:PAD] = one[2 * PAD : PAD : -1]
+        one[-PAD:] = one[-PAD - 2 : -2 * PAD - 2 : -1]
+
+
+class Walk:
+    """The passes over a plane of values, from coarse to fine."""
+
+    def __init__(self, shape: tuple[int, int], used: NDArray[np.bool_] | None) -> None:
+        self.values = np.zeros(shape, np.int32)
+        self.sizes = np.zeros(shape, np.int32)
+        self.used = used
+
+    def passes(self) -> Iterator[tuple[Known, int, int, NDArray[np.bool_] | None]]:
+        """Known plane, distance, number of the pass, and which of its pixels are coded."""
+        for distance in DISTANCES:
+            here = slice(None, None, distance)
+            known = Known(self.values[here, here], self.sizes[here, here])
+            for number, (y, x) in enumerate(PASSES):
+                at = (
+                    slice(y * distance, None, 2 * distance),
+                    slice(x * distance, None, 2 * distance),
+                )
+                yield known, distance, number, None if self.used is None else self.used[at]
+            self.values[here, here], self.sizes[here, here] = known.inside

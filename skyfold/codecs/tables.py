@@ -1,0 +1,131 @@
+"""Coding tables that two small integers name: a scale and a shape.
+
+A symbol is a residual, its lowest bits left off where the scale is large, or the length of one
+beyond `DIRECT`. Its probability is that of the density ``(1 + x^2 / (2 m s^2))^-m`` (a Student
+distribution of 2 m - 1 degrees of freedom, a Gaussian for large m), integrated over the residuals
+of the symbol. Only + - * / of float64 in a fixed order take part, which IEEE 754 rounds the same
+everywhere, so that a table need not be stored.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import constriction
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int32]
+
+DIRECT = 32  # largest magnitude, without the bits left off, with a symbol of its own
+LENGTHS = 20  # bit lengths of what is beyond, on either side
+SYMBOLS = 2 * DIRECT + 1 + 2 * LENGTHS
+SCALES = 128
+SHAPES = 9  # m = 1, 2, 4, ... 256
+_TOTAL = (1 << 24) - SYMBOLS
+_POINTS = 8  # of the density to a symbol
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """One table.
+
+    Attributes
+    ----------
+    shift : int
+        Lowest bits of a residual that are coded as they are.
+    model : constriction model
+        Gives symbol i the probability ``(count_i + 1) / 2**24``.
+    cost : ndarray, shape (SYMBOLS,), float64
+        Bits of each symbol, with the plain bits of a length; an estimate, to choose by.
+    """
+
+    shift: int
+    model: Any
+    cost: NDArray[np.float64]
+
+
+def scale_of(index: int) -> float:
+    """Scale s of an index below `SCALES`: steps of 1/8 to 1/16 of itself, from 1/8 up."""
+    return (8 + index % 8) * 2.0 ** (index // 8) / 64
+
+
+@cache
+def get_table(scale: int, shape: int) -> Table:
+    """Table of a scale and a shape, below `SCALES` and `SHAPES`."""
+    s = scale_of(scale)
+    shift = max(0, scale // 8 - 5)  # leaves s between 4 and 8
+    weights = _weights(s / 2.0**shift, shape, half=0.5 / 2.0**shift)
+    total = np.cumsum(weights)[-1]  # a running sum: its order is fixed
+    counts = np.floor(weights / total * _TOTAL)
+    counts[DIRECT] += _TOTAL - int(counts.sum())
+    model = constriction.stream.model.Categorical(counts, perfect=False)
+    plain = np.concatenate([np.zeros(2 * DIRECT + 1), np.tile(np.arange(LENGTHS), 2)])
+    return Table(shift, model, 24 - np.log2(counts + 1) + plain + shift)
+
+
+def _weights(s: float, shape: int, half: float) -> NDArray[np.float64]:
+    """Integral of the density over each symbol, not normalised.
+
+    Symbol q begins `half` below q: half a residual.
+    """
+    whole = np.arange(-DIRECT, DIRECT + 1) - half
+    far = DIRECT + 2.0 ** np.arange(LENGTHS) - half
+    above = far, 2.0 ** np.arange(LENGTHS)
+    below = 1 - 2 * half - far - above[1], above[1]
+    starts = np.concatenate([whole, above[0], below[0]])
+    widths = np.concatenate([np.ones(2 * DIRECT + 1), above[1], below[1]])
+    summed = np.zeros(SYMBOLS)
+    for point in range(_POINTS):
+        x = starts + widths * ((2 * point + 1) / (2 * _POINTS))
+        summed = summed + _density(x, s, shape)
+    return summed * widths
+
+
+def _density(x: NDArray[np.float64], s: float, shape: int) -> NDArray[np.float64]:
+    value = 1 / (1 + x * x / (2 * 2**shape * (s * s)))
+    for _ in range(shape):
+        value = value * value
+    return value
+
+
+def split(residuals: NDArray[np.int32], shift: int) -> tuple[Ints, Ints, Ints]:
+    """Symbols of residuals; how many plain bits each has beside, and those.
+
+    Parameters
+    ----------
+    residuals : ndarray, shape (n,), int32
+        Below 2**20 in size.
+    shift : int
+        Of the table.
+
+    Returns
+    -------
+    symbols, bits, plain : ndarray, shape (n,), int32
+        Plain bits are those of a length below its first.
+    """
+    whole = residuals >> shift
+    excess = np.abs(whole) - DIRECT
+    np.maximum(excess, 0, out=excess)
+    if not excess.any():
+        return whole + DIRECT, excess, excess
+    length = np.frexp(excess.astype(np.float64))[1].astype(np.int32)
+    tail = 2 * DIRECT + length + np.where(whole < 0, LENGTHS, 0)
+    bits = np.maximum(length - 1, 0)
+    plain = np.where(excess > 0, excess - (1 << bits), 0)
+    return np.where(excess > 0, tail, whole + DIRECT).astype(np.int32), bits, plain
+
+
+def lengths(symbols: Ints) -> Ints:
+    """How many plain bits stand beside each symbol."""
+    tail = symbols - (2 * DIRECT + 1)
+    return np.where(tail >= 0, tail % LENGTHS, 0).astype(np.int32)
+
+
+def join(symbols: Ints, bits: Ints, plain: Ints) -> Ints:
+    """Residuals of symbols, without the bits left off; inverse of `split`."""
+    tail = symbols - (2 * DIRECT + 1)
+    size = DIRECT + (1 << bits) + plain
+    return np.where(tail < 0, symbols - DIRECT, np.where(tail < LENGTHS, size, -size))

@@ -1,0 +1,55 @@
+"""Square cutouts about many sources at once, for measurements that work on all of them together.
+
+This module alone knows how a source's position and the pixels of its stamp relate: stamps are
+centred on the pixel that holds the source, and offsets count from the source's exact position.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skyfold.science.sources import is_clear
+
+
+def cut(plane: NDArray[Any], sources: NDArray[Any], reach: int) -> NDArray[Any]:
+    """Return the pixels about each source.
+
+    Parameters
+    ----------
+    plane : ndarray, shape (ny, nx)
+    sources : ndarray, shape (n,), structured
+        With ``x`` and ``y`` [pixel]; all stamps lie inside the plane, as `whole` tells.
+    reach : int
+        Pixels on each side of the central one.
+
+    Returns
+    -------
+    ndarray, shape (n, 2 * reach + 1, 2 * reach + 1)
+    """
+    row, column = (np.rint(sources[axis]).astype(int)[:, None, None] for axis in ("y", "x"))
+    span = np.arange(-reach, reach + 1)
+    pixels: NDArray[Any] = plane[row + span[:, None], column + span]
+    return pixels
+
+
+def offsets(sources: NDArray[Any], reach: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the x and y distances [pixel] of a stamp's pixels from its source.
+
+    Returns
+    -------
+    dx : ndarray, shape (n, 1, 2 * reach + 1), float64
+    dy : ndarray, shape (n, 2 * reach + 1, 1), float64
+    """
+    span = np.arange(-reach, reach + 1)
+    dx, dy = (span - (sources[axis] - np.rint(sources[axis]))[:, None] for axis in ("x", "y"))
+    return dx[:, None, :], dy[:, :, None]
+
+
+def whole(good: NDArray[np.bool_], sources: NDArray[Any], reach: int) -> NDArray[np.bool_]:
+    """Tell whose stamp lies inside the image, without a bad pixel within `reach` of the source."""
+    row, column = (np.rint(sources[axis]).astype(int) for axis in ("y", "x"))
+    inside = (np.minimum(row, column) >= reach) & (row < good.shape[0] - reach)
+    inside &= column < good.shape[1] - reach
+    inside[inside] = is_clear(good, sources[inside], reach)
+    return inside

@@ -1,0 +1,131 @@
+"""What may be removed from a product: unfinished releases, and what stray writers left.
+
+Nothing that a manifest lists is ever removed. A release without a manifest counts as abandoned only
+once nothing in it has been written for a while, because somebody may still be at work.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from skyfold.layout import MANIFEST_KEY, ZARR_KEY
+from skyfold.releases import ENTRIES
+from storage.sealing import PARTIAL, STAGING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from skyfold.store import Store
+
+DEFAULT_AGE = timedelta(days=7)
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """Objects of one release that may go.
+
+    Attributes
+    ----------
+    release : str
+        Its name, the last part of its URL; empty for the product itself.
+    reason : str
+    keys : tuple of str
+        Below the product's URL.
+    size : int
+        Bytes of all of them.
+    age : timedelta
+        Since the last of them was written.
+    """
+
+    release: str
+    reason: str
+    keys: tuple[str, ...]
+    size: int
+    age: timedelta
+
+
+def find_garbage(product: Store, *, older_than: timedelta = DEFAULT_AGE) -> list[Garbage]:
+    """What may be removed, without removing it.
+
+    Parameters
+    ----------
+    product : Store
+        The folder or prefix in which releases lie.
+    older_than : timedelta
+        Objects written later are left alone, and so is the whole of an unfinished release in which
+        one was.
+
+    Returns
+    -------
+    list of Garbage
+
+    Raises
+    ------
+    StoreUnavailableError
+    """
+    now = datetime.now(UTC)
+    found = []
+    for name, objects in _by_release(product).items():
+        for reason, keys in _candidates(product, name, objects):
+            age = min((now - objects[key][1] for key in keys), default=timedelta(0))
+            if keys and age >= older_than:
+                size = sum(objects[key][0] for key in keys)
+                found.append(Garbage(name, reason, tuple(sorted(keys)), size, age))
+    return found
+
+
+def remove_garbage(product: Store, garbage: list[Garbage]) -> None:
+    """Remove it: a release's root first, so that a half removed one is no release any more.
+
+    A release that was sealed since it was found is left alone.
+    """
+    for one in garbage:
+        is_sealed = bool(one.release) and product.exists(f"{one.release}/{MANIFEST_KEY}")
+        if is_sealed and one.reason == _ABANDONED:
+            continue
+        for key in sorted(one.keys, key=lambda key: (not key.endswith(f"/{ZARR_KEY}"), key)):
+            product.delete(key)
+
+
+_ABANDONED = "not sealed"
+Objects = dict[str, tuple[int, datetime]]
+
+
+def _by_release(product: Store) -> dict[str, Objects]:
+    """Size and time of every object below a product, by release and key."""
+    found: dict[str, Objects] = {}
+    sizes, times = product.sizes(), product.times()
+    for key in sizes.keys() & times.keys():
+        name, _, rest = key.partition("/")
+        if name == ENTRIES or not rest:
+            name = ""
+        found.setdefault(name, {})[key] = (sizes[key], times[key])
+    return dict(sorted(found.items()))
+
+
+def _candidates(product: Store, name: str, objects: Objects) -> Iterator[tuple[str, set[str]]]:
+    """Reasons, and the objects that they concern."""
+    partial = {key for key in objects if key.endswith(PARTIAL)}
+    if not name:
+        yield "half written", partial
+    elif f"{name}/{MANIFEST_KEY}" in objects:
+        listed = _listed(product, name)
+        yield "not of the sealed release", {k for k in objects if k not in listed}
+    elif _is_release(name, objects):
+        yield _ABANDONED, set(objects)
+    else:
+        yield "half written", partial
+
+
+def _is_release(name: str, objects: Objects) -> bool:
+    """Whether a prefix is one of ours: a root, or the notes of a build."""
+    staged = (key.startswith(f"{name}/{STAGING}/") for key in objects)
+    return f"{name}/{ZARR_KEY}" in objects or any(staged)
+
+
+def _listed(product: Store, name: str) -> set[str]:
+    manifest: dict[str, Any] = json.loads(product.read(f"{name}/{MANIFEST_KEY}"))
+    return {f"{name}/{key}" for key in (*manifest["objects"], MANIFEST_KEY)}

@@ -1,0 +1,1 @@
+"""Fuzzing of everything that reads bytes of a release; see `tests.fuzz.__main__`."""

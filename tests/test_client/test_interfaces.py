@@ -1,0 +1,91 @@
+"""What notebooks and other libraries meet: HTML, lazy arrays, pictures."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from skyfold import FidelityRecord, errors, open_release
+from skyfold.plot import plot_fidelity
+
+
+def test_pages_say_what_is_there_and_escape_it(tiny_release):
+    release = tiny_release
+    release.about["name"] = "<script>alert(1)</script>"
+    page = release._repr_html_()
+    assert "<script" not in page
+    assert "night1" in page
+    assert "3 images" in page
+    assert "bits per pixel at bounded" in release.images._repr_html_()
+    assert "images night1" in repr(release)
+    assert repr(release.images["night1"]) == "<ImageSet night1: 3 images in bands g, i, r>"
+
+
+def test_images_of_a_set_are_one_lazy_array(tiny_url):
+    pytest.importorskip("xarray")
+    release = open_release(tiny_url, cache=False)
+    lazy = release.images["night1"].to_xarray("bounded")
+    assert lazy.data.dims == ("image", "y", "x")
+    assert lazy.data.data.chunksize == (1, 256, 256)
+    assert lazy.sizes == {"image": 3, "y": 300, "x": 520}
+    release.network(release.images.entry("night1/g").model)
+    before = release.traffic.snapshot()
+    part = lazy.sel(image="night1/g").isel(y=slice(0, 50), x=slice(0, 50)).compute()
+    entry = release.images.entry("night1/g")
+    assert (release.traffic - before).bytes < entry.bytes_at("bounded") / 2
+    section = release.images.section("night1/g", slice(0, 50), slice(0, 50), "bounded")
+    np.testing.assert_array_equal(part.data, section.data)
+    np.testing.assert_array_equal(part.mask, section.mask)
+    np.testing.assert_array_equal(part.noise, section.uncertainty.array)
+    assert lazy.attrs["bound"] == 0.25
+    assert list(lazy.band.values) == ["g", "i", "r"]
+    with pytest.raises(errors.UnknownNameError, match="night1"):
+        release.images["night1"].to_xarray("bounded", ["night1/x"])
+    with pytest.raises(errors.UnknownNameError, match="night1"):
+        release.images["night2"]
+
+
+def test_lazy_arrays_pad_smaller_images(sky_url):
+    pytest.importorskip("xarray")
+    release = open_release(sky_url, cache=False)
+    lazy = release.images["sky"].to_xarray("latent", ["sky/pole", "sky/wrap"])
+    plane = lazy.sel(image="sky/pole").mask.compute().values
+    assert plane.shape == (280, 300)
+    assert plane[270:].all()
+    assert plane[:, 200:].all()
+    assert not plane[:270, :200].any()
+
+
+def test_lazy_arrays_say_what_to_install(tiny_release, monkeypatch):
+    monkeypatch.setitem(sys.modules, "xarray", None)
+    with pytest.raises(errors.MissingDependencyError, match=r"skyfold\[xarray\]"):
+        tiny_release.images["night1"].to_xarray()
+
+
+def test_pictures(tiny_release, monkeypatch):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    cutout = tiny_release.images.section("night1/g", slice(0, 60), slice(0, 60))
+    picture = cutout.plot()
+    assert picture.get_array().shape == (60, 60)
+    assert picture.axes.get_title() == "night1/g at sources"
+    rows = tiny_release.fidelity.rows()  # of so few objects that no percentile is recorded
+    known = [row | {"p90": 1 / row["bpp"]} for row in rows]
+    record = SimpleNamespace(url="here", fidelity=FidelityRecord.from_rows(known))
+    lines = plot_fidelity(record, "photometry").get_lines()
+    assert len(lines) > 2
+    for line in lines:
+        assert len(line.get_xdata()) == 4
+        assert (np.diff(line.get_xdata()) >= 0).all()
+        np.testing.assert_allclose(line.get_ydata(), 1 / line.get_xdata())
+    with pytest.raises(errors.InvalidRequestError, match="photometry"):
+        tiny_release.plot_fidelity("astrology")
+    plt.close("all")
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(errors.MissingDependencyError, match=r"skyfold\[plot\]"):
+        cutout.plot()
