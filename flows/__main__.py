@@ -135,7 +135,7 @@ def gc(
     """Find what unfinished builds left in a product, and remove it."""
     from datetime import timedelta
 
-    from skyfold.store import Store
+    from skyfold.access.store import Store
     from storage.gc import find_garbage, remove_garbage
 
     store = Store(product)

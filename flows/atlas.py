@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.atlas import catalog_atlas
-from skyfold.catalog_index import Column, catalog_path
-from skyfold.catalogs import Catalog, plain_values
+from skyfold.catalogs.index import Column, catalog_path
+from skyfold.catalogs.library import Catalog, plain_values
 
 if TYPE_CHECKING:
     from skyfold.release import DataRelease
-    from storage.builder import ReleaseBuilder
+    from storage.images.builder import ReleaseBuilder
 
 __all__ = ["draw_catalog"]
 

@@ -10,12 +10,12 @@ from prefect import get_run_logger
 from flows.job import Job
 from flows.runner import batches, run_batches, step, workers
 from models.table_model import train_table
-from skyfold.catalog_index import CatalogInfo
-from skyfold.catalogs import CatalogLibrary
+from skyfold.catalogs.index import CatalogInfo
+from skyfold.catalogs.library import CatalogLibrary
 from skyfold.errors import InputError
-from skyfold.measure_catalogs import catalog_rows
+from skyfold.fidelity.catalogs import catalog_rows
 from skyfold.release import DataRelease
-from storage.catalog_archive import (
+from storage.catalogs.archive import (
     encode_shard,
     file_digest,
     find_catalog_files,
@@ -23,10 +23,10 @@ from storage.catalog_archive import (
     plan_catalog,
     read_plan,
 )
-from storage.catalog_encoder import real_values
-from storage.catalog_forms import choose_forms
-from storage.catalog_plan import survey_catalog
-from storage.catalog_writer import CatalogWriter, write_table_model
+from storage.catalogs.encoder import real_values
+from storage.catalogs.forms import choose_forms
+from storage.catalogs.plan import survey_catalog
+from storage.catalogs.writer import CatalogWriter, write_table_model
 from storage.config import CatalogConfig, TrainingConfig
 
 FRACTION = 0.1  # of each value's own error, at `bounded`

@@ -16,12 +16,11 @@ from prefect import get_run_logger
 from flows.job import Job
 from flows.runner import batches, run_batches, step, workers
 from models.density_map import train_density_map
-from skyfold.density_index import LEVELS, DensityIndex, Shard, about, index_of
+from skyfold.densities.index import LEVELS, DensityIndex, Shard, about, index_of
 from skyfold.errors import ReleaseError, TooManyBadInputsError
-from skyfold.measure_densities import density_rows
-from storage.builder import STAGING
-from storage.densities_input import DensitiesInput, open_densities
-from storage.densities_writer import (
+from skyfold.fidelity.densities import density_rows
+from storage.densities.reader import DensitiesInput, open_densities
+from storage.densities.writer import (
     archive_shard,
     describe_bad,
     finish_densities,
@@ -30,6 +29,7 @@ from storage.densities_writer import (
     start_densities,
     with_map,
 )
+from storage.images.builder import STAGING
 
 if TYPE_CHECKING:
     from skyfold.release import DataRelease
@@ -42,7 +42,7 @@ def open_input(job: Job, name: str) -> DensitiesInput:
 
 
 def train_densities(job: Job) -> list[dict[str, Any]]:
-    """Plan every set of densities of a survey; its map alone is learnt (see `skyfold.amplitude`).
+    """Plan every set of densities of a survey; its map alone is learnt.
 
     Parameters
     ----------
@@ -189,11 +189,11 @@ def measure_densities(release: DataRelease) -> list[dict[str, Any]]:
     Parameters
     ----------
     release : DataRelease
-        Whose ``densities`` is a `skyfold.densities.DensityLibrary`.
+        Whose ``densities`` is a `skyfold.densities.library.DensityLibrary`.
 
     Returns
     -------
     list of dict
-        For `skyfold.fidelity.FidelityRecord.from_rows`; ``bpp`` is bits a stored value.
+        For `skyfold.fidelity.record.FidelityRecord.from_rows`; ``bpp`` is bits a stored value.
     """
     return [row for name in release.densities for row in density_rows(release.densities[name])]

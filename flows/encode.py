@@ -17,12 +17,12 @@ from flows.runner import HOUR, RUNNER, batches, run_batches, step, workers
 from flows.train import prepare
 from skyfold.errors import InputError
 from skyfold.ladder import LEVELS
-from storage.archive import archive_image, require_few_bad
-from storage.builder import entry_from_note, note_of, plan_groups
+from storage.images.archive import archive_image, require_few_bad
+from storage.images.builder import entry_from_note, note_of, plan_groups
 from storage.survey import SetAside
 
 if TYPE_CHECKING:
-    from skyfold.index import ImageEntry
+    from skyfold.images.index import ImageEntry
 
 LEAST_BATCHES = 64  # one that a worker's death loses costs little
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from skyfold.fidelity.images import counted_pixels, images_to_measure
 from skyfold.ladder import LEVELS
-from skyfold.measure import counted_pixels, images_to_measure
 from skyfold.science import ImageContext
 from skyfold.science.sources import (
     Field,
@@ -30,7 +30,7 @@ from skyfold.science.sources import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from skyfold.index import ImageEntry
+    from skyfold.images.index import ImageEntry
     from skyfold.release import DataRelease
 
 __all__ = ["gallery", "gray_picture", "png_uri"]

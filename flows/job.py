@@ -8,18 +8,18 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from skyfold.access.store import Store
 from skyfold.errors import ReleaseError
-from skyfold.holdout import HoldOut
+from skyfold.fidelity.holdout import HoldOut
+from skyfold.images.network import Network
 from skyfold.layout import MODEL_FILES, PROVENANCE_KEY
-from skyfold.network import Network
 from skyfold.release import DataRelease, open_release
-from skyfold.store import Store
-from storage.builder import ReleaseBuilder, entry_from_note, note_of
 from storage.config import SurveyConfig, load_config
+from storage.images.builder import ReleaseBuilder, entry_from_note, note_of
 from storage.survey import ImageRef, PlaneRef, SetAside, find_images
 
 if TYPE_CHECKING:
-    from skyfold.index import ImageEntry
+    from skyfold.images.index import ImageEntry
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from flows.parameters import AtNight, Survey, night_of, run_name
 from flows.pictures import show_rate
 from flows.runner import HOUR, RUNNER, batches, run_batches, step, workers
 from skyfold.errors import CorruptDataError
+from skyfold.fidelity.images import images_to_measure, measure_image, record_of
 from skyfold.layout import FIDELITY_KEY
-from skyfold.measure import images_to_measure, measure_image, record_of
 from skyfold.release import DataRelease, open_release
+from storage.images.trial import trial_encoder
 from storage.survey import ImageRef
-from storage.trial import trial_encoder
 
 SHOWN = ("set", "band", "level", "case", "measure", "bin", "n", "p50", "p90", "high", "unit", "bpp")
 

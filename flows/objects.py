@@ -22,16 +22,16 @@ from models.table_model import train_table
 from models.tsne import LEAST, sample_rows, tsne_map
 from skyfold.errors import CorruptDataError
 from skyfold.layout import STRIDE
-from skyfold.object_index import KEY, OCCLUSION_SIDE, ObjectsInfo
-from skyfold.object_model import ObjectModel
+from skyfold.objects.index import KEY, OCCLUSION_SIDE, ObjectsInfo
+from skyfold.objects.model import ObjectModel
 from skyfold.release import DataRelease, open_release
-from storage.builder import ReleaseBuilder
-from storage.catalog_archive import encode_shard, finish_catalog, plan_catalog
-from storage.catalog_encoder import real_values
-from storage.catalog_forms import choose_forms
-from storage.catalog_writer import CatalogWriter, write_table_model
-from storage.object_tiles import features_of, tile_about
-from storage.object_writer import ObjectWriter, search_image
+from storage.catalogs.archive import encode_shard, finish_catalog, plan_catalog
+from storage.catalogs.encoder import real_values
+from storage.catalogs.forms import choose_forms
+from storage.catalogs.writer import CatalogWriter, write_table_model
+from storage.images.builder import ReleaseBuilder
+from storage.objects.tiles import features_of, tile_about
+from storage.objects.writer import ObjectWriter, search_image
 
 EXPLAINED = 6  # of the most novel objects
 TABLE_SIDE = 6  # cells a side of the map by which the table's columns are coded

@@ -25,7 +25,7 @@ from skyfold import layout
 from skyfold.errors import CorruptDataError
 
 if TYPE_CHECKING:
-    from skyfold.index import ImageEntry
+    from skyfold.images.index import ImageEntry
     from skyfold.release import DataRelease
 
 __all__ = ["render_report"]

@@ -2,8 +2,8 @@
 
 This module knows the layout of that JSON, on which `report.js` relies: names stand once, rows are
 places in lists of names, and for every bin it says how a need about it reads and which bins must
-then hold, so that the page chooses by the rule of `skyfold.choice`. Interval ends keep their full
-precision, since a choice hangs on them.
+then hold, so that the page chooses by the rule of `skyfold.fidelity.choice`. Interval ends keep
+their full precision, since a choice hangs on them.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 from astropy.wcs.utils import proj_plane_pixel_area
 
 from skyfold import sky
-from skyfold.choice import LADDER
 from skyfold.errors import InvalidNeedError, UnknownNameError
-from skyfold.needs import matching_bins, parse_need, value_in
+from skyfold.fidelity.choice import LADDER
+from skyfold.fidelity.needs import matching_bins, parse_need, value_in
 from skyfold.science import get_case
 from skyfold.science.bins import limits
 
 if TYPE_CHECKING:
-    from skyfold.index import ImageEntry
+    from skyfold.images.index import ImageEntry
     from skyfold.release import DataRelease
 
 __all__ = ["embedded_history", "embedded_record"]

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.gallery import gray_picture, png_uri
-from skyfold.catalog_index import catalog_path
-from skyfold.catalogs import plain_values
+from skyfold.catalogs.index import catalog_path
+from skyfold.catalogs.library import plain_values
 from skyfold.errors import CorruptDataError
 
 if TYPE_CHECKING:
-    from skyfold.catalogs import Catalog
+    from skyfold.catalogs.library import Catalog
     from skyfold.release import DataRelease
 
 __all__ = ["explanations", "maps", "scatters"]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from models.explain import map_distance, shapley_values
 from models.tsne import LEAST, sample_rows, tsne_map
-from skyfold.table_model import TableModel
+from skyfold.catalogs.model import TableModel
 
 __all__ = ["catalog_atlas", "scaled_features"]
 

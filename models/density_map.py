@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.som import side_for, train_som
-from skyfold.amplitude import UNIT
-from skyfold.table_model import assign_cells
+from skyfold.catalogs.model import assign_cells
+from skyfold.codecs.amplitude import UNIT
 
 __all__ = ["train_density_map"]
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skyfold.catalogs.model import assign_cells
 from skyfold.errors import MissingDependencyError
-from skyfold.table_model import assign_cells
 
 __all__ = ["map_distance", "occlusion", "shapley_values"]
 

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.pca import TrainedModel
+from skyfold.access.graph_check import check_graph
 from skyfold.codecs.latents import LatentTables
 from skyfold.errors import CorruptDataError, InvalidRequestError
-from skyfold.graph_check import check_graph
+from skyfold.images.network import model_digest
 from skyfold.layout import STRIDE
-from skyfold.network import model_digest
 
 __all__ = ["export_model", "measure_tolerance", "to_onnx"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.som import quantization_error, side_for, topographic_error, train_som
-from skyfold.object_model import LIMIT, ObjectModel, flatten
+from skyfold.objects.model import LIMIT, ObjectModel, flatten
 
 __all__ = ["train_objects"]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from skyfold.catalogs.model import assign_cells, u_matrix
 from skyfold.errors import InvalidRequestError
-from skyfold.table_model import assign_cells, u_matrix
 
 __all__ = ["quantization_error", "side_for", "topographic_error", "train_som", "u_matrix"]
 

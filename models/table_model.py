@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.som import quantization_error, topographic_error, train_som, u_matrix
-from skyfold.catalog_index import CatalogInfo, Column
-from skyfold.columns import Floats, interpolate
-from skyfold.table_model import HIDDEN_BITS, HIDDEN_SCALE, WEIGHT_UNIT, TableModel
+from skyfold.catalogs.columns import Floats, interpolate
+from skyfold.catalogs.index import CatalogInfo, Column
+from skyfold.catalogs.model import HIDDEN_BITS, HIDDEN_SCALE, WEIGHT_UNIT, TableModel
 
 __all__ = ["train_table"]
 

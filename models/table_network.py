@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfold.table_model import HIDDEN_REACH, HIDDEN_SCALE
+from skyfold.catalogs.model import HIDDEN_REACH, HIDDEN_SCALE
 
 __all__ = ["RowNetwork", "train_rows"]
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skyfold import errors
-    from skyfold.fidelity import Choice, FidelityRecord
-    from skyfold.images import ImageLibrary
+    from skyfold.fidelity.record import Choice, FidelityRecord
+    from skyfold.images.library import ImageLibrary
     from skyfold.release import DataRelease, open_release
     from skyfold.releases import list_releases
 
@@ -33,10 +33,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Choice": "skyfold.fidelity",
+    "Choice": "skyfold.fidelity.record",
     "DataRelease": "skyfold.release",
-    "FidelityRecord": "skyfold.fidelity",
-    "ImageLibrary": "skyfold.images",
+    "FidelityRecord": "skyfold.fidelity.record",
+    "ImageLibrary": "skyfold.images.library",
     "list_releases": "skyfold.releases",
     "open_release": "skyfold.release",
 }

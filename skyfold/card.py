@@ -19,7 +19,7 @@ from skyfold.errors import CorruptDataError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence, Sized
 
-    from skyfold.index import ImageEntry
+    from skyfold.images.index import ImageEntry
     from skyfold.release import DataRelease
 
 _LISTED = 10  # bands, inputs set aside, columns: more are counted

@@ -115,7 +115,7 @@ def measure(
     as_json: Json = False,
 ) -> None:
     """Measure the fidelity record again, and hold it against the one that was recorded."""
-    from skyfold.remeasure import compare_records, measure_release, require_same_raw
+    from skyfold.fidelity.remeasure import compare_records, measure_release, require_same_raw
 
     release = _open(url)
     compared = require_same_raw(release, raw or [])
@@ -218,7 +218,7 @@ def catalog(
     where: Annotated[str | None, typer.Option(help="Such as 'mag_r < 22 and z > 0.1'.")] = None,
 ) -> None:
     """Write a catalog, a cone of it, or the rows that meet a condition, as Parquet."""
-    from skyfold.catalogs import write_parquet
+    from skyfold.catalogs.library import write_parquet
 
     found = _open(url).catalogs[name]
     chosen = columns.split(",") if columns else None
@@ -262,14 +262,14 @@ def objects(
     as_json: Json = False,
 ) -> None:
     """Objects of the images: all, in a cone, like another, the most novel, or of a cell."""
-    from skyfold.object_command import print_objects, select_objects
+    from skyfold.objects.command import print_objects, select_objects
 
     if sum(one is not None for one in (cone, similar, novel, cell)) > 1:
         raise typer.BadParameter("give one of --cone, --similar, --novel and --cell")
     asked = {"level": level, "columns": columns.split(",") if columns else None}
     found = select_objects(_open(url).objects, cone, similar, novel, cell, count, asked)
     if output is not None:
-        from skyfold.catalogs import write_parquet
+        from skyfold.catalogs.library import write_parquet
 
         with _atomic(output) as partial:
             write_parquet(found, partial)
@@ -429,7 +429,7 @@ def _options_of(url: str) -> dict[str, Any]:
 
 
 def _rows_of(table: Any) -> list[dict[str, Any]]:
-    from skyfold.fidelity import FidelityRecord
+    from skyfold.fidelity.record import FidelityRecord
 
     return FidelityRecord(table).rows()
 

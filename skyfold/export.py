@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from skyfold.access.parquet import OutColumn, write_columns
+from skyfold.access.trust import check_key
 from skyfold.errors import InvalidRequestError
-from skyfold.parquet import OutColumn, write_columns
-from skyfold.trust import check_key
 
 if TYPE_CHECKING:
     from astropy.io import fits
     from numpy.typing import NDArray
 
-    from skyfold.catalogs import Catalog
-    from skyfold.densities import DensitySet
-    from skyfold.index import ImageEntry
+    from skyfold.catalogs.library import Catalog
+    from skyfold.densities.library import DensitySet
+    from skyfold.images.index import ImageEntry
     from skyfold.release import DataRelease
 
 PARTITION_ROWS = 1_000_000
@@ -104,7 +104,7 @@ def export_catalog(
     InvalidRequestError
         If `rows` is not positive.
     """
-    from skyfold.catalogs import parquet_columns
+    from skyfold.catalogs.library import parquet_columns
 
     if rows < 1:
         raise InvalidRequestError(f"partitions of {rows} rows: give 1 or more")

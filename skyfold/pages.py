@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from skyfold.ladder import LEVELS
 
 if TYPE_CHECKING:
-    from skyfold.fidelity import FidelityRecord
-    from skyfold.images import ImageLibrary
+    from skyfold.fidelity.record import FidelityRecord
+    from skyfold.images.library import ImageLibrary
     from skyfold.release import DataRelease
 
 _ROWS = 20  # of a long table

@@ -14,7 +14,19 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from skyfold import layout
-from skyfold.cache import CachedReader, DiskCache, MemoryCache, disk_cache
+from skyfold.access.cache import CachedReader, DiskCache, MemoryCache, disk_cache
+from skyfold.access.seal import check_root, read_manifest
+from skyfold.access.seal import manifest_digest as manifest_digest
+from skyfold.access.store import Store, named_store_errors
+from skyfold.access.traffic import Traffic
+from skyfold.access.trust import (
+    MAX_MANIFEST_BYTES,
+    MAX_METADATA_BYTES,
+    check_key,
+    default_cap,
+    load_json,
+    reading,
+)
 from skyfold.errors import (
     CorruptDataError,
     FormatVersionError,
@@ -24,30 +36,18 @@ from skyfold.errors import (
     UnsealedReleaseError,
 )
 from skyfold.ladder import LEVELS
-from skyfold.seal import check_root, read_manifest
-from skyfold.seal import manifest_digest as manifest_digest
-from skyfold.store import Store, named_store_errors
-from skyfold.traffic import Traffic
-from skyfold.trust import (
-    MAX_MANIFEST_BYTES,
-    MAX_METADATA_BYTES,
-    check_key,
-    default_cap,
-    load_json,
-    reading,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import zarr
 
-    from skyfold.catalogs import CatalogLibrary
-    from skyfold.densities import DensityLibrary
-    from skyfold.fidelity import Choice, FidelityRecord
-    from skyfold.images import ImageLibrary
-    from skyfold.network import Network
-    from skyfold.objects import ObjectLibrary
+    from skyfold.catalogs.library import CatalogLibrary
+    from skyfold.densities.library import DensityLibrary
+    from skyfold.fidelity.record import Choice, FidelityRecord
+    from skyfold.images.library import ImageLibrary
+    from skyfold.images.network import Network
+    from skyfold.objects.library import ObjectLibrary
 
 _VERIFY_THREADS = 8
 
@@ -73,9 +73,10 @@ def open_release(
     unsealed : bool
         Also open a release that is still being written.
     cache : bool, path or DiskCache, optional
-        Keep what is read in a folder, of at most 1 GB unless a `skyfold.cache.DiskCache` says
-        otherwise; any number of processes may share it. By default the environment decides:
-        `SKYFOLD_CACHE` names a folder, `SKYFOLD_CACHE_BYTES` its limit.
+        Keep what is read in a folder, of at most 1 GB unless a
+        `skyfold.access.cache.DiskCache` says otherwise; any number of processes may share it.
+        By default the environment decides: `SKYFOLD_CACHE` names a folder,
+        `SKYFOLD_CACHE_BYTES` its limit.
     max_bytes : int, optional
         Memory that what one request returns may take; half of the machine's, or
         `SKYFOLD_MAX_BYTES`, unless given. What would take more raises `MemoryCapError` before it
@@ -193,7 +194,7 @@ class DataRelease:
         """Images, by id and by position."""
 
         def make() -> ImageLibrary:
-            from skyfold.images import ImageLibrary
+            from skyfold.images.library import ImageLibrary
 
             return ImageLibrary(self, sorted(self.about.get("images", [])))
 
@@ -205,7 +206,7 @@ class DataRelease:
         """Catalogs by name."""
 
         def make() -> CatalogLibrary:
-            from skyfold.catalogs import CatalogLibrary
+            from skyfold.catalogs.library import CatalogLibrary
 
             return CatalogLibrary(self, sorted(self.about.get("catalogs", [])))
 
@@ -217,7 +218,7 @@ class DataRelease:
         """Sets of probability densities by name."""
 
         def make() -> DensityLibrary:
-            from skyfold.densities import DensityLibrary
+            from skyfold.densities.library import DensityLibrary
 
             return DensityLibrary(self, sorted(self.about.get("densities", [])))
 
@@ -229,7 +230,7 @@ class DataRelease:
         """Objects of the images: by place, by likeness, by novelty."""
 
         def make() -> ObjectLibrary:
-            from skyfold.objects import ObjectLibrary
+            from skyfold.objects.library import ObjectLibrary
 
             return ObjectLibrary(self)
 
@@ -339,11 +340,11 @@ class DataRelease:
         return metadata
 
     def array(self, path: str, spec: Mapping[str, Any]) -> zarr.Array[Any]:
-        """Zarr array that is as the layout says; see `skyfold.arrays.open_array`."""
+        """Zarr array that is as the layout says; see `skyfold.access.arrays.open_array`."""
 
         def make() -> zarr.Array[Any]:
-            from skyfold.arrays import open_array
-            from skyfold.zarr_store import ReaderStore
+            from skyfold.access.arrays import open_array
+            from skyfold.access.zarr_store import ReaderStore
 
             store = self._part("zarr store", lambda: ReaderStore(self.reader))
             return open_array(self, store, path, spec)
@@ -358,7 +359,7 @@ class DataRelease:
         def make() -> zarr.Group:
             import zarr
 
-            from skyfold.zarr_store import ReaderStore
+            from skyfold.access.zarr_store import ReaderStore
 
             with named_store_errors(self.url, "open"):
                 return zarr.open_group(
@@ -370,7 +371,7 @@ class DataRelease:
 
     def network(self, digest: str) -> Network:
         """Model of a digest, checked and ready to run."""
-        from skyfold.network import Network
+        from skyfold.images.network import Network
 
         with self._lock:
             if digest not in self._networks:
@@ -378,7 +379,7 @@ class DataRelease:
             return self._networks[digest]
 
     def _model_files(self, digest: str) -> dict[str, bytes]:
-        from skyfold.graph_check import MAX_MODEL_BYTES
+        from skyfold.access.graph_check import MAX_MODEL_BYTES
 
         keys = [f"models/{digest}/{name}" for name in layout.MODEL_FILES]
         files = self.read_ranges([(key, 0, MAX_MODEL_BYTES + 1) for key in keys])
@@ -394,7 +395,7 @@ class DataRelease:
         """The fidelity record: measured loss of every science case at every level."""
 
         def make() -> FidelityRecord:
-            from skyfold.fidelity import FidelityRecord
+            from skyfold.fidelity.record import FidelityRecord
 
             return FidelityRecord.from_ecsv(self.read(layout.FIDELITY_KEY).decode())
 

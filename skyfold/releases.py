@@ -15,10 +15,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from skyfold.access.store import Store
 from skyfold.errors import ReleaseNotFoundError
-from skyfold.index import shard_key
+from skyfold.images.index import shard_key
 from skyfold.layout import MANIFEST_KEY, PROVENANCE_KEY
-from skyfold.store import Store
 
 if TYPE_CHECKING:
     import os

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from skyfold.index import ImageEntry
+    from skyfold.images.index import ImageEntry
 
 MARGIN = 0.25  # of the other's upper end; intervals hold 95 %, and there are hundreds of rows
 FLOOR = {"sigma": 0.05}  # a loss below this is none, whatever the other's is
@@ -32,8 +32,8 @@ def worse_rows(
     Parameters
     ----------
     rows, base : iterable of mapping
-        As of `skyfold.fidelity.FidelityRecord.rows`; sets differ from night to night and are not
-        compared, so the worst of the base's sets counts.
+        As of `skyfold.fidelity.record.FidelityRecord.rows`; sets differ from night to night and
+        are not compared, so the worst of the base's sets counts.
 
     Returns
     -------

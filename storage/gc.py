@@ -18,7 +18,7 @@ from storage.sealing import PARTIAL, STAGING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from skyfold.store import Store
+    from skyfold.access.store import Store
 
 DEFAULT_AGE = timedelta(days=7)
 

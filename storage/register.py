@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from skyfold.access.store import Store
 from skyfold.releases import CATALOG_KEY, ENTRIES
-from skyfold.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 import zarr
 
 from skyfold import layout
-from skyfold.details import details_key
+from skyfold.access.seal import is_read_whole, manifest_digest, seal_root
 from skyfold.errors import ReleaseError, SealedReleaseError
-from skyfold.index import ImageEntry, index_key, read_index, shard_key
+from skyfold.images.details import details_key
+from skyfold.images.index import ImageEntry, index_key, read_index, shard_key
 from skyfold.layout import LAYERS
 from skyfold.releases import sibling
-from skyfold.seal import is_read_whole, manifest_digest, seal_root
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from skyfold.store import Store
+    from skyfold.access.store import Store
 
 STAGING = "_staging"
 PARTIAL = ".partial"  # end of the name of a local file that is still being written

@@ -14,8 +14,8 @@ from typing import Any
 
 from skyfold.errors import ConfigError, InputError
 from storage.config import ImagesConfig, PlaneConfig, SurveyConfig, is_url
-from storage.fits_input import glob_url, keyword, open_headers, select_hdus
-from storage.image_input import ImageRef, PlaneRef, SurveyImage, read_image
+from storage.images.fits_input import glob_url, keyword, open_headers, select_hdus
+from storage.images.image_input import ImageRef, PlaneRef, SurveyImage, read_image
 
 __all__ = ["ImageRef", "PlaneRef", "SetAside", "SurveyImage", "find_images", "read_image"]
 

@@ -9,7 +9,7 @@ import synthetic
 from small_release import build_release
 
 from skyfold import DataRelease, open_release
-from skyfold.network import Network
+from skyfold.images.network import Network
 
 SURVEY_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -24,8 +24,12 @@ import numpy as np
 
 CHANGES = ("os.rename", "os.link", "os.remove")
 PRELOADED = {
-    "build_flows": ["flows.build", "models.pca", "models.export", "skyfold.images"],
-    "build_storage": ["skyfold.images", "skyfold.measure", "storage.archive"],
+    "build_flows": ["flows.build", "models.pca", "models.export", "skyfold.images.library"],
+    "build_storage": [
+        "skyfold.images.library",
+        "skyfold.fidelity.images",
+        "storage.images.archive",
+    ],
 }
 RELEASE = "archive/demo/dr1"
 KILLED = -signal.SIGKILL
@@ -73,9 +77,9 @@ def build_storage(survey: str) -> None:
     sys.path.insert(0, str(Path(__file__).parent))
     from small_release import build_release
 
+    from skyfold.access.store import Store
     from skyfold.errors import SealedReleaseError
-    from skyfold.store import Store
-    from storage.builder import ReleaseBuilder
+    from storage.images.builder import ReleaseBuilder
 
     url = os.path.join(os.path.dirname(survey), RELEASE)
     with contextlib.suppress(SealedReleaseError):

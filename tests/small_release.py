@@ -9,15 +9,15 @@ from pathlib import Path
 import synthetic
 
 from skyfold import open_release
+from skyfold.access.store import Store
+from skyfold.fidelity.images import images_to_measure, measure_image, record_of
+from skyfold.images.network import Network, model_digest
 from skyfold.layout import FIDELITY_KEY, PROVENANCE_KEY
-from skyfold.measure import images_to_measure, measure_image, record_of
-from skyfold.network import Network, model_digest
-from skyfold.store import Store
-from storage.archive import archive_image, inspect_image, plan_hold_out
-from storage.builder import ReleaseBuilder, plan_groups
 from storage.config import load_config
+from storage.images.archive import archive_image, inspect_image, plan_hold_out
+from storage.images.builder import ReleaseBuilder, plan_groups
+from storage.images.trial import trial_encoder
 from storage.survey import SetAside, find_images
-from storage.trial import trial_encoder
 
 
 def build_release(

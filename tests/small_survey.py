@@ -11,11 +11,11 @@ from small_release import build_release
 from flows.catalogs import build_catalog
 from flows.job import Job
 from skyfold import open_release
-from skyfold.fidelity import FidelityRecord
+from skyfold.fidelity.catalogs import catalog_rows
+from skyfold.fidelity.record import FidelityRecord
 from skyfold.layout import FIDELITY_KEY, PROVENANCE_KEY
-from skyfold.measure_catalogs import catalog_rows
-from storage.densities_input import open_densities
-from storage.densities_writer import (
+from storage.densities.reader import open_densities
+from storage.densities.writer import (
     archive_shard,
     finish_densities,
     plan_densities,

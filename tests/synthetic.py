@@ -13,7 +13,7 @@ from astropy.wcs import WCS
 from onnx import TensorProto, helper, numpy_helper
 
 from models.entropy import fit_tables
-from skyfold.network import Network, model_digest
+from skyfold.images.network import Network, model_digest
 
 CHANNELS = 6
 STEP = 6.0  # quantisation step of the block transform [noise units of a coefficient]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from skyfold.fidelity import FidelityRecord
+from skyfold.fidelity.record import FidelityRecord
 from tests.calibration.__main__ import compare
 from tests.calibration.surveys import REAL, Survey, build
 

@@ -208,8 +208,8 @@ def test_every_key_of_survey_toml_is_described():
 
 def test_the_format_page_names_what_is_stored(tiny_url):
     from skyfold import layout
+    from skyfold.access.graph_check import ALLOWED_OPERATORS
     from skyfold.codecs import blocks, latents, sparse
-    from skyfold.graph_check import ALLOWED_OPERATORS
 
     text = (ROOT / "docs/format.md").read_text()
     indexes = list(Path(tiny_url).glob("images/*/index.parquet"))

@@ -20,14 +20,14 @@ PACKAGES = ("skyfold", "models", "storage", "flows")
 # What the reference shows to users: every parameter and what comes back is described there.
 REFERENCE = (
     "skyfold.release",
-    "skyfold.images",
-    "skyfold.index",
-    "skyfold.window",
-    "skyfold.catalogs",
-    "skyfold.densities",
-    "skyfold.fidelity",
-    "skyfold.choice",
-    "skyfold.needs",
+    "skyfold.images.library",
+    "skyfold.images.index",
+    "skyfold.images.window",
+    "skyfold.catalogs.library",
+    "skyfold.densities.library",
+    "skyfold.fidelity.record",
+    "skyfold.fidelity.choice",
+    "skyfold.fidelity.needs",
     "skyfold.science",
 )
 EVERYWHERE = {

@@ -17,8 +17,8 @@ from skyfold.errors import (
     NeedNotMetError,
     UnknownNameError,
 )
-from skyfold.fidelity import FidelityRecord, summarise
-from skyfold.needs import Need
+from skyfold.fidelity.needs import Need
+from skyfold.fidelity.record import FidelityRecord, summarise
 from skyfold.science import Sample
 
 P90_OF_NORMAL = 1.6448536269514722  # of |x|, x of unit variance

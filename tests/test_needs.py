@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from skyfold.errors import InvalidNeedError
-from skyfold.needs import Need, matching_bins, parse_need, parse_needs, value_in
+from skyfold.fidelity.needs import Need, matching_bins, parse_need, parse_needs, value_in
 from skyfold.science.bins import SN_BINS, limits
 
 INF = math.inf

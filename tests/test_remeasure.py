@@ -8,8 +8,8 @@ import pytest
 
 from skyfold import DataRelease, cli, open_release
 from skyfold.errors import CorruptDataError, InvalidRequestError
-from skyfold.fidelity import FidelityRecord
-from skyfold.remeasure import compare_records, measure_release, require_same_raw
+from skyfold.fidelity.record import FidelityRecord
+from skyfold.fidelity.remeasure import compare_records, measure_release, require_same_raw
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_a_raw_file_that_exact_does_not_hold(tiny_release, tiny_survey, monkeypa
 
 @pytest.mark.parametrize("as_json", [True, False])
 def test_command_line(as_json, tiny_url, tiny_survey, capsys, monkeypatch, again):
-    monkeypatch.setattr("skyfold.remeasure.measure_release", lambda *_: again)
+    monkeypatch.setattr("skyfold.fidelity.remeasure.measure_release", lambda *_: again)
     raw = str(tiny_survey.parent / "raw/r.fits")
     options = ["--json"] if as_json else []
     with pytest.raises(SystemExit) as left:

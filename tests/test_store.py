@@ -6,8 +6,8 @@ import pickle
 
 import pytest
 
+from skyfold.access.store import Store
 from skyfold.errors import StoreUnavailableError
-from skyfold.store import Store
 
 
 def test_objects_come_back(tmp_path):

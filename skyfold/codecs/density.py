@@ -33,7 +33,7 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfold.amplitude import (
+from skyfold.codecs.amplitude import (
     MAX_POINTS,
     MAX_WIDTH,
     MIN_POINTS,

@@ -16,7 +16,7 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfold.amplitude import Int, Wavelet, position_step, wavelet, width_units
+from skyfold.codecs.amplitude import Int, Wavelet, position_step, wavelet, width_units
 from skyfold.codecs.latents import DIRECT, SYMBOLS, TOTAL, split
 
 _ZERO_SHARES = (8, 20, 36, 56, 80, 104, 128, 150, 170, 188, 204, 218, 228, 236, 242, 246, 249, 251)

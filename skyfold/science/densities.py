@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfold.amplitude import divergence, hellinger
+from skyfold.codecs.amplitude import divergence, hellinger
 from skyfold.errors import InvalidRequestError
 from skyfold.science import Sample, ScienceCase
 

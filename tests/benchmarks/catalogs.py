@@ -31,11 +31,11 @@ from rich.table import Table
 
 from flows.catalogs import build_catalog
 from flows.job import Job
-from skyfold.catalogs import Catalog, CatalogLibrary, plain_values
-from skyfold.columns import LEVELS
-from skyfold.measure_catalogs import catalog_rows
+from skyfold.catalogs.columns import LEVELS
+from skyfold.catalogs.library import Catalog, CatalogLibrary, plain_values
+from skyfold.catalogs.model import assign_cells
+from skyfold.fidelity.catalogs import catalog_rows
 from skyfold.release import open_release
-from skyfold.table_model import assign_cells
 from tests.benchmarks.table_peers import EXACT, byte_stream_split, parquet, pcodec_columns, rounded
 
 Record = dict[str, Any]

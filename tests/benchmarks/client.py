@@ -35,11 +35,11 @@ from rich.table import Table
 
 import skyfold
 from skyfold import DataRelease
-from skyfold.details import details_key
-from skyfold.index import index_key, write_index
+from skyfold.access.seal import seal_root
+from skyfold.images.details import details_key
+from skyfold.images.index import index_key, write_index
 from skyfold.ladder import LEVELS, TILE
 from skyfold.layout import ZARR_KEY
-from skyfold.seal import seal_root
 from tests.benchmarks.s3_server import Server
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -25,12 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pcodec import ChunkConfig, standalone
 
-from skyfold.amplitude import divergence, masses
+from skyfold.codecs.amplitude import divergence, masses
 from skyfold.codecs.density import DensityCodec
 from skyfold.codecs.density_tables import CONTEXTS, fit_map, histogram_of
 from skyfold.codecs.nonzero import NonzeroCodec
-from skyfold.density_index import CHUNK_ROWS, FLOORS, NARROW, Bounds
-from storage.density_encoder import encode_rows
+from skyfold.densities.index import CHUNK_ROWS, FLOORS, NARROW, Bounds
+from storage.densities.encoder import encode_rows
 
 Float = NDArray[np.float64]
 Way = tuple[Float, int, int]  # decoded masses, plain bytes, coded bytes

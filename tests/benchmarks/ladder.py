@@ -20,13 +20,13 @@ from models.entropy import fit_tables
 from models.export import export_model
 from models.patches import sample_patches
 from skyfold import DataRelease, open_release
-from skyfold.index import ImageEntry
+from skyfold.access.store import Store
+from skyfold.images.index import ImageEntry
+from skyfold.images.network import Network
 from skyfold.ladder import TILE
 from skyfold.layout import MODEL_FILES
-from skyfold.network import Network
-from skyfold.store import Store
-from storage.builder import ReleaseBuilder, describe_image, plan_groups
-from storage.encoder import NotLadderableError, encode_image, prepare
+from storage.images.builder import ReleaseBuilder, describe_image, plan_groups
+from storage.images.encoder import NotLadderableError, encode_image, prepare
 from storage.survey import SurveyImage
 from tests.benchmarks.images import Cost, timed
 from tests.benchmarks.skies import Case

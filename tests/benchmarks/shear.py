@@ -21,12 +21,12 @@ import galsim
 import numpy as np
 from astropy.io import fits
 
-from skyfold.network import Network, model_digest
+from skyfold.images.network import Network, model_digest
 from skyfold.science.shapes import adaptive_moments
-from storage.archive import inspect_image
 from storage.config import load_config
+from storage.images.archive import inspect_image
+from storage.images.trial import encode_on_trial
 from storage.survey import find_images, read_image
-from storage.trial import encode_on_trial
 
 SIDE, STEP, SHEAR = 1024, 48, 0.1
 SCALE, SEEING, SIGMA, PEDESTAL = 0.2, 0.8, 20.0, 1000.0

@@ -30,7 +30,7 @@ from models.pca import patch_basis
 from skyfold.codecs.latents import LatentTables, decode_latents, encode_latents
 from skyfold.layout import STRIDE
 from skyfold.noise import background_at
-from storage.encoder import Prepared
+from storage.images.encoder import Prepared
 from tests.benchmarks.images import Subject
 from tests.benchmarks.peers import Peer
 

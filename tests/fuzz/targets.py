@@ -19,22 +19,22 @@ import numpy as np
 
 from models.entropy import fit_tables
 from skyfold import open_release
-from skyfold.catalog_index import CatalogInfo, Chunks, Column
+from skyfold.access.graph_check import check_graph
+from skyfold.catalogs.index import CatalogInfo, Chunks, Column
+from skyfold.catalogs.model import ARRAYS, CARD, TableModel, files_digest
 from skyfold.codecs.blocks import BlocksCodec
 from skyfold.codecs.columns import NumbersCodec, TextCodec
 from skyfold.codecs.density import DensityCodec
 from skyfold.codecs.latents import LatentTables, decode_latents, encode_latents
 from skyfold.codecs.nonzero import NonzeroCodec
 from skyfold.codecs.sparse import SparseCodec
-from skyfold.density_index import Bounds, DensityIndex, Shard
-from skyfold.density_index import read_index as read_density_index
-from skyfold.density_index import write_index as write_density_index
+from skyfold.densities.index import Bounds, DensityIndex, Shard
+from skyfold.densities.index import read_index as read_density_index
+from skyfold.densities.index import write_index as write_density_index
 from skyfold.errors import SkyfoldError
-from skyfold.fidelity import FidelityRecord
-from skyfold.graph_check import check_graph
-from skyfold.index import ImageEntry, read_index, write_index
+from skyfold.fidelity.record import FidelityRecord
+from skyfold.images.index import ImageEntry, read_index, write_index
 from skyfold.noise import NoiseModel
-from skyfold.table_model import ARRAYS, CARD, TableModel, files_digest
 from tests import synthetic
 
 SIDE = 16

@@ -12,7 +12,7 @@ import pytest
 
 from flows.catalogs import build_catalog
 from flows.job import Job
-from skyfold.catalogs import CatalogLibrary
+from skyfold.catalogs.library import CatalogLibrary
 from skyfold.release import open_release
 
 ROWS = 10_000
@@ -98,6 +98,6 @@ def galaxies_survey(
 def galaxies(galaxies_survey: Path) -> Any:
     """Catalog of 10,000 galaxies in three chunks and three shards."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("storage.catalog_plan.SHARD_BYTES", 1)
-        patch.setattr("storage.catalog_plan.CHUNK_ROWS", 4096)
+        patch.setattr("storage.catalogs.plan.SHARD_BYTES", 1)
+        patch.setattr("storage.catalogs.plan.CHUNK_ROWS", 4096)
         return build(galaxies_survey, "galaxies")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from skyfold.errors import InvalidRequestError
-from skyfold.fidelity import FidelityRecord
-from skyfold.measure_catalogs import catalog_rows
+from skyfold.fidelity.catalogs import catalog_rows
+from skyfold.fidelity.record import FidelityRecord
 from skyfold.science.colors import COLORS
 from skyfold.science.photoz import PHOTOZ, nmad
 from skyfold.science.positions import POSITIONS

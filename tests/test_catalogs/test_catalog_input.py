@@ -14,8 +14,8 @@ from astropy.io import fits
 from astropy.table import Table
 
 from skyfold.errors import InputError
-from storage.catalog_input import InputColumn, join, open_catalog
-from storage.catalog_pairs import find_errors, find_positions
+from storage.catalogs.pairs import find_errors, find_positions
+from storage.catalogs.reader import InputColumn, join, open_catalog
 
 ROWS = 300
 X = np.random.default_rng(1).normal(20, 3, ROWS)

@@ -15,8 +15,8 @@ from astropy.coordinates import Angle, SkyCoord
 from astropy.io import fits
 
 from flows.job import Job
-from skyfold.catalogs import CatalogLibrary, plain_values
-from skyfold.columns import LEVELS
+from skyfold.catalogs.columns import LEVELS
+from skyfold.catalogs.library import CatalogLibrary, plain_values
 from skyfold.errors import (
     CorruptDataError,
     InputError,
@@ -24,7 +24,7 @@ from skyfold.errors import (
     LevelNotStoredError,
     UnknownNameError,
 )
-from storage.catalog_archive import encode_shard, read_plan
+from storage.catalogs.archive import encode_shard, read_plan
 
 
 def test_exact_returns_every_bit_in_the_order_of_the_input(galaxies, columns):
@@ -176,7 +176,7 @@ def test_where_joins_denies_and_lists(galaxies, columns, text, chosen):
 
 
 def test_where_reads_what_refines_only_where_a_row_may_meet_it(tmp_path, columns, monkeypatch):
-    monkeypatch.setattr("storage.catalog_forms.find_relations", lambda *_: [])  # so it refines
+    monkeypatch.setattr("storage.catalogs.forms.find_relations", lambda *_: [])  # so it refines
     table = pa.table({name: pa.array(values) for name, values in columns.items()})
     pq.write_table(table, tmp_path / "g.parquet")
     survey = made.write_survey(tmp_path, "galaxies", ["g.parquet"], made.GALAXIES)

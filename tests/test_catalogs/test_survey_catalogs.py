@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from flows.job import Job
-from skyfold.catalogs import plain_values
-from skyfold.columns import LEVELS
+from skyfold.catalogs.columns import LEVELS
+from skyfold.catalogs.library import plain_values
 from skyfold.errors import InputError
-from skyfold.measure_catalogs import read_levels
+from skyfold.fidelity.catalogs import read_levels
 from skyfold.science.photoz import PHOTOZ, _colors, nmad
-from storage.catalog_archive import find_catalog_files
-from storage.catalog_input import open_catalog
+from storage.catalogs.archive import find_catalog_files
+from storage.catalogs.reader import open_catalog
 
 pytestmark = pytest.mark.survey
 

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skyfold import errors
+from skyfold.access.parquet import OutColumn, read_columns, read_metadata, write_columns
 from skyfold.export import export_catalog, export_image, healpix_of, partitions
-from skyfold.parquet import OutColumn, read_columns, read_metadata, write_columns
 
 
 @pytest.mark.parametrize("level", ["exact", "bounded", "latent"])

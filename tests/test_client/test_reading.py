@@ -17,11 +17,11 @@ import pytest
 from astropy.coordinates import SkyCoord
 
 from skyfold import errors, open_release
-from skyfold.cache import DiskCache, MemoryCache
-from skyfold.details import decode_places, encode_places
+from skyfold.access.cache import DiskCache, MemoryCache
+from skyfold.access.store import Store
+from skyfold.images.details import decode_places, encode_places
 from skyfold.ladder import LEVELS
 from skyfold.layout import LAYERS
-from skyfold.store import Store
 
 IMAGE = "night1/r"  # two by three tiles
 TILE = (slice(0, 60), slice(0, 60))

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 
 from models.density_map import train_density_map
-from skyfold.densities import DensityLibrary
+from skyfold.access.store import Store
+from skyfold.densities.library import DensityLibrary
 from skyfold.release import open_release
-from skyfold.store import Store
-from storage.builder import ReleaseBuilder
 from storage.config import load_config
-from storage.densities_input import open_densities
-from storage.densities_writer import (
+from storage.densities.reader import open_densities
+from storage.densities.writer import (
     archive_shard,
     finish_densities,
     plan_densities,
@@ -21,6 +20,7 @@ from storage.densities_writer import (
     start_densities,
     with_map,
 )
+from storage.images.builder import ReleaseBuilder
 
 
 def make_mixtures(rows, points=101, seed=1, stop=3.0):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skyfold import amplitude as amp
+from skyfold.codecs import amplitude as amp
 
 
 @pytest.mark.parametrize("points", [4, 5, 9, 64, 200, 201, 513])

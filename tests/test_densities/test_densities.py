@@ -8,9 +8,9 @@ import warnings
 import numpy as np
 import pytest
 
-from skyfold.amplitude import hellinger
-from skyfold.density_index import LEVELS, DensityIndex, read_index, write_index
-from skyfold.density_rows import to_masses
+from skyfold.codecs.amplitude import hellinger
+from skyfold.densities.index import LEVELS, DensityIndex, read_index, write_index
+from skyfold.densities.rows import to_masses
 from skyfold.errors import (
     CorruptDataError,
     InputError,
@@ -20,7 +20,7 @@ from skyfold.errors import (
     UnknownNameError,
 )
 from skyfold.release import open_release
-from storage.densities_writer import archive_shard, describe_bad
+from storage.densities.writer import archive_shard, describe_bad
 
 from .conftest import build, make_mixtures, open_densities_of, write_survey
 
@@ -175,8 +175,8 @@ def test_a_flipped_byte_never_passes(tmp_path, layer):
 
 
 def test_shards_of_many_rows(tmp_path, monkeypatch):
-    monkeypatch.setattr("skyfold.density_index.CHUNK_ROWS", 16)
-    monkeypatch.setattr("skyfold.density_index.SHARD_CHUNKS", 2)
+    monkeypatch.setattr("skyfold.densities.index.CHUNK_ROWS", 16)
+    monkeypatch.setattr("skyfold.densities.index.SHARD_CHUNKS", 2)
     x, smooth = make_mixtures(75, points=32)
     np.save(tmp_path / "p.npy", np.concatenate([smooth, x[np.newaxis]]))
     text = '[[densities]]\nname = "pz"\nfiles = ["p.npy"]\ngrid = "last-row"\n'

@@ -13,8 +13,8 @@ from astropy.io import fits
 
 from skyfold.errors import ConfigError, InputError
 from storage.config import load_config
-from storage.densities_input import open_densities
-from storage.densities_writer import find_normalisation, plan_densities
+from storage.densities.reader import open_densities
+from storage.densities.writer import find_normalisation, plan_densities
 
 from .conftest import make_mixtures, write_survey
 

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from skyfold.amplitude import masses
-from skyfold.density_index import FLOORS, LEVELS, Bounds, DensityIndex
-from skyfold.density_rows import decode_rows, to_masses
-from storage.density_encoder import encode_rows
-from storage.density_shard import encode_shard
+from skyfold.codecs.amplitude import masses
+from skyfold.densities.index import FLOORS, LEVELS, Bounds, DensityIndex
+from skyfold.densities.rows import decode_rows, to_masses
+from storage.densities.encoder import encode_rows
+from storage.densities.shard import encode_shard
 
 
 def index_of(stored, normalisation="trapezoid"):

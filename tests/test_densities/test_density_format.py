@@ -5,9 +5,9 @@ import hashlib
 import numpy as np
 import pytest
 
-from skyfold.amplitude import core_amplitude, hermite_shapes, masses, step_units, wavelet
+from skyfold.codecs.amplitude import core_amplitude, hermite_shapes, masses, step_units, wavelet
 from skyfold.codecs.density_tables import built_in_map, tables
-from skyfold.density_index import SHAPES, quadrature
+from skyfold.densities.index import SHAPES, quadrature
 
 
 def digest(values):

@@ -14,12 +14,12 @@ from flows.densities import (
     train_densities,
 )
 from flows.job import Job
-from skyfold.density_index import Shard, quadrature
+from skyfold.densities.index import Shard, quadrature
 from skyfold.errors import InvalidRequestError, ReleaseError, TooManyBadInputsError
-from skyfold.fidelity import FidelityRecord
-from skyfold.measure_densities import rows_to_measure
+from skyfold.fidelity.densities import rows_to_measure
+from skyfold.fidelity.record import FidelityRecord
 from skyfold.science.densities import DENSITIES, DensityContext
-from storage.densities_writer import start_densities
+from storage.densities.writer import start_densities
 
 from .conftest import make_mixtures, write_survey
 

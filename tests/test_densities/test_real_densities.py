@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skyfold.density_rows import to_masses
+from skyfold.densities.rows import to_masses
 
 from .conftest import build, open_densities_of, write_survey
 

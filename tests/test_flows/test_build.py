@@ -18,7 +18,7 @@ from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 
-from skyfold.seal import seal_root
+from skyfold.access.seal import seal_root
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Prefect's and TensorFlow's own
 
@@ -237,7 +237,7 @@ def test_build_and_read_on_object_storage(prefect, s3, survey, built, tmp_path, 
 
     from flows.build import build
     from skyfold import open_release
-    from skyfold.store import Store
+    from skyfold.access.store import Store
 
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret")

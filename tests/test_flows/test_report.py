@@ -21,7 +21,7 @@ from flows.gallery import png_uri
 from flows.report import render_report
 from skyfold import FidelityRecord, cli, open_release
 from skyfold.errors import NeedNotMetError
-from skyfold.index import _to_parquet, index_key, read_index
+from skyfold.images.index import _to_parquet, index_key, read_index
 from skyfold.layout import FIDELITY_KEY, MANIFEST_KEY, PROVENANCE_KEY, ZARR_KEY
 
 HOSTILE = "r</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp;"

@@ -117,8 +117,8 @@ def as_consumer(stack, monkeypatch) -> dict:
 def test_a_consumer_reads_with_keys_that_cannot_write(stack, dr1, monkeypatch):
     from flows import ceph
     from skyfold import open_release
+    from skyfold.access.store import Store
     from skyfold.errors import StoreUnavailableError
-    from skyfold.store import Store
 
     options = as_consumer(stack, monkeypatch)
     release = open_release(dr1, options=options)

@@ -13,11 +13,11 @@ from models.entropy import fit_tables
 from models.export import export_model
 from models.patches import sample_patches
 from skyfold import ladder
+from skyfold.images.network import Network
 from skyfold.layout import MODEL_FILES
-from skyfold.network import Network
 from skyfold.noise import background_at
-from storage.encoder import _Ladder, prepare
-from storage.image_input import read_image
+from storage.images.encoder import _Ladder, prepare
+from storage.images.image_input import read_image
 from storage.survey import ImageRef
 
 

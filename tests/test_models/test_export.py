@@ -9,8 +9,8 @@ import pytest
 from models.entropy import fit_tables
 from models.export import export_model, measure_tolerance, to_onnx
 from skyfold.errors import CorruptDataError, InvalidRequestError
+from skyfold.images.network import Network, model_digest
 from skyfold.layout import MODEL_FILES
-from skyfold.network import Network, model_digest
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import pytest
 from astropy.wcs import WCS
 
 from skyfold.science.sources import THRESHOLD
-from storage import object_finder
-from storage.object_writer import ABOUT, search_image
+from storage.objects import finder as object_finder
+from storage.objects.writer import ABOUT, search_image
 
 SIGMA, FWHM = 10.0, 3.5
 

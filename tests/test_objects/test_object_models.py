@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from models.explain import map_distance, occlusion, shapley_values
 from models.object_model import train_objects
 from models.tsne import sample_rows, tsne_map
+from skyfold.catalogs.model import files_digest
 from skyfold.errors import CorruptDataError
-from skyfold.neighbours import nearest
-from skyfold.object_model import ObjectModel
-from skyfold.table_model import files_digest
+from skyfold.objects.model import ObjectModel
+from skyfold.objects.neighbours import nearest
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from astropy.coordinates import SkyCoord
 
 from skyfold import cli, open_release
 from skyfold.errors import CorruptDataError, InvalidRequestError, UnknownNameError
-from skyfold.object_index import KEY
+from skyfold.objects.index import KEY
 
 RING = (300.0, 210.0)
 
@@ -237,9 +237,9 @@ def test_command_line(objects_url, tmp_path, capsys):
 def test_describing_again_gives_the_same_bytes(objects_survey, objects_url, tmp_path):
     """Over what a run left that was stopped before the end."""
     from flows.objects import describe_objects, keep_objects
-    from skyfold.store import Store
-    from storage.builder import ReleaseBuilder
-    from storage.object_writer import ObjectWriter
+    from skyfold.access.store import Store
+    from storage.images.builder import ReleaseBuilder
+    from storage.objects.writer import ObjectWriter
 
     copy = Path(shutil.copytree(objects_url, tmp_path / "dr1"))
     expected = {

@@ -202,12 +202,12 @@ def run(
     """Play every case whose name holds a text, on copies of a sealed release."""
     import pyarrow as pa  # noqa: F401 - before forking: no case pays for it
 
-    import skyfold.arrays
-    import skyfold.catalogs
+    import skyfold.access.arrays
+    import skyfold.catalogs.library
     import skyfold.cli
-    import skyfold.densities
-    import skyfold.images
-    import skyfold.network
+    import skyfold.densities.library
+    import skyfold.images.library
+    import skyfold.images.network
     import skyfold.pages  # noqa: F401
     from tests.test_reliability.hostile_cases import cases
 

@@ -29,9 +29,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from onnx import TensorProto, helper, numpy_helper
 
-from skyfold.index import read_index, write_index
-from skyfold.network import model_digest
-from skyfold.seal import is_read_whole, seal_root, write_manifest
+from skyfold.access.seal import is_read_whole, seal_root, write_manifest
+from skyfold.images.index import read_index, write_index
+from skyfold.images.network import model_digest
 
 Change = Callable[[Path], None]
 PETA = 2**50
@@ -392,7 +392,7 @@ def _npy_header(shape: str, dtype: str = "<f8") -> bytes:
 
 def table_model(edit: Callable[[dict[str, bytes]], None]) -> Change:
     """Another model of the catalog under its own digest."""
-    from skyfold.table_model import files_digest
+    from skyfold.catalogs.model import files_digest
 
     def change(folder: Path) -> None:
         info = json.loads((folder / CATALOG).read_text())

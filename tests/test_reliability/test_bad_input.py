@@ -7,13 +7,13 @@ import re
 import numpy as np
 import pytest
 
-from skyfold.density_rows import to_masses
+from skyfold.densities.rows import to_masses
 from skyfold.errors import InputError, SkyfoldError
-from storage.archive import inspect_image
-from storage.catalog_archive import find_catalog_files
-from storage.catalog_plan import survey_catalog
+from storage.catalogs.archive import find_catalog_files
+from storage.catalogs.plan import survey_catalog
 from storage.config import load_config
-from storage.densities_input import open_densities
+from storage.densities.reader import open_densities
+from storage.images.archive import inspect_image
 from storage.survey import SetAside, find_images
 from tests.test_reliability.bad_files import CATALOGS, DENSITIES, IMAGES, Bad, write
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from skyfold.access.store import Store
 from skyfold.errors import SkyfoldError
-from skyfold.store import Store
 from tests.test_reliability.faults import FAULTS, FaultyServer, Plan
 
 pytestmark = [

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from skyfold import open_release, store
+from skyfold import open_release
+from skyfold.access import store
 from skyfold.errors import StoreUnavailableError
 
 

@@ -12,15 +12,15 @@ from small_release import build_release
 
 from flows.catalogs import build_catalog
 from flows.job import Job
-from skyfold.store import Store
-from storage.builder import ReleaseBuilder
-from storage.densities_input import open_densities
-from storage.densities_writer import (
+from skyfold.access.store import Store
+from storage.densities.reader import open_densities
+from storage.densities.writer import (
     archive_shard,
     finish_densities,
     plan_densities,
     start_densities,
 )
+from storage.images.builder import ReleaseBuilder
 
 TABLES = """
 [[catalogs]]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from skyfold.errors import InvalidRequestError, MissingDependencyError
-from skyfold.fidelity import summarise
+from skyfold.fidelity.record import summarise
 from skyfold.science import ImageContext, cases, get_case, injection
 from skyfold.science.epochs import align
 from skyfold.science.morphology import MEASURES, concentration, gini, morphology, petrosian_radius

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from skyfold.errors import InvalidRequestError, UnknownNameError
-from skyfold.fidelity import summarise
+from skyfold.fidelity.record import summarise
 from skyfold.science import ImageContext, cases, get_case
 from skyfold.science.detection import has_neighbour
 from skyfold.science.sky import sky

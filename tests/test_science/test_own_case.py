@@ -11,8 +11,8 @@ import pytest
 
 import skyfold.science
 from skyfold import open_release
-from skyfold.fidelity import FidelityRecord
-from skyfold.measure import images_to_measure, measure_image, record_of
+from skyfold.fidelity.images import images_to_measure, measure_image, record_of
+from skyfold.fidelity.record import FidelityRecord
 from skyfold.science import GROUP, ImageContext, cases, get_case
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/fidelity.md"

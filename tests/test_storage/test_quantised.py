@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from storage.quantised import lattice_step
+from storage.images.quantised import lattice_step
 
 RANDOM = np.random.default_rng(7)
 

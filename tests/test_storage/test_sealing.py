@@ -12,12 +12,12 @@ import pytest
 from small_release import build_release
 
 from skyfold import list_releases, open_release
+from skyfold.access.store import Store
 from skyfold.errors import ReleaseError, ReleaseNotFoundError, SealedReleaseError
 from skyfold.releases import image_provenance
-from skyfold.store import Store
-from storage.builder import ReleaseBuilder
 from storage.drift import growth, worse_rows
 from storage.gc import find_garbage, remove_garbage
+from storage.images.builder import ReleaseBuilder
 from storage.register import register_release
 
 

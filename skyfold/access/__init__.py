@@ -1,0 +1,1 @@
+"""How the bytes of a release are reached, and what is believed of them."""

@@ -1,0 +1,1 @@
+"""Catalogs of a release: columns, rows, questions."""

@@ -1,0 +1,477 @@
+"""What a catalog of a release consists of: its columns, its arrays, its chunks of rows.
+
+::
+
+    catalogs/<name>/catalog.json       columns, how each is stored, bytes of each level
+    catalogs/<name>/index.parquet      one row a chunk: HEALPix range, lowest and highest values
+    catalogs/<name>/<layer>            Zarr arrays (elements, rows); a chunk is one element's rows,
+                                       or several elements' where the catalog is short
+    catalogs/<name>/text/<number>      Zarr arrays (rows, bytes) of strings
+    catalogs/<name>/checksum           CRC-32 of decoded values (columns of floats, chunks, levels
+                                       from `latent` on); 0 where nothing is computed
+    catalogs/<name>/som/<array>        the self-organizing map and what its cells hold
+    models/<digest>/table.npz          the table's model
+
+A column of vectors is several *elements*: real elements (floats), whole ones (integers, booleans,
+times), text. Rows are cut into chunks along the HEALPix curve; inside a chunk they keep the order
+of the input, so that their numbers cost little and neighbours in the file stay neighbours.
+
+The layers `direct2`, `direct4` and `direct8` hold bits of floats; of a column that names a
+*relation*, how far its bits are from what other columns say (`skyfold.catalogs.relations`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import zarr
+
+from skyfold.access.parquet import read_columns
+from skyfold.access.trust import load_json, reading
+from skyfold.catalogs.columns import LEVELS
+from skyfold.catalogs.relations import Relation
+from skyfold.codecs.columns import NumbersCodec, TextCodec
+from skyfold.errors import CorruptDataError, LevelNotStoredError, UnknownNameError
+
+CHUNK_ROWS = 16384
+MAX_CHUNK_ROWS = 2**17
+MAX_PACK = 32
+# A chunk of a short catalog holds several elements, up to so many values; of a long one, one.
+PACKED_VALUES = 2 * CHUNK_ROWS - 1
+MAX_ELEMENTS = 2**14
+MAX_ROWS = 2**40
+_DTYPE = re.compile(r"str|[<>|=]?[A-Za-z]{1,10}[0-9]{0,7}(\[[0-9]{0,9}[A-Za-zμ]{1,3}\])?")
+HEALPIX_ORDER = 29  # of the curve that rows follow
+REAL_KINDS = ("scaled", "error", "fixed", "plain")
+KINDS = (*REAL_KINDS, "whole", "text")
+_SHARED = ("rows", "map", "latent")
+_LAYER_TYPES = {
+    "rows": "int64",
+    "map": "int32",
+    "latent": "int32",
+    "nulls": "uint8",
+    "flags": "uint8",
+    "whole": "int64",
+    "bounded": "int64",
+    "raw": "uint64",
+    "exact": "int64",
+    "direct2": "uint16",
+    "direct4": "uint32",
+    "direct8": "uint64",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column, as it came and as it is stored.
+
+    Attributes
+    ----------
+    name, unit, description : str
+    dtype : str
+        Such as ``>f4`` or ``S17``; ``str`` for text of any length.
+    shape : tuple of int
+        Of one row's value; ``()`` for a number.
+    kind : {"scaled", "error", "fixed", "plain", "whole", "text"}
+    first : int
+        Number of its first element among those of its sort (real, whole, text).
+    direct : int
+        Likewise in the array of its size, ``direct2``, ``direct4`` or ``direct8``.
+    is_position : bool
+        Right ascension or declination: the same at every level below `exact`.
+    is_refined : bool
+        `exact` is stored as a refinement of `bounded`, and not directly.
+    partner : str or None
+        Column of the errors.
+    factor : float
+        Units of this column in one unit of its errors.
+    is_inverse : bool
+        The errors are inverse variances.
+    precision : float or None
+        Declared, in the column's unit; the bound is half of it.
+    fills : tuple of str
+        Values in place of a measurement: little-endian bytes in hex.
+    missing : tuple of float
+        Those values among the declared or found ones that mean "missing".
+    width : int
+        Bytes of the longest string.
+    relation : Relation or None
+        How its bits are told from other columns; they are stored as they are without.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...] = ()
+    unit: str | None = None
+    description: str = ""
+    kind: str = "plain"
+    first: int = 0
+    direct: int = 0
+    is_position: bool = False
+    is_refined: bool = False
+    partner: str | None = None
+    factor: float = 1.0
+    is_inverse: bool = False
+    precision: float | None = None
+    fills: tuple[str, ...] = ()
+    missing: tuple[float, ...] = ()
+    width: int = 1
+    relation: Relation | None = None
+
+    @property
+    def elements(self) -> int:
+        """Numbers (or strings) that one row holds."""
+        return int(np.prod(self.shape, dtype=int))
+
+    @property
+    def is_real(self) -> bool:
+        """Whether it holds floats."""
+        return self.kind in REAL_KINDS
+
+    @property
+    def native(self) -> np.dtype[Any]:
+        """Type of its numbers in this machine's byte order."""
+        return np.dtype(self.dtype).newbyteorder("=")
+
+    @property
+    def direct_layer(self) -> str:
+        """Array that holds its bits."""
+        return f"direct{self.native.itemsize}"
+
+    def fill_values(self) -> np.ndarray[Any, Any]:
+        """Values of the flags from `FLAG_FILL` on."""
+        raw = bytes.fromhex("".join(self.fills))
+        return np.frombuffer(raw, self.native.newbyteorder("<")).astype(self.native)
+
+    def places(self, layer: str) -> list[int]:
+        """Rows of a layer's array that hold its elements."""
+        first = self.direct if layer.startswith("direct") else self.first
+        return list(range(first, first + self.elements))
+
+
+@dataclass(frozen=True)
+class CatalogInfo:
+    """One catalog of a release.
+
+    Attributes
+    ----------
+    name : str
+    rows : int
+        Stored rows.
+    chunk_rows, shard_rows : int
+        Rows of a chunk and of a shard.
+    columns : tuple of Column
+    model : str
+        Digest of its model, or "".
+    channels : int
+        Latents of a row.
+    fraction : float
+        Of each value's own error that `bounded` may cost.
+    ra, dec, id, redshift : str or None
+        Names of the columns that have a role.
+    seed, hold_out_order : int
+        Rule of the rows that training never saw: HEALPix cells of this order, or rows for -1.
+    levels : dict
+        Stored bytes that decoding all columns at a level reads.
+    layers : dict
+        Stored bytes of each array.
+    som : dict
+        Shape and errors of the self-organizing map.
+    notices : tuple of str
+        What the input had that a reader should know: what was set aside, what was kept exactly.
+    """
+
+    name: str
+    rows: int
+    chunk_rows: int
+    shard_rows: int
+    columns: tuple[Column, ...]
+    model: str = ""
+    channels: int = 0
+    fraction: float = 0.1
+    ra: str | None = None
+    dec: str | None = None
+    id: str | None = None
+    redshift: str | None = None
+    seed: int = 0
+    hold_out_order: int = -1
+    levels: dict[str, int] = field(default_factory=dict)
+    layers: dict[str, int] = field(default_factory=dict)
+    som: dict[str, Any] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks of rows."""
+        return -(-self.rows // self.chunk_rows)
+
+    @property
+    def shards(self) -> int:
+        """Number of shards of rows."""
+        return -(-self.rows // self.shard_rows)
+
+    @property
+    def pack(self) -> int:
+        """Elements that share a chunk."""
+        return min(max(1, PACKED_VALUES // self.chunk_rows), MAX_PACK)
+
+    def column(self, name: str) -> Column:
+        """Column of a name; UnknownNameError if there is none."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        some = ", ".join(column.name for column in self.columns[:8])
+        raise UnknownNameError(
+            f"catalog {self.name!r} has no column {name!r} among {len(self.columns)}; there "
+            "are such "
+            f"as {some}; release.catalogs[{self.name!r}].columns lists them"
+        )
+
+    @property
+    def real_columns(self) -> list[Column]:
+        """Columns of floats: one row each of the array `checksum`."""
+        return [column for column in self.columns if column.is_real]
+
+    def numbers(self, kind: str) -> int:
+        """How many elements there are of a sort: real, whole or text."""
+        if kind == "real":
+            return sum(column.elements for column in self.columns if column.is_real)
+        return sum(column.elements for column in self.columns if column.kind == kind)
+
+    def null_place(self, column: Column) -> int:
+        """Row of the layer `nulls` that holds a column's first element."""
+        real, whole = self.numbers("real"), self.numbers("whole")
+        before = 0 if column.is_real else real if column.kind == "whole" else real + whole
+        return before + column.first
+
+    def layers_read(self, column: Column, level: str) -> tuple[str, ...]:
+        """Layers that decoding a column at a level reads, without those of its errors."""
+        if column.kind in ("whole", "text"):
+            return (column.kind, "nulls")
+        if column.is_position and level in ("map", "latent"):
+            level = "bounded"
+        if level == "map":
+            return ("map",)
+        if level == "latent":
+            return ("map", "latent", "flags", "nulls")
+        model = () if column.is_position else ("map", "latent")
+        if column.kind == "plain" or (level == "exact" and not column.is_refined):
+            return (column.direct_layer, "nulls")
+        cells = (*model, "flags", "bounded", "raw", "nulls")
+        return (*cells, "exact") if level == "exact" else cells
+
+    def layer_shape(self, layer: str) -> tuple[str, int]:
+        """Type and number of rows of a layer's array; text has an array for each element."""
+        real, whole, text = (self.numbers(kind) for kind in ("real", "whole", "text"))
+        counts = {"rows": 1, "map": 1, "latent": self.channels, "nulls": real + whole + text}
+        counts |= {"whole": whole} | dict.fromkeys(("flags", "bounded", "raw", "exact"), real)
+        for size in (2, 4, 8):
+            ends = [c.direct + c.elements for c in self.real_columns if c.native.itemsize == size]
+            counts[f"direct{size}"] = max(ends, default=0)
+        return _LAYER_TYPES[layer], counts[layer]
+
+    def arrays(self) -> dict[str, tuple[str, int]]:
+        """Type and number of rows of every array that is not empty."""
+        shapes = {layer: self.layer_shape(layer) for layer in _LAYER_TYPES}
+        return {layer: shape for layer, shape in shapes.items() if shape[1]}
+
+    def specs(self) -> dict[str, dict[str, Any]]:
+        """What `zarr.create_array` is given for each array, by name."""
+        numbers = {
+            layer: {
+                "shape": (count, self.rows),
+                "chunks": (self.pack, self.chunk_rows),
+                "shards": (-(-count // self.pack) * self.pack, self.shard_rows),
+                "dtype": dtype,
+                "serializer": NumbersCodec(),
+            }
+            for layer, (dtype, count) in self.arrays().items()
+        }
+        texts = {
+            f"text/{place}": {
+                "shape": (self.rows, column.width),
+                "chunks": (self.chunk_rows, column.width),
+                "shards": (self.shard_rows, column.width),
+                "dtype": "uint8",
+                "serializer": TextCodec(),
+            }
+            for column in self.columns
+            if column.kind == "text"
+            for place in column.places("text")
+        }
+        every = numbers | texts | self._checksum_spec()
+        return {name: spec | {"compressors": None, "fill_value": 0} for name, spec in every.items()}
+
+    def _checksum_spec(self) -> dict[str, dict[str, Any]]:
+        """CRC of every column's decoded chunk at `latent`, `bounded` and `exact`; see `checked`."""
+        count = len(self.real_columns)
+        spec = {
+            "shape": (count, self.chunks, len(LEVELS) - 1),
+            "chunks": (count, self.shard_rows // self.chunk_rows, 1),
+            "dtype": "uint32",
+        }
+        return {"checksum": spec} if count else {}
+
+    def create(self, store: Any, path: str) -> None:
+        """Create the arrays of every layer at `path`, without data."""
+        for name, spec in self.specs().items():
+            zarr.create_array(store, name=f"{path}/{name}", overwrite=True, **spec)
+
+    def to_json(self) -> bytes:
+        """The catalog's JSON; the same catalog always gives the same bytes."""
+        return json.dumps(asdict(self), sort_keys=True, indent=1).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, key: str) -> CatalogInfo:
+        """Inverse of `to_json`.
+
+        Raises
+        ------
+        CorruptDataError
+            If it does not describe a catalog that can be decoded.
+        """
+        with reading(key, "the description of a catalog"):
+            plain = load_json(data, key)
+            columns = tuple(_column(row) for row in plain.pop("columns"))
+            info = replace(cls(columns=columns, **plain), notices=tuple(plain["notices"]))
+            _check(info)
+        return info
+
+
+# Entry points are those of the version that was installed: an editable clone may be newer.
+for _codec in (NumbersCodec, TextCodec):
+    zarr.registry.register_codec(_codec.codec_name, _codec)
+
+
+def _column(row: dict[str, Any]) -> Column:
+    column = Column(**row)
+    return replace(
+        column,
+        shape=tuple(column.shape),
+        fills=tuple(column.fills),
+        missing=tuple(column.missing),
+        relation=None if row.get("relation") is None else Relation.from_json(row["relation"]),
+    )
+
+
+def _check(info: CatalogInfo) -> None:
+    """What decoding relies on: sizes within bounds, kinds known, elements in their places."""
+    if not (0 < info.chunk_rows <= MAX_CHUNK_ROWS and info.rows > 0):
+        raise ValueError(f"{info.rows} rows in chunks of {info.chunk_rows}")
+    if not (info.rows <= MAX_ROWS and 0 < info.shard_rows <= MAX_ROWS and info.channels <= 2**16):
+        raise ValueError(f"{info.rows} rows in shards of {info.shard_rows}")
+    if info.shard_rows % info.chunk_rows:
+        raise ValueError(f"shards of {info.shard_rows} rows in chunks of {info.chunk_rows}")
+    counts = {"real": 0, "whole": 0, "text": 0}
+    for column in info.columns:
+        sort = "real" if column.is_real else column.kind
+        known = _DTYPE.fullmatch(column.dtype) and (
+            column.dtype == "str" or np.dtype(column.dtype).kind in "fiubMmSU"
+        )
+        if not known or column.elements > MAX_ELEMENTS:
+            raise ValueError(f"column {column.name!r} is of type {column.dtype[:20]!r}")
+        if (
+            column.kind not in KINDS
+            or column.first != counts[sort]
+            or min(column.shape, default=1) < 1
+        ):
+            raise ValueError(f"column {column.name!r} of kind {column.kind!r} is out of place")
+        counts[sort] += column.elements
+        if column.is_real and column.native.kind != "f":
+            raise ValueError(f"column {column.name!r} of type {column.dtype!r} is not of floats")
+        _check_relation(column, info)
+    if sum(counts.values()) > MAX_ELEMENTS:
+        raise ValueError(f"{sum(counts.values())} elements; {MAX_ELEMENTS} are allowed")
+
+
+def _check_relation(column: Column, info: CatalogInfo) -> None:
+    """A column is told from others that stand by themselves, and are stored where it is read."""
+    if column.relation is None:
+        return
+    named = {one.name: one for one in info.columns}
+    for name in column.relation.columns:
+        other = named[name]
+        fits = other.is_real and other.relation is None and not other.is_refined
+        fits &= other.elements in (1, column.elements)
+        fits &= other.kind == "plain" or column.kind != "plain"
+        if not (fits and column.is_real and not column.is_refined):
+            raise ValueError(f"column {column.name!r} cannot be told from {name!r}")
+
+
+def check_level(level: str) -> str:
+    """The level, if catalogs have one of this name; LevelNotStoredError otherwise."""
+    if level not in LEVELS:
+        raise LevelNotStoredError(
+            f"level {level!r} is not one of {', '.join(LEVELS)}, which catalogs have; choose one"
+        )
+    return level
+
+
+def catalog_path(name: str) -> str:
+    """Key below which a catalog lies; names hold no slash, but for the table of the objects."""
+    return name if "/" in name else f"catalogs/{name}"
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """The index of a catalog's chunks.
+
+    Attributes
+    ----------
+    low, high : ndarray, shape (chunks,), int64
+        Lowest and highest HEALPix cell of order 29, nested; -1 without positions.
+    least, most : ndarray, shape (chunks, elements), float64
+        Of each real, then each whole element, exact values that are not missing; NaN without any.
+    cells : ndarray, shape (chunks, cells of the map), bool
+        Whether a cell of the map has rows there.
+    """
+
+    low: np.ndarray[Any, Any]
+    high: np.ndarray[Any, Any]
+    least: np.ndarray[Any, Any]
+    most: np.ndarray[Any, Any]
+    cells: np.ndarray[Any, Any]
+
+    def to_parquet(self) -> bytes:
+        """The index as Parquet; the same index always gives the same bytes."""
+        import pyarrow as pa  # the writing side has it; readers need it not
+        import pyarrow.parquet as pq
+
+        def rows_of(values: np.ndarray[Any, Any]) -> Any:
+            return pa.array(list(values), pa.list_(pa.float64()))
+
+        table = pa.table(
+            {
+                "healpix_low": self.low,
+                "healpix_high": self.high,
+                "least": rows_of(self.least),
+                "most": rows_of(self.most),
+                "cells": [np.packbits(row).tobytes() for row in self.cells],
+            }
+        )
+        sink = io.BytesIO()
+        pq.write_table(table, sink, compression="zstd")
+        return sink.getvalue()
+
+    @classmethod
+    def from_parquet(cls, data: bytes, info: CatalogInfo, key: str) -> Chunks:
+        """Inverse of `to_parquet`; CorruptDataError if it is not the index of this catalog."""
+        count = int(np.prod(info.som.get("shape", (0,))))
+        with reading(key, "an index of chunks"):
+            columns = read_columns(data)
+            bits = [np.frombuffer(one, np.uint8) for one in columns["cells"]]
+            chunks = cls(
+                np.array(columns["healpix_low"], np.int64),
+                np.array(columns["healpix_high"], np.int64),
+                np.array(columns["least"], float).reshape(len(bits), -1),
+                np.array(columns["most"], float).reshape(len(bits), -1),
+                np.array([np.unpackbits(one, count=count) for one in bits], bool),
+            )
+        if len(chunks.low) != info.chunks:
+            raise CorruptDataError(f"{key} lists {len(chunks.low)} chunks; there are {info.chunks}")
+        return chunks

@@ -1,0 +1,1 @@
+"""What each level loses for each science case: measured, recorded, chosen by."""

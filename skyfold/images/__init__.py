@@ -1,0 +1,1 @@
+"""Images of a release: found, windowed, decoded."""

@@ -1,0 +1,298 @@
+"""The index of a set of images: one row an image, with everything that decoding it needs.
+
+A row says where the image's layers lie (group and place on the first axis), how its pixels were
+stored (dtype, scale, unit, WCS), its noise model, the values that `flags` stands for, the model
+that predicts it, and the bytes of each layer. Stored as Parquet. The header and the places of its
+chunks are kept beside it, see `skyfold.images.details`.
+"""
+
+from __future__ import annotations
+
+import builtins
+import math
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from skyfold.access.parquet import read_columns
+from skyfold.access.trust import check_key, reading
+from skyfold.errors import CorruptDataError
+from skyfold.images.details import encode_header
+from skyfold.ladder import LEVELS
+from skyfold.layout import layers_read
+from skyfold.noise import NoiseModel
+from skyfold.quantum import Quantum
+
+if TYPE_CHECKING:
+    from astropy.io import fits
+    from astropy.wcs import WCS
+
+FLAG_MASKED = 1  # a coded pixel that the survey's mask calls bad
+FLAG_FILL = 2  # flags from here on: index into `fills`, plus 2
+MAX_FILLS = 250
+_MAX_WCS = 2**18  # characters; that of an image with SIP of order 9 has 20,000
+_DTYPES = frozenset(
+    ["uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64"]
+)
+
+
+@dataclass(frozen=True)
+class ImageEntry:
+    """One image of a release.
+
+    Attributes
+    ----------
+    id, set, band, file, hdu
+        What it is and where it came from; `file` as the survey's glob found it.
+    group, row : str, int
+        Arrays that hold it, and its place on their first axis.
+    shape : tuple of int
+        Of the stored array in its file; layers hold it as two axes, ``(-1, shape[-1])``.
+    dtype : str
+        Of the stored array, native byte order.
+    mode : {"ladder", "ladder+direct", "direct"}
+        See `skyfold.layout.layers_read`.
+    model : str
+        Digest of the model; empty for mode ``direct``.
+    step : float
+        Cell width in noise units: `bounded` lies within half of it.
+    bscale, bzero, blank
+        Physical value = stored * bscale + bzero; blank is the integer that stands for none.
+    fills : bytes
+        Values of `flags` 2, 3, ..., in the stored dtype, little endian.
+    noise : NoiseModel or None
+        None for mode ``direct``.
+    quant_step : float or None
+        Step of input that was already quantised [stored unit].
+    quantum : Quantum or None
+        How that was done, where its integers are known.
+    fwhm_pix : float or None
+        Of point sources [pixel].
+    time : str or None
+        Of the observation, ISO 8601 or as the header gives it.
+    ra, dec, radius_deg : float or None
+        Circle that holds the image [deg, ICRS]; None without a WCS.
+    healpix : tuple of int
+        Nested cells of order 8 that the circle touches.
+    digest : str
+        SHA-256 of the input file.
+    recipe : str
+        Digest of all input that the layers depend on: file, HDU, planes, gain, width of the cells.
+    release : str
+        Name of the earlier release beside this one that holds the layers; empty for this one.
+    bytes : dict
+        Stored bytes of this image, by layer.
+    unit : str
+        BUNIT of the header; empty without.
+    wcs : str
+        Cards of the header that place pixels on the sky, joined by newlines; empty without.
+    details : (int, int, int)
+        Where `skyfold.images.details` of the image begin, and the bytes of its places and header.
+    places : bytes
+        Where its chunks lie, on the writing side only.
+    header : str
+        The FITS header, cards joined by newlines, on the writing side only; a reader has it from
+        `skyfold.images.library.ImageLibrary.header`.
+    """
+
+    id: str
+    set: str
+    band: str
+    file: str
+    hdu: int
+    group: str
+    row: int
+    shape: tuple[int, ...]
+    dtype: str
+    mode: str
+    model: str
+    step: float
+    bscale: float
+    bzero: float
+    blank: int | None
+    fills: bytes
+    noise: NoiseModel | None
+    quant_step: float | None
+    fwhm_pix: float | None
+    time: str | None
+    ra: float | None
+    dec: float | None
+    radius_deg: float | None
+    healpix: tuple[int, ...]
+    digest: str
+    bytes: dict[str, int] = field(default_factory=dict)
+    unit: str = ""
+    wcs: str = ""
+    details: tuple[int, int, int] = (0, 0, 0)
+    places: builtins.bytes = b""
+    header: str = ""
+    recipe: str = ""
+    release: str = ""
+    quantum: Quantum | None = None
+
+    @property
+    def plane(self) -> tuple[int, int]:
+        """Shape (ny, nx) in which layers hold it."""
+        nx = self.shape[-1]
+        return int(np.prod(self.shape)) // nx, nx
+
+    @property
+    def pixels(self) -> int:
+        """Number of pixels."""
+        return int(np.prod(self.shape))
+
+    @property
+    def bound(self) -> float:
+        """Largest error at `bounded` [noise units]; 0 where that level is exact."""
+        return 0.0 if self.mode == "direct" else self.step / 2
+
+    def fill_values(self) -> np.ndarray[Any, Any]:
+        """Values of `flags` 2, 3, ... in the stored dtype."""
+        dtype = np.dtype(self.dtype)
+        return np.frombuffer(self.fills, dtype.newbyteorder("<")).astype(dtype)
+
+    def layers_at(self, level: str) -> tuple[str, ...]:
+        """Layers that decoding at a level reads."""
+        return layers_read(level, self.mode, quantised=self.quantum is not None)
+
+    def bytes_at(self, level: str) -> int:
+        """Stored bytes of all layers that decoding at a level reads."""
+        return sum(self.bytes.get(layer, 0) for layer in self.layers_at(level))
+
+    def fits_header(self) -> fits.Header:
+        """The header as far as it is known here: whole while writing, else the cards of the WCS."""
+        from astropy.io import fits
+
+        return fits.Header.fromstring(self.header or self.wcs, sep="\n")
+
+    def celestial_wcs(self) -> WCS | None:
+        """Celestial WCS of the image; None if its header has none that can be used."""
+        from skyfold import sky
+
+        return sky.cards_wcs(self.wcs) if self.wcs else None
+
+    def to_row(self) -> dict[str, Any]:
+        """Plain values, ready for Parquet or JSON (with `fills` as bytes)."""
+        row = asdict(self)
+        row["shape"], row["healpix"] = list(self.shape), list(self.healpix)
+        return row
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> ImageEntry:
+        """Inverse of `to_row`."""
+        noise = NoiseModel(**row["noise"]) if row["noise"] else None
+        quantum = Quantum(**row["quantum"]) if row.get("quantum") else None
+        converted = {
+            "noise": noise,
+            "quantum": quantum,
+            "shape": tuple(row["shape"]),
+            "healpix": tuple(row["healpix"]),
+            "bytes": dict(row["bytes"]),
+            "details": tuple(row.get("details", (0, 0, 0))),
+        }
+        return cls(**row | converted)
+
+
+def index_key(image_set: str) -> str:
+    """Key of a set's index."""
+    return f"images/{image_set}/index.parquet"
+
+
+def shard_key(entry: ImageEntry, layer: str) -> str:
+    """Key of the one object that holds a layer of an image, in the release that holds it."""
+    axes = 4 if layer in ("latent", "checksum") else 3
+    place = "/".join(["c", str(entry.row), *["0"] * (axes - 1)])
+    return f"images/{entry.set}/{entry.group}/{layer}/{place}"
+
+
+def write_index(entries: list[ImageEntry]) -> tuple[bytes, bytes]:
+    """Index and details of a set's images; the same entries always give the same bytes.
+
+    Returns
+    -------
+    index : bytes
+        Parquet.
+    details : bytes
+        Places of chunks and header, image after image; see `skyfold.images.details`.
+    """
+    parts, rows, at = [], [], 0
+    for entry in entries:
+        header = encode_header(entry.header)
+        placed = replace(entry, details=(at, len(entry.places), len(header)))
+        rows.append(placed.to_row() | {"bytes": sorted(entry.bytes.items())})
+        parts += [entry.places, header]
+        at += len(entry.places) + len(header)
+    return _to_parquet(rows), b"".join(parts)
+
+
+def _to_parquet(rows: list[dict[str, Any]]) -> bytes:
+    import io
+
+    import pyarrow as pa  # the writing side has it; readers need it not
+    import pyarrow.parquet as pq
+
+    whole, real, text = pa.int64(), pa.float64(), pa.string()
+    noise = [
+        ("grid_exponent", whole),
+        ("sigma", real),
+        ("slope", real),
+        ("stretch", real),
+        ("background_step", real),
+        ("round_step", whole),
+    ]
+    quantum = [("rows", whole), ("columns", whole), ("is_dithered", pa.bool_()), ("seed", whole)]
+    types = {
+        **dict.fromkeys(("id", "set", "band", "file", "group", "dtype", "mode", "model"), text),
+        **dict.fromkeys(("time", "digest", "unit", "wcs", "recipe", "release"), text),
+        **dict.fromkeys(("hdu", "row", "blank"), whole),
+        **dict.fromkeys(("step", "bscale", "bzero", "quant_step", "fwhm_pix"), real),
+        **dict.fromkeys(("ra", "dec", "radius_deg"), real),
+        **dict.fromkeys(("shape", "healpix", "details"), pa.list_(whole)),
+        "fills": pa.binary(),
+        "noise": pa.struct(noise),
+        "quantum": pa.struct(quantum),
+        "bytes": pa.map_(text, whole),
+    }
+    schema = [(one.name, types[one.name]) for one in fields(ImageEntry) if one.name in types]
+    sink = io.BytesIO()
+    table = pa.Table.from_pylist(rows, schema=pa.schema(schema))
+    # a reader bounds a batch by the longest value that a dictionary could repeat: without one, few
+    pq.write_table(table, sink, compression="zstd", use_dictionary=False)
+    return sink.getvalue()
+
+
+def read_index(data: bytes, key: str) -> list[ImageEntry]:
+    """Images of a set.
+
+    Raises
+    ------
+    CorruptDataError
+        If the bytes are not an index.
+    """
+    with reading(key, "an index of images"):
+        columns = read_columns(data)
+        names = list(columns)
+        rows = (dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True))
+        entries = [ImageEntry.from_row(row) for row in rows]
+        for entry in entries:
+            _check(entry, key)
+    return entries
+
+
+def _check(entry: ImageEntry, key: str) -> None:
+    """What decoding relies on: levels and modes known, a model of the noise where one is used."""
+    known = entry.mode in ("ladder", "ladder+direct", "direct")
+    if not known or (entry.noise is None) != (entry.mode == "direct") or min(entry.shape) < 1:
+        raise CorruptDataError(
+            f"{key} describes {entry.id!r} with mode {entry.mode!r} and shape {entry.shape}; fetch "
+            f"the release again (levels are {', '.join(LEVELS)})"
+        )
+    for name in (entry.set, entry.group, *filter(None, (entry.model, entry.release))):
+        check_key(name)
+    sides = [*entry.shape, entry.row + 1, *(side + 1 for side in entry.details)]
+    numbers = all(type(side) is int and 0 < side < 2**40 for side in sides)
+    if np.dtype(entry.dtype).name not in _DTYPES or not numbers or math.prod(entry.shape) >= 2**50:
+        raise ValueError(f"{entry.id!r} has dtype {entry.dtype!r}, shape {entry.shape}")
+    if len(entry.wcs) > _MAX_WCS or any(size < 0 for size in entry.bytes.values()):
+        raise ValueError(f"{entry.id!r} has {len(entry.wcs)} characters of WCS")

@@ -1,0 +1,296 @@
+"""Decoding a window of one image: the layers it needs, tile by tile, each checked.
+
+What `exact` and `bounded` return is integer arithmetic on stored integers, guarded where the
+network's rounding takes part and checked by a CRC of every tile; `latent` and the blocks that
+`sources` leaves out are the network's own numbers, whose rounded form was checked the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skyfold import ladder
+from skyfold.errors import CorruptDataError, InvalidRequestError, LevelNotStoredError
+from skyfold.images.index import FLAG_FILL
+from skyfold.ladder import BLOCK, LEVELS, TILE
+from skyfold.layout import STRIDE
+from skyfold.noise import NoiseModel, background_at
+from skyfold.quantum import Quantum, QuantumWindow
+
+if TYPE_CHECKING:
+    from skyfold.images.index import ImageEntry
+    from skyfold.images.network import Network
+
+ReadLayers = Callable[[tuple[str, ...], slice, slice], dict[str, NDArray[Any]]]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Decoded pixels of one image, in stored units.
+
+    Attributes
+    ----------
+    values : ndarray, shape (ny, nx)
+        `exact` and `bounded`: the stored dtype. `latent` and `sources`: float32, or float64 where
+        the stored dtype has eight bytes; blank integers are NaN.
+    flags : ndarray, shape (ny, nx), uint8
+        0 good, 1 masked by the survey, 2 and up a fill value: NaN, blank, padding.
+    sigma : ndarray, shape (ny, nx), float64, or None
+        Noise of each pixel [stored unit], the unit of the bound; None for images without noise.
+    rows, columns : slice
+        Of the image.
+    """
+
+    values: NDArray[Any]
+    flags: NDArray[np.uint8]
+    sigma: NDArray[np.float64] | None
+    rows: slice
+    columns: slice
+
+
+def check_level(level: str) -> str:
+    """The level, if there is one of this name; LevelNotStoredError otherwise."""
+    if level not in LEVELS:
+        raise LevelNotStoredError(f"level {level!r} is not one of {', '.join(LEVELS)}")
+    return level
+
+
+def decode_window(
+    entry: ImageEntry,
+    level: str,
+    rows: slice,
+    columns: slice,
+    *,
+    read: ReadLayers,
+    network: Network | None,
+) -> Window:
+    """Pixels ``[rows, columns]`` of an image at a level.
+
+    Parameters
+    ----------
+    entry : ImageEntry
+    level : str
+        One of latent, sources, bounded, exact.
+    rows, columns : slice
+        Start and stop given, within the image [pixel].
+    read : callable
+        Gives named layers of the image for a window of tiles (slices in tiles).
+    network : Network or None
+        The entry's model; None for mode ``direct``.
+
+    Raises
+    ------
+    InvalidRequestError
+        If the window is empty or reaches beyond the image.
+    CorruptDataError
+        If a decoded tile does not have its stored checksum.
+    """
+    check_level(level)
+    check_window(entry, rows, columns)
+    tiles_y = slice(rows.start // TILE, -(-rows.stop // TILE))
+    tiles_x = slice(columns.start // TILE, -(-columns.stop // TILE))
+    layers = read(entry.layers_at(level), tiles_y, tiles_x)
+    decoder = _Decoder(entry, level, layers, network)
+    pixels = decoder.run(tiles_y, tiles_x)
+    cut = (
+        slice(rows.start - tiles_y.start * TILE, rows.stop - tiles_y.start * TILE),
+        slice(columns.start - tiles_x.start * TILE, columns.stop - tiles_x.start * TILE),
+    )
+    values, flags, sigma = (None if plane is None else plane[cut] for plane in pixels)
+    return Window(values, flags, sigma, rows, columns)  # type: ignore[arg-type]
+
+
+def check_window(entry: ImageEntry, rows: slice, columns: slice) -> None:
+    """Raise InvalidRequestError for a window that is empty or beyond; see `decode_window`."""
+    for name, window, side in (
+        ("rows", rows, entry.plane[0]),
+        ("columns", columns, entry.plane[1]),
+    ):
+        if not 0 <= window.start < window.stop <= side:
+            raise InvalidRequestError(
+                f"{name} {window.start}:{window.stop} of image {entry.id}: it has {side}; give a "
+                "start below a stop within them"
+            )
+
+
+class _Decoder:
+    """Decodes the tiles of one window; holds what they share."""
+
+    def __init__(
+        self,
+        entry: ImageEntry,
+        level: str,
+        layers: dict[str, NDArray[Any]],
+        network: Network | None,
+    ) -> None:
+        self.entry = entry
+        self.level = level
+        self.layers = layers
+        self.network = network
+        self.dtype = np.dtype(entry.dtype)
+        self.origin = (0, 0)
+
+    def run(
+        self, tiles_y: slice, tiles_x: slice
+    ) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float64] | None]:
+        """Values, flags and noise of all tiles, side by side."""
+        self.origin = (tiles_y.start, tiles_x.start)
+        shape = (
+            (tiles_y.stop - tiles_y.start) * TILE,
+            (tiles_x.stop - tiles_x.start) * TILE,
+        )
+        if "direct" in self.layers:
+            return self._run_direct(tiles_y, tiles_x, shape)
+        predictions = self._predict(shape)
+        values = np.empty(shape, self.dtype if self.level in ("bounded", "exact") else self._float)
+        sigma = np.empty(shape)
+        for number, (ty, tx) in enumerate(np.ndindex(shape[0] // TILE, shape[1] // TILE)):
+            place = (slice(ty * TILE, (ty + 1) * TILE), slice(tx * TILE, (tx + 1) * TILE))
+            name = (tiles_y.start + ty, tiles_x.start + tx)
+            values[place], sigma[place] = self._tile(predictions[number], place, name)
+        return values, self.layers["flags"], sigma
+
+    @property
+    def _float(self) -> np.dtype[Any]:
+        return np.dtype("f8" if self.dtype.itemsize == 8 else "f4")
+
+    def _run_direct(
+        self, tiles_y: slice, tiles_x: slice, shape: tuple[int, int]
+    ) -> tuple[NDArray[Any], NDArray[np.uint8], None]:
+        values = self.layers["direct"]
+        for ty, tx in np.ndindex(shape[0] // TILE, shape[1] // TILE):
+            place = (slice(ty * TILE, (ty + 1) * TILE), slice(tx * TILE, (tx + 1) * TILE))
+            self._check(values[place], (tiles_y.start + ty, tiles_x.start + tx), "exact")
+        return values, self.layers["flags"], None
+
+    def _predict(self, shape: tuple[int, int]) -> NDArray[np.float32]:
+        """Network output of every tile, shape (tiles, 256, 256)."""
+        if self.network is None:
+            raise CorruptDataError(f"image {self.entry.id} names no model; fetch the index again")
+        side = TILE // STRIDE
+        latents = self.layers["latent"]
+        ny, nx = shape[0] // TILE, shape[1] // TILE
+        tiles = latents.reshape(ny, side, nx, side, -1).transpose(0, 2, 1, 3, 4)
+        return self.network.decode(tiles.reshape(ny * nx, side, side, -1))
+
+    def _tile(
+        self, y: NDArray[np.float32], place: tuple[slice, slice], name: tuple[int, int]
+    ) -> tuple[NDArray[Any], NDArray[np.float64]]:
+        noise = self._noise
+        rows, columns = (slice(at * TILE, (at + 1) * TILE) for at in name)
+        background = background_at(self.layers["background"], noise.background_step, rows, columns)
+        predicted = ladder.predict(y, background, noise, self.layers["guard"][place])
+        sigma = noise.pixel_sigma(predicted - background)
+        values = self._refine(y, background, predicted, sigma, place, name)
+        return values, sigma * np.ldexp(1.0, noise.grid_exponent)
+
+    def _smooth(self, y: NDArray[np.float32], background: NDArray[np.float64]) -> NDArray[Any]:
+        """The network's own values, not rounded, as floats [stored unit]."""
+        signal = self._noise.to_signal(y)
+        signal += background
+        signal *= np.ldexp(1.0, self._noise.grid_exponent)
+        return signal.astype(self._float)
+
+    @property
+    def _noise(self) -> NoiseModel:
+        if self.entry.noise is None:
+            raise CorruptDataError(
+                f"image {self.entry.id} has no noise model; fetch the index again"
+            )
+        return self.entry.noise
+
+    def _refine(
+        self,
+        y: NDArray[np.float32],
+        background: NDArray[np.float64],
+        predicted: NDArray[np.int64],
+        sigma: NDArray[np.float64],
+        place: tuple[slice, slice],
+        name: tuple[int, int],
+    ) -> NDArray[Any]:
+        """Values of one tile at the level."""
+        flags = self.layers["flags"][place]
+        if self.level == "latent":
+            self._check(predicted, name, "latent")
+            return self._fill(self._smooth(y, background), flags)
+        width = ladder.cell_width(predicted, sigma, self.entry.step, self.dtype)
+        cells = self.layers["sources"][place]
+        if self.level == "sources":
+            centres = ladder.from_cells(cells, predicted, width)
+            self._check(centres, name, "sources")
+            refined = ladder.from_grid(centres, self._noise, self.dtype)
+            values = self._smooth(y, background)
+            np.copyto(values, refined, where=in_used_blocks(cells), casting="unsafe")
+            return self._fill(values, flags)
+        centres = ladder.from_cells(cells + self.layers["bounded"][place], predicted, width)
+        bounded = ladder.from_grid(centres, self._noise, self.dtype)
+        if self.level == "bounded":
+            self._check(centres, name, "bounded")
+            return self._fill(bounded, flags)
+        return self._exact(centres, width, self._fill(bounded, flags), flags, place, name)
+
+    def _exact(
+        self,
+        centres: NDArray[np.int64],
+        width: NDArray[np.int64],
+        bounded: NDArray[Any],
+        flags: NDArray[np.uint8],
+        place: tuple[slice, slice],
+        name: tuple[int, int],
+    ) -> NDArray[Any]:
+        rest = self.layers["exact"][place]
+        values = ladder.apply_remainder(rest, centres, width, bounded)
+        if self.entry.quantum is not None:
+            quantum = self._quantum(self.entry.quantum, name)
+            use = quantum.is_quantised & (flags < FLAG_FILL)
+            values = np.where(use, quantum.apply(rest, bounded), values)
+        if self.dtype.kind != "f":
+            values = self._fill(values, flags)
+        self._check(values, name, "exact")
+        return values
+
+    def _quantum(self, quantum: Quantum, name: tuple[int, int]) -> QuantumWindow:
+        rows, columns = (slice(at * TILE, (at + 1) * TILE) for at in name)
+        return quantum.window(self.layers["quantum"], self.entry.plane, rows, columns)
+
+    def _fill(self, values: NDArray[Any], flags: NDArray[np.uint8]) -> NDArray[Any]:
+        """Values where flags say that there is no measurement: NaN, blank, padding."""
+        filled = flags >= FLAG_FILL
+        if not filled.any():
+            return values
+        fills = self.entry.fill_values()
+        number = flags[filled] - FLAG_FILL
+        if number.max() >= len(fills):
+            raise CorruptDataError(
+                f"image {self.entry.id} flags fill value {number.max()} of {len(fills)}"
+            )
+        chosen = fills[number]
+        if values.dtype != self.dtype and self.entry.blank is not None:
+            chosen = np.where(chosen == self.entry.blank, np.nan, chosen.astype(values.dtype))
+        values = values.copy()
+        values[filled] = chosen
+        return values
+
+    def _check(self, values: NDArray[Any], name: tuple[int, int], level: str) -> None:
+        stored = self.layers["checksum"]
+        place = (name[0] - self.origin[0], name[1] - self.origin[1], LEVELS.index(level))
+        ny, nx = (side - at * TILE for side, at in zip(self.entry.plane, name, strict=True))
+        expected, met = int(stored[place]), ladder.checksum(values, ny, nx)
+        if expected != met:
+            raise CorruptDataError(
+                f"tile {name} of image {self.entry.id} at level {level} has CRC {met:08x}, stored "
+                f"is {expected:08x}: layers under images/{self.entry.set}/{self.entry.group} at "
+                f"row {self.entry.row} are damaged; run `skyfold verify` and fetch them again"
+            )
+
+
+def in_used_blocks(cells: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    """Whether each pixel lies in a block of 8 x 8 with a cell that is not zero."""
+    ny, nx = (side // BLOCK for side in cells.shape)
+    used = cells.reshape(ny, BLOCK, nx, BLOCK).any(axis=(1, 3))
+    return np.repeat(np.repeat(used, BLOCK, axis=0), BLOCK, axis=1)

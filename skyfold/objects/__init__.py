@@ -1,0 +1,1 @@
+"""Objects of the images: places, latents, likeness."""

@@ -1,0 +1,1 @@
+"""Survey catalogs in, their layers out."""

@@ -1,0 +1,159 @@
+"""Catalogs in Parquet, and what Arrow's columns are as plain arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from skyfold.errors import InputError
+from storage.catalogs.source import (
+    BATCH_ROWS,
+    Batch,
+    CatalogSource,
+    InputColumn,
+    MemorySource,
+    Values,
+    join,
+    reading,
+)
+
+
+class ParquetSource(CatalogSource):
+    """A Parquet file, read by row group."""
+
+    def __init__(self, file: str, place: Any, _key: str | None) -> None:
+        self.file = file
+        self._place = place
+        self._file = pq.ParquetFile(place.path)
+        self.rows = self._file.metadata.num_rows
+        self.columns, self.notices = [], []
+        for field in self._file.schema_arrow:
+            found = arrow_column(field)
+            if isinstance(found, str):
+                self.notices.append(f"{file}: column {field.name!r} {found}")
+            else:
+                self.columns.append(found)
+
+    def batches(self) -> Iterator[tuple[int, Batch]]:
+        """Number of the first row and columns, batch by batch."""
+        start = 0
+        names = [column.name for column in self.columns]
+        with reading(self.file):
+            for batch in self._file.iter_batches(BATCH_ROWS, columns=names):
+                yield (
+                    start,
+                    {one.name: from_arrow(batch.column(one.name), one) for one in self.columns},
+                )
+                start += len(batch)
+
+    def take(self, rows: NDArray[np.int64]) -> Batch:
+        """Columns of some rows: only the row groups that hold them are read."""
+        sizes = [
+            self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)
+        ]
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        groups = np.searchsorted(starts, rows, side="right") - 1
+        names = [column.name for column in self.columns]
+        found = []
+        for group in np.unique(groups).tolist():
+            inside = pa.array(rows[groups == group] - starts[group])
+            with reading(self.file):
+                table = self._file.read_row_group(group, columns=names).take(inside)
+            found.append(
+                {one.name: from_arrow(table.column(one.name), one) for one in self.columns}
+            )
+        return join(found)
+
+    def read(self, name: str, start: int, stop: int) -> Values:
+        """Values of one column in a range of rows."""
+        return self.take(np.arange(start, stop))[name]
+
+
+def arrow_column(field: Any) -> InputColumn | str:
+    """Description of an Arrow field, or why it cannot be archived."""
+    about = {k.decode(): v.decode("utf-8", "replace") for k, v in (field.metadata or {}).items()}
+    extra = {"unit": about.get("unit") or None, "description": about.get("description", "")}
+    kind = field.type
+    shape: tuple[int, ...] = ()
+    while pa.types.is_fixed_size_list(kind):
+        shape, kind = (*shape, kind.list_size), kind.value_type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return InputColumn(field.name, "str", shape, **extra)
+    if pa.types.is_null(kind):  # nothing but nulls, in a text format: a number fits as well as any
+        return InputColumn(field.name, "<f8", shape, **extra)
+    try:
+        dtype = np.dtype(kind.to_pandas_dtype())
+    except (NotImplementedError, TypeError):
+        dtype = np.dtype(object)
+    if pa.types.is_timestamp(kind) or pa.types.is_duration(kind):
+        dtype = np.dtype(f"{'M' if pa.types.is_timestamp(kind) else 'm'}8[{kind.unit}]")
+    if dtype.kind not in "biufMm":
+        return f"is of type {field.type}, which is not archived; flatten or convert it"
+    return InputColumn(field.name, dtype.str, shape, **extra)
+
+
+def from_arrow(column: Any, about: InputColumn) -> Values:
+    """Values of an Arrow column, and where there is none."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    nulls = np.asarray(column.is_null()) if column.null_count else None
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if about.shape:
+        size = int(np.prod(about.shape))
+        rows = len(column)
+        filled = column if nulls is None else column.fill_null([0] * size)
+        while pa.types.is_fixed_size_list(filled.type):
+            filled = filled.flatten()
+        inner = replace(about, shape=())
+        values, inside = from_arrow(filled, inner)
+        mask = np.zeros((rows, size), bool) if inside is None else inside.reshape(rows, size)
+        if nulls is not None:
+            mask = mask | nulls[:, None]
+        shape = (rows, *about.shape)
+        return values.reshape(shape), mask.reshape(shape) if mask.any() else None
+    if about.dtype == "str":
+        texts = column.fill_null("").to_pylist() if nulls is not None else column.to_pylist()
+        return _encoded(texts), nulls
+    dtype = np.dtype(about.dtype)
+    if dtype.kind in "Mm":
+        column = column.cast(pa.int64()).fill_null(0)
+        return np.asarray(column).view(dtype), nulls
+    if pa.types.is_null(column.type):
+        return np.zeros(len(column), dtype), np.ones(len(column), bool)
+    if nulls is not None:
+        column = column.fill_null(False if dtype.kind == "b" else pa.scalar(0, column.type))
+    return np.asarray(column.to_numpy(zero_copy_only=False)).astype(dtype, copy=False), nulls
+
+
+def _encoded(texts: list[str]) -> NDArray[np.bytes_]:
+    encoded = [text.encode() for text in texts]
+    if any(text.endswith(b"\0") for text in encoded):
+        raise InputError("text ends in a zero byte, which is not archived; take the zero away")
+    return np.array(encoded, f"S{max(map(len, encoded), default=1) or 1}")
+
+
+def from_arrow_table(file: str, table: Any) -> CatalogSource:
+    """Source of an Arrow table in memory; InputError if two columns have one name."""
+    columns, notices = {}, []
+    names = table.schema.names
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{file}: columns {twice} are named twice; give each its own name")
+    for field in table.schema:
+        about = arrow_column(field)
+        if isinstance(about, str):
+            notices.append(f"{file}: column {field.name!r} {about}")
+        else:
+            columns[field.name] = about, from_arrow(table.column(field.name), about)
+    source = MemorySource(file, columns)
+    source.notices = notices
+    return source

@@ -1,0 +1,1 @@
+"""Sets of probability densities in, their layers out."""

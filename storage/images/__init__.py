@@ -1,0 +1,1 @@
+"""Survey images in, their layers out."""

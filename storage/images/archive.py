@@ -1,0 +1,147 @@
+"""What happens to one image of a survey: looked at, sampled for training, encoded and written."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from astropy.wcs.utils import proj_plane_pixel_scales
+
+from skyfold import sky
+from skyfold.errors import EmptyInputError, InputError, TooManyBadInputsError
+from skyfold.fidelity.holdout import FRACTION, HoldOut, in_pixels, order_for
+from skyfold.ladder import TILE
+from storage.images.builder import ReleaseBuilder, describe_image
+from storage.images.encoder import NotLadderableError, encode_image, prepare
+from storage.survey import ImageRef, SetAside, read_image
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from skyfold.images.index import ImageEntry
+    from skyfold.images.network import Network
+
+
+def inspect_image(
+    ref: ImageRef, *, options: Mapping[str, Any], step: float
+) -> ImageEntry | SetAside:
+    """Entry of an image that can be archived, or the reason why it cannot."""
+    try:
+        image = read_image(ref, storage_options=options)
+    except InputError as error:
+        is_empty = isinstance(error, EmptyInputError)
+        return SetAside(file=ref.file, reason=str(error), set=ref.set, is_empty=is_empty)
+    return describe_image(image, model="", step=step)
+
+
+def require_few_bad(bad: list[SetAside], total: int, allowed: float) -> None:
+    """Raise if more than the allowed share of a survey's images are damaged; empty ones are not.
+
+    Raises
+    ------
+    TooManyBadInputsError
+    """
+    bad = [one for one in bad if not one.is_empty]
+    if total and len(bad) > allowed * total:
+        some = "; ".join(one.reason for one in bad[:3])
+        raise TooManyBadInputsError(
+            f"{len(bad)} of {total} images cannot be archived, and [limits] bad_fraction allows "
+            f"{allowed:.0%}: {some}"
+        )
+
+
+def plan_hold_out(entries: list[ImageEntry], seed: int) -> dict[str, HoldOut]:
+    """For each set, which sky training must not see."""
+    by_set: dict[str, list[tuple[str, tuple[int, int], Any]]] = defaultdict(list)
+    for entry in entries:
+        wcs = sky.read_wcs(entry.fits_header())
+        by_set[entry.set].append((entry.set, entry.plane, wcs))
+    return {name: _rule(images, seed) for name, images in by_set.items()}
+
+
+def _rule(images: list[tuple[str, tuple[int, int], Any]], seed: int) -> HoldOut:
+    scales = [proj_plane_pixel_scales(wcs)[0] for _, _, wcs in images if wcs is not None]
+    order = order_for(float(np.median(scales))) if scales else 0
+    return HoldOut(seed, order, FRACTION).with_both_sides(images)
+
+
+def training_image(
+    ref: ImageRef, rule: HoldOut, *, options: Mapping[str, Any]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
+    """One image as training sees it.
+
+    Returns
+    -------
+    image : ndarray, shape (ny, nx), float32
+        Noise units.
+    bad : ndarray of bool, shape (ny, nx)
+        No measurement, masked by the survey, or held out.
+    None
+        If the image has no noise, or all of it is held out.
+    """
+    image = read_image(ref, storage_options=options)
+    try:
+        prepared = prepare(image)
+        tiles = prepared.noise_units()
+    except NotLadderableError:
+        return None
+    ny, nx = image.stored.shape
+    plane = _join(tiles, prepared.tiles)[:ny, :nx]
+    held_out = rule.is_held_out(ref.set, (ny, nx), sky.read_wcs(image.header))
+    bad = (prepared.flags[:ny, :nx] != 0) | in_pixels(held_out, (ny, nx))
+    return None if bad.all() else (plane, bad)
+
+
+def _join(tiles: NDArray[np.float32], grid: tuple[int, int]) -> NDArray[np.float32]:
+    ty, tx = grid
+    return tiles.reshape(ty, tx, TILE, TILE).transpose(0, 2, 1, 3).reshape(ty * TILE, tx * TILE)
+
+
+def archive_image(
+    builder: ReleaseBuilder,
+    network: Network,
+    ref: ImageRef,
+    entry: ImageEntry,
+    *,
+    options: Mapping[str, Any],
+) -> tuple[ImageEntry, bool]:
+    """Encode one image and write it, unless it is there already.
+
+    Parameters
+    ----------
+    entry : ImageEntry
+        As planned: with group and row.
+
+    Returns
+    -------
+    ImageEntry
+        As written.
+    bool
+        Whether it was encoded now.
+
+    Raises
+    ------
+    InputError
+        If the file changed its shape or dtype since it was planned, or cannot be read any more.
+    """
+    image = read_image(ref, storage_options=options)
+    if image.shape != entry.shape or image.stored.dtype.name != entry.dtype:
+        raise InputError(
+            f"{ref.file} HDU {ref.hdu} was {entry.dtype} {entry.shape} when planned, and is "
+            f"{image.stored.dtype.name} {image.shape} now; run train again"
+        )
+    now = describe_image(image, model=network.digest, step=entry.step)
+    planned = _placed(now, entry)
+    written = builder.find_written(planned)
+    if written is not None:
+        return written, False
+    return builder.write_image(planned, encode_image(image, network, entry.step)), True
+
+
+def _placed(now: ImageEntry, planned: ImageEntry) -> ImageEntry:
+    from dataclasses import replace
+
+    return replace(now, group=planned.group, row=planned.row)

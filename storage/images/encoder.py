@@ -1,0 +1,374 @@
+"""One survey image to its layers: the writing half of the ladder.
+
+Everything that `skyfold.images.window` will do to decode is done here with the same functions on
+the same integers, so that each stored checksum is that of what the reader must find, and each
+pixel's bound is checked before anything is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from skyfold import ladder
+from skyfold.errors import UntrustedModelError
+from skyfold.images.index import FLAG_FILL
+from skyfold.ladder import LEAF, LEVELS, SAFE_INTEGER, TILE
+from skyfold.layout import STRIDE
+from skyfold.noise import MESH, NoiseModel, background_at
+from skyfold.quantum import PARAMETERS, Quantum, QuantumWindow
+from storage.images.noise_fit import (
+    NoiseFit,
+    find_fills,
+    fit_noise,
+    is_safe_integer,
+    mesh_correction,
+    mesh_in_steps,
+)
+from storage.images.selection import select_leaves
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from skyfold.images.network import Network
+    from storage.survey import SurveyImage
+
+FALLBACK_FWHM = 4.0
+MAX_TOLERANCE = 2e-5  # at the prediction limit the guard's residues reach 100 of 126 steps
+_INT32 = np.iinfo(np.int32)
+
+
+@dataclass
+class EncodedImage:
+    """Layers of one image, padded to whole tiles, ready to be written.
+
+    Attributes
+    ----------
+    mode : {"ladder", "direct"}
+    layers : dict of ndarray
+        By name, without the axis of images; `direct` is always there.
+    noise : NoiseModel or None
+    fills : ndarray, shape (n,)
+        Values of flags 2 and up, in the stored dtype.
+    fwhm_pix : float or None
+    quantum : Quantum or None
+        With the layer `quantum`, where floats were integers before.
+    """
+
+    mode: str
+    layers: dict[str, NDArray[Any]]
+    noise: NoiseModel | None = None
+    fills: NDArray[Any] = field(default_factory=lambda: np.empty(0))
+    fwhm_pix: float | None = None
+    quantum: Quantum | None = None
+
+
+class NotLadderableError(Exception):
+    """The image cannot be refined step by step; it is stored directly."""
+
+
+def prepare(image: SurveyImage) -> Prepared:
+    """Pixels on the grid and in noise units; NotLadderableError where there is no noise."""
+    found = find_fills(image)
+    if found is None or not is_safe_integer(image.stored):
+        raise NotLadderableError
+    flags, fills = found
+    if (flags >= FLAG_FILL).all():
+        raise NotLadderableError
+    fit = fit_noise(image, flags)
+    if not (np.isfinite(fit.sigma) and fit.sigma > 0 and np.isfinite(fit.background).all()):
+        raise NotLadderableError
+    return Prepared(image, flags, fills, fit)
+
+
+class Prepared:
+    """One image on its grid: stored pixels, flags, noise model and background, padded to tiles."""
+
+    def __init__(
+        self, image: SurveyImage, flags: NDArray[np.uint8], fills: NDArray[Any], fit: NoiseFit
+    ) -> None:
+        integer = image.stored.dtype.kind != "f"
+        self.noise = NoiseModel.from_stored_units(fit.sigma, fit.slope, integer=integer)
+        self.fills = fills
+        self.shape = image.stored.shape
+        self.flags = pad_to_tiles(flags)
+        self.stored = pad_to_tiles(image.stored)
+        self.coded = np.zeros(self.stored.shape, bool)
+        self.coded[: flags.shape[0], : flags.shape[1]] = flags < FLAG_FILL
+        self.quantum = image.quantum
+        nodes = (self.stored.shape[0] // MESH, self.stored.shape[1] // MESH)
+        exponent, step = self.noise.grid_exponent, self.noise.background_step
+        self.mesh = mesh_in_steps(fit.background, exponent, step, nodes)
+        self.tiles = (self.stored.shape[0] // TILE, self.stored.shape[1] // TILE)
+
+    def correct(self, correction: NDArray[np.float64]) -> None:
+        """Add to the mesh, in grid units."""
+        steps = np.rint(correction / self.noise.background_step)
+        limits = np.iinfo(np.int32)
+        self.mesh = np.clip(self.mesh + steps, limits.min, limits.max).astype(np.int32)
+
+    def place(self, ty: int, tx: int) -> tuple[slice, slice]:
+        """Pixels of a tile."""
+        return slice(ty * TILE, (ty + 1) * TILE), slice(tx * TILE, (tx + 1) * TILE)
+
+    def background(self, ty: int, tx: int) -> NDArray[np.float64]:
+        """Background of a tile [grid units]."""
+        return background_at(self.mesh, self.noise.background_step, *self.place(ty, tx))
+
+    def grid(self, ty: int, tx: int) -> NDArray[np.int64]:
+        """Stored pixels of a tile on the grid; background where none is coded."""
+        place = self.place(ty, tx)
+        coded = self.coded[place]
+        flat = np.rint(self.background(ty, tx)).astype(np.int64)
+        exact = ladder.to_grid(np.where(coded, self.stored[place], 0), self.noise)
+        if np.abs(exact).max() >= SAFE_INTEGER:
+            raise NotLadderableError
+        return np.where(coded, exact, flat)
+
+    def noise_units(self) -> NDArray[np.float32]:
+        """Every tile in noise units, shape (tiles, 256, 256); 0 where none is coded."""
+        out = np.zeros((self.tiles[0] * self.tiles[1], TILE, TILE), np.float32)
+        for number, tile in enumerate(np.ndindex(self.tiles)):
+            y = self.noise.to_noise_units(self.grid(*tile) - self.background(*tile))
+            out[number] = np.where(self.coded[self.place(*tile)], y, 0)
+        return out
+
+
+def encode_image(image: SurveyImage, network: Network, step: float) -> EncodedImage:
+    """All layers of one image.
+
+    Parameters
+    ----------
+    image : SurveyImage
+    network : Network
+    step : float
+        Cell width in noise units.
+
+    Raises
+    ------
+    UntrustedModelError
+        If the model states a tolerance that the guard cannot hold.
+    """
+    if not 0 < network.tolerance <= MAX_TOLERANCE:
+        raise UntrustedModelError(
+            f"model {network.digest} has tolerance {network.tolerance}; between 0 and "
+            f"{MAX_TOLERANCE} the guard can hold it: export the model again"
+        )
+    try:
+        return _Ladder(prepare(image), network, step).run()
+    except NotLadderableError:
+        return encode_directly(image)
+
+
+def encode_directly(image: SurveyImage) -> EncodedImage:
+    """The raw array alone: for masks, counts, and whatever has no noise."""
+    stored = pad_to_tiles(image.stored)
+    tiles = (stored.shape[0] // TILE, stored.shape[1] // TILE)
+    flags = np.zeros(image.stored.shape, np.uint8)
+    if image.mask is not None:
+        flags[image.mask] = 1
+    layers = {"direct": stored, "flags": pad_to_tiles(flags), "checksum": _checksums(tiles)}
+    for ty, tx in np.ndindex(tiles):
+        tile = stored[ty * TILE : (ty + 1) * TILE, tx * TILE : (tx + 1) * TILE]
+        layers["checksum"][ty, tx, LEVELS.index("exact")] = ladder.checksum(tile)
+    return EncodedImage("direct", layers)
+
+
+class _Ladder:
+    """Encodes one prepared image tile by tile; holds its growing layers."""
+
+    def __init__(self, prepared: Prepared, network: Network, step: float) -> None:
+        self.image = prepared
+        self.network = network
+        self.step = step
+        shape = prepared.stored.shape
+        wide = prepared.stored.dtype.itemsize == 8
+        self.cells = np.zeros(shape, np.int32)
+        self.layers: dict[str, NDArray[Any]] = {
+            "background": prepared.mesh,
+            "guard": np.zeros(shape, np.uint8),
+            "flags": prepared.flags,
+            "checksum": _checksums(prepared.tiles),
+            "exact": np.zeros(shape, np.int64 if wide else np.int32),
+            "direct": prepared.stored,
+        }
+
+        self.quantum = self._fitting_quantum()
+
+    def _fitting_quantum(self) -> Quantum | None:
+        """How the pixels were quantised, if the layer has room for its parameters."""
+        if self.image.quantum is None:
+            return None
+        found, parameters = self.image.quantum
+        layer = np.zeros((PARAMETERS, self.image.stored.shape[0]))
+        if parameters.shape[1] > layer.shape[1]:
+            return None
+        layer[:, : parameters.shape[1]] = parameters
+        self.layers["quantum"] = layer
+        return found
+
+    def run(self) -> EncodedImage:
+        latents = self.network.encode(self.image.noise_units())
+        predictions = self.network.decode(latents)
+        self.layers["latent"] = _side_by_side(latents, self.image.tiles)
+        signal, residual = self._significance(predictions)
+        fwhm = self._fwhm(signal)
+        kept = _pixels(select_leaves(signal, residual, fwhm))
+        self._correct_background(np.where(self.image.coded & ~kept, residual, np.nan))
+        for number, tile in enumerate(np.ndindex(self.image.tiles)):
+            self._tile(predictions[number], kept, *tile)
+        self.layers["sources"] = np.where(kept, self.cells, 0)
+        self.layers["bounded"] = np.where(kept, 0, self.cells)
+        noise, fills = self.image.noise, self.image.fills
+        return EncodedImage("ladder", self.layers, noise, fills, fwhm, self.quantum)
+
+    def _significance(
+        self, predictions: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Signal, and what the network left of it, over the noise; 0 where nothing is coded."""
+        image = self.image
+        signal, residual = (np.zeros(image.stored.shape, np.float32) for _ in range(2))
+        for number, tile in enumerate(np.ndindex(image.tiles)):
+            place = image.place(*tile)
+            above = image.grid(*tile) - image.background(*tile)
+            smooth = image.noise.to_signal(predictions[number])
+            sigma = image.noise.pixel_sigma(smooth)
+            signal[place] = np.where(image.coded[place], above / sigma, 0)
+            residual[place] = np.where(image.coded[place], (above - smooth) / sigma, 0)
+        return signal, residual
+
+    def _correct_background(self, residual: NDArray[np.float32]) -> None:
+        """Move the mean error of the blocks that are not kept into the mesh: it costs no bits.
+
+        The sky there is all that a measurement at `sources` has to subtract.
+        """
+        self.image.correct(mesh_correction(residual, 3.0) * self.image.noise.sigma)
+        self.layers["background"] = self.image.mesh
+
+    def _predict(
+        self, y: NDArray[np.float32], ty: int, tx: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Prediction and cell width of a tile; fills in the guard."""
+        place = self.image.place(ty, tx)
+        background = self.image.background(ty, tx)
+        noise = self.image.noise
+        guard = ladder.find_guard(y, background, noise, self.network.tolerance)
+        ny, nx = self._extent(ty, tx)
+        guard[max(ny, 0) :] = 0
+        guard[:, max(nx, 0) :] = 0
+        self.layers["guard"][place] = guard
+        predicted = ladder.predict(y, background, noise, guard)
+        dtype = self.image.stored.dtype
+        return predicted, ladder.cell_width(
+            predicted, noise.pixel_sigma(predicted - background), self.step, dtype
+        )
+
+    def _tile(self, y: NDArray[np.float32], kept: NDArray[np.bool_], ty: int, tx: int) -> None:
+        place = self.image.place(ty, tx)
+        predicted, width = self._predict(y, ty, tx)
+        cells = ladder.to_cells(self.image.grid(ty, tx), predicted, width)
+        cells = np.where(self.image.coded[place], cells, 0)
+        if cells.min() < _INT32.min or cells.max() > _INT32.max:
+            raise NotLadderableError
+        self.cells[place] = cells
+        self._finish_tile(predicted, width, cells, ty, tx)
+        sources = ladder.from_cells(np.where(kept[place], cells, 0), predicted, width)
+        met = ladder.checksum(sources, *self._extent(ty, tx))
+        self.layers["checksum"][ty, tx, LEVELS.index("sources")] = met
+
+    def _finish_tile(
+        self,
+        predicted: NDArray[np.int64],
+        width: NDArray[np.int64],
+        cells: NDArray[np.int64],
+        ty: int,
+        tx: int,
+    ) -> None:
+        """Remainder, checksums and the check of the bound."""
+        place = self.image.place(ty, tx)
+        stored, coded = self.image.stored[place], self.image.coded[place]
+        centres = ladder.from_cells(cells, predicted, width)
+        bounded = ladder.from_grid(centres, self.image.noise, stored.dtype)
+        bounded = self._filled(bounded, place)
+        rest = ladder.remainder(stored, centres, width, bounded)
+        quantum = self._quantum_window(ty, tx)
+        if quantum is not None:
+            rest = np.where(quantum.is_quantised & coded, quantum.remainder(stored, bounded), rest)
+        inside = coded if stored.dtype.kind != "f" else self._inside(place)
+        rest = np.where(inside, rest, 0)
+        limits = np.iinfo(self.layers["exact"].dtype)
+        if rest.min() < limits.min or rest.max() > limits.max:
+            raise NotLadderableError
+        self.layers["exact"][place] = rest
+        exact = ladder.apply_remainder(self.layers["exact"][place], centres, width, bounded)
+        if quantum is not None:
+            apply = quantum.is_quantised & coded
+            exact = np.where(apply, quantum.apply(self.layers["exact"][place], bounded), exact)
+        if stored.dtype.kind != "f":
+            exact = self._filled(exact, place)
+        self._require_exact(exact, place)
+        sums = self.layers["checksum"][ty, tx]
+        for level, values in (("latent", predicted), ("bounded", centres), ("exact", exact)):
+            sums[LEVELS.index(level)] = ladder.checksum(values, *self._extent(ty, tx))
+
+    def _quantum_window(self, ty: int, tx: int) -> QuantumWindow | None:
+        if self.quantum is None:
+            return None
+        return self.quantum.window(
+            self.layers["quantum"], self.image.shape, *self.image.place(ty, tx)
+        )
+
+    def _inside(self, place: tuple[slice, slice]) -> NDArray[np.bool_]:
+        """Whether pixels are of the image, fills included; False in the padding of edge tiles."""
+        return self.image.coded[place] | (self.image.flags[place] >= FLAG_FILL)
+
+    def _filled(self, values: NDArray[Any], place: tuple[slice, slice]) -> NDArray[Any]:
+        flags = self.image.flags[place]
+        filled = flags >= FLAG_FILL
+        values = values.copy()
+        values[filled] = self.image.fills[flags[filled] - FLAG_FILL]
+        return values
+
+    def _require_exact(self, exact: NDArray[Any], place: tuple[slice, slice]) -> None:
+        """A pixel that would not come back bit for bit sends the image to direct storage."""
+        stored, inside = self.image.stored[place], self._inside(place)
+        bits = f"u{stored.dtype.itemsize}"
+        if not np.array_equal(exact[inside].view(bits), stored[inside].view(bits)):
+            raise NotLadderableError
+
+    def _fwhm(self, signal: NDArray[np.float32]) -> float:
+        from skyfold.science.sources import estimate_fwhm
+
+        good = self.image.coded & (self.image.flags == 0)
+        if not good.any():
+            return FALLBACK_FWHM
+        fwhm = estimate_fwhm(signal, np.ones(signal.shape, np.float32), good)
+        return float(fwhm) if np.isfinite(fwhm) and fwhm > 0 else FALLBACK_FWHM
+
+    def _extent(self, ty: int, tx: int) -> tuple[int, int]:
+        """Rows and columns of a tile that are of the image."""
+        ny, nx = self.image.shape
+        return ny - ty * TILE, nx - tx * TILE
+
+
+def _pixels(leaves: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return np.repeat(np.repeat(leaves, LEAF, axis=0), LEAF, axis=1)
+
+
+def pad_to_tiles(plane: NDArray[Any]) -> NDArray[Any]:
+    """Plane padded with zeros to whole tiles of 256 pixels."""
+    ny, nx = plane.shape
+    return np.pad(plane, ((0, -ny % TILE), (0, -nx % TILE)))
+
+
+def _checksums(tiles: tuple[int, int]) -> NDArray[np.uint32]:
+    return np.zeros((*tiles, len(LEVELS)), np.uint32)
+
+
+def _side_by_side(latents: NDArray[np.int16], tiles: tuple[int, int]) -> NDArray[np.int16]:
+    """Latents of all tiles, shape (tiles, 32, 32, channels), as one plane."""
+    side, channels = TILE // STRIDE, latents.shape[-1]
+    cut = latents.reshape(*tiles, side, side, channels).transpose(0, 2, 1, 3, 4)
+    return cut.reshape(tiles[0] * side, tiles[1] * side, channels)

@@ -1,0 +1,319 @@
+"""What one image brings to the archive: stored pixels, planes, and facts from its header.
+
+Knows what makes a pixel bad, in which unit a weight, a gain or a time is, and which image cannot be
+archived. Where images come from is in `storage.survey`, how FITS is read in
+`storage.images.fits_input`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skyfold.errors import EmptyInputError, InputError
+from skyfold.quantum import Quantum
+from storage.images.fits_input import (
+    FitsInput,
+    blank_value,
+    image_axes,
+    keyword,
+    reading,
+    select_hdus,
+)
+from storage.images.quantised import quantisation, read_quantum
+
+_MJD_ZERO = datetime(1858, 11, 17)
+# GAIN is in electrons per ADU: it says nothing about pixels in other units.
+_COUNT_UNITS = {"adu", "dn", "ct", "count", "counts"}
+
+Bad = NDArray[np.bool_]
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PlaneRef:
+    """Where a mask, weight or variance plane lies; `hdu` None means the one that fits the image."""
+
+    file: str
+    url: str
+    hdu: int | str | None = None
+    bits: tuple[int, ...] | None = None
+    relative: bool = False
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """One image of the survey, not yet read.
+
+    Attributes
+    ----------
+    id : str
+        Unique in the survey: ``set/stem``, or ``set/stem/hdu`` where a file gives several images.
+    file, url : str
+        The file as the glob found it, and its absolute path or URL.
+    hdu : int
+        Number of the HDU.
+    gain, time : float or str, optional
+        As configured; None means the header's usual keywords.
+    """
+
+    id: str
+    set: str
+    band: str
+    file: str
+    url: str
+    hdu: int
+    mask: PlaneRef | None = None
+    weight: PlaneRef | None = None
+    variance: PlaneRef | None = None
+    gain: float | str | None = None
+    time: str | None = None
+
+
+@dataclass
+class SurveyImage:
+    """One image as it is stored, with what is known about its pixels.
+
+    Attributes
+    ----------
+    stored : ndarray, shape (ny, nx), native byte order
+        Stored numbers: ``physical = stored * bscale + bzero``. A line is (1, n), a cube
+        (prod(leading axes), nx); `shape` is the original shape.
+    header : astropy.io.fits.Header
+        Header of the image's HDU, as an image header where the file is tile-compressed.
+    blank : int or None
+        Stored integer that means "no data".
+    mask : ndarray of bool, shape (ny, nx), or None
+        True where bad by the mask, weight or variance plane; None without such a plane.
+    variance : ndarray of float64, shape (ny, nx), or None
+        [physical units squared]; NaN where the plane gives none, and masked there.
+    gain : float or None
+        [electrons per physical unit]
+    time : str or None
+        Start of the exposure (DATE-OBS with a time of day, or else MJD-OBS), ISO 8601.
+    quant_step : float or None
+        [stored units] step of floats that had been quantised before; `quant_method` says how:
+        ZQUANTIZ of a tile-compressed file (NO_DITHER, SUBTRACTIVE_DITHER_1 or _2), or LATTICE.
+    digest : str
+        SHA-256 of the file's bytes, in hex.
+    quantum : (Quantum, ndarray) or None
+        How floats of a tile-compressed file were quantised, and scale and zero of its tiles, shape
+        (2, tiles), scale 0 where that does not give the stored bits.
+    """
+
+    ref: ImageRef
+    stored: NDArray[Any]
+    shape: tuple[int, ...]
+    header: Any
+    bscale: float
+    bzero: float
+    blank: int | None
+    mask: NDArray[np.bool_] | None
+    variance: NDArray[np.float64] | None
+    gain: float | None
+    time: str | None
+    quant_step: float | None
+    quant_method: str | None
+    digest: str
+    quantum: tuple[Quantum, NDArray[np.float64]] | None = None
+
+
+def read_image(ref: ImageRef, *, storage_options: Mapping[str, Any]) -> SurveyImage:
+    """Image with its header, planes and facts; each file is read once.
+
+    Parameters
+    ----------
+    ref : ImageRef
+        From `find_images`.
+    storage_options : mapping
+        Options of the file system behind URLs.
+
+    Raises
+    ------
+    InputError
+        If the file or a plane is missing, damaged or of the wrong kind or shape, or if the image
+        has no valid or only one value. The message names file, HDU and reason.
+    StoreUnavailableError
+        If an object store refuses or breaks off.
+    """
+    with reading(f"{ref.file}[{ref.hdu}]"):
+        return _read_image(ref, storage_options)
+
+
+def _read_image(ref: ImageRef, storage_options: Mapping[str, Any]) -> SurveyImage:
+    files = {ref.url: FitsInput.read(ref.url, storage_options)}
+    source = files[ref.url]
+    number = select_hdus(source.hdus, ref.hdu, ref.file)[0]
+    array, header = source.stored(number)
+    blank = blank_value(array, header)
+    _refuse_empty(ref, array, blank)
+    for plane in (ref.mask, ref.weight, ref.variance):
+        if plane is not None and plane.url not in files:
+            files[plane.url] = FitsInput.read(plane.url, storage_options)
+    stored = _as_rows(array)
+    mask, variance = _planes(ref, files, stored.shape)
+    step = quantisation(source.hdus[number], stored)
+    bscale, bzero = _scale(ref, header)
+    headers = (header, source.hdus[0].header)
+    return SurveyImage(
+        ref=ref,
+        stored=stored,
+        shape=array.shape,
+        header=header,
+        bscale=bscale,
+        bzero=bzero,
+        blank=blank,
+        mask=mask,
+        variance=variance,
+        gain=_gain(ref, *headers),
+        time=_time(ref, *headers),
+        quant_step=step.step if step else None,
+        quant_method=step.method if step else None,
+        digest=source.digest,
+        quantum=read_quantum(source.hdus[number], stored),
+    )
+
+
+def _as_rows(array: NDArray[Any]) -> NDArray[Any]:
+    return array.reshape(-1, array.shape[-1])
+
+
+def _refuse_empty(ref: ImageRef, array: NDArray[Any], blank: int | None) -> None:
+    is_float = array.dtype.kind == "f"
+    valid = np.isfinite(array).any() if is_float else blank is None or (array != blank).any()
+    if not valid:
+        raise EmptyInputError(
+            f"{ref.file}[{ref.hdu}]: all {array.size} pixels are {'NaN' if is_float else 'BLANK'}; "
+            "at least one value is needed: take the image out"
+        )
+    first = array.flat[0]
+    if np.all(array == first):
+        raise EmptyInputError(
+            f"{ref.file}[{ref.hdu}]: constant: all {array.size} stored values are {first}; an "
+            "image needs at least two values: take it out"
+        )
+
+
+def _scale(ref: ImageRef, header: Any) -> tuple[float, float]:
+    scale = header.get("BSCALE", 1.0), header.get("BZERO", 0.0)
+    numbers = all(isinstance(value, int | float) and np.isfinite(value) for value in scale)
+    if not numbers or scale[0] == 0:
+        raise InputError(
+            f"{ref.file}[{ref.hdu}]: BSCALE {scale[0]!r} and BZERO {scale[1]!r} give no physical "
+            "values; BSCALE must be a number other than 0: correct the header"
+        )
+    return float(scale[0]), float(scale[1])
+
+
+def _planes(
+    ref: ImageRef, files: dict[str, FitsInput], shape: tuple[int, ...]
+) -> tuple[Bad | None, Values | None]:
+    """Mask (True is bad) and variance [physical units squared] from the planes that there are."""
+    bad = list(_mask_planes(ref, files, shape))
+    variance = None
+    for plane in (ref.weight, ref.variance):
+        if plane is None:
+            continue
+        values = _plane_values(ref, plane, files, shape)
+        if plane is ref.weight and not plane.relative:
+            with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+                values = 1.0 / values
+        unusable = ~(np.isfinite(values) & (values > 0))
+        if unusable.all():
+            raise InputError(
+                f"{plane.file}: no pixel of the weight or variance plane for {ref.file}[{ref.hdu}] "
+                "is above 0 and finite; correct the plane or take it out of the configuration"
+            )
+        bad.append(unusable)
+        if not plane.relative:
+            variance = np.where(unusable, np.nan, values)
+    return (np.logical_or.reduce(bad) if bad else None), variance
+
+
+def _mask_planes(
+    ref: ImageRef, files: dict[str, FitsInput], shape: tuple[int, ...]
+) -> Iterator[Bad]:
+    if ref.mask is None:
+        return
+    values = _plane_values(ref, ref.mask, files, shape)
+    if ref.mask.bits is None:
+        yield ~(values == 0)
+    else:
+        chosen = sum(1 << bit for bit in set(ref.mask.bits))
+        flags = np.where(np.isfinite(values), values, chosen).astype(np.int64)
+        yield (flags & chosen) != 0
+
+
+def _plane_values(
+    ref: ImageRef, plane: PlaneRef, files: dict[str, FitsInput], shape: tuple[int, ...]
+) -> Values:
+    source = files[plane.url]
+    spec = plane.hdu
+    if spec is None and ref.hdu < len(source.hdus) and image_axes(source.hdus[ref.hdu]):
+        spec = ref.hdu
+    values = _as_rows(source.physical(select_hdus(source.hdus, spec, plane.file)[0]))
+    if values.shape != shape:
+        raise InputError(
+            f"{plane.file}: the plane has shape {values.shape} but image {ref.file}[{ref.hdu}] has "
+            f"{shape}; they must be equal: correct the plane's file or hdu"
+        )
+    return values
+
+
+def _gain(ref: ImageRef, *headers: Any) -> float | None:
+    if isinstance(ref.gain, float):
+        return ref.gain
+    if ref.gain is None:
+        unit = keyword("BUNIT", *headers)
+        in_counts = unit is None or str(unit).lower() in _COUNT_UNITS
+        value = keyword("GAIN", *headers)
+        value = keyword("EGAIN", *headers) if value is None else value
+        return _positive(value) if in_counts else None
+    name = ref.gain.removeprefix("header:").strip()
+    found = _positive(keyword(name, *headers))
+    if found is None:
+        raise InputError(
+            f"{ref.file}[{ref.hdu}]: {name} is {keyword(name, *headers)!r}, which is no gain; it "
+            "must be a number above 0: correct gain in the configuration"
+        )
+    return found
+
+
+def _positive(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and 0 < value < np.inf else None
+
+
+def _time(ref: ImageRef, *headers: Any) -> str | None:
+    if ref.time is None:
+        date = _iso_time(keyword("DATE-OBS", *headers), keyword("TIME-OBS", *headers))
+        day_only = date is None or date.endswith("T00:00:00")
+        return (_iso_time(keyword("MJD-OBS", *headers), None) if day_only else None) or date
+    value: Any = ref.time
+    if ref.time.startswith("header:"):
+        value = keyword(ref.time.removeprefix("header:").strip(), *headers)
+    found = _iso_time(value, None)
+    if found is None:
+        raise InputError(
+            f"{ref.file}[{ref.hdu}]: time {ref.time!r} gives {value!r}; it must be an ISO 8601 "
+            "time or a Modified Julian Date: correct time in the configuration"
+        )
+    return found
+
+
+def _iso_time(value: Any, clock: Any) -> str | None:
+    """ISO 8601 of an ISO date, of DD/MM/YY (before 2000, FITS standard 4.0) or of an MJD."""
+    try:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return (_MJD_ZERO + timedelta(days=float(value))).isoformat()
+        text = re.sub(r"^(\d\d)/(\d\d)/(\d\d)$", r"19\3-\2-\1", str(value))
+        if isinstance(clock, str) and len(text) == len("2000-01-01"):
+            text = f"{text}T{clock}"
+        when = datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        return None
+    return (when if when.tzinfo is None else when.astimezone(UTC).replace(tzinfo=None)).isoformat()

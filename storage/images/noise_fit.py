@@ -1,0 +1,345 @@
+"""Measuring an image's background, noise and gain slope, and which pixels are no measurement.
+
+All in stored units, without any fixed scale. The noise is that of the quietest quarter of small
+cells, corrected for picking it, so that neither sources nor depth variations inflate the bound;
+it is the full scatter of pixels, so that correlated noise does not deflate it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from skyfold.images.index import FLAG_FILL, FLAG_MASKED, MAX_FILLS
+from skyfold.ladder import SAFE_INTEGER
+from skyfold.noise import FLOAT_GRID_BITS, MESH, background_nodes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from storage.survey import SurveyImage
+
+CELL = 32  # pixels a side of a noise cell: smaller than the structure of most backgrounds
+CLIP = 3.0
+CLIPPED_STD = 0.98658  # standard deviation of a unit Gaussian cut at 3 sigma
+PADDING_FRACTION = 0.005  # exact zeros rarer than this are pixels like any other
+MIN_INTEGER_SIGMA = 0.3  # below it an integer image holds no noise to speak of
+BRIGHT = 5.0
+NEAR_ZERO = 0.2533  # a fifth of a unit Gaussian lies within it
+
+
+@dataclass(frozen=True)
+class NoiseFit:
+    """What was measured of one image.
+
+    Attributes
+    ----------
+    sigma : float
+        Sky noise [stored unit]; 0 where there is none.
+    slope : float
+        Variance per unit of signal [stored unit].
+    background : ndarray, shape (nodes_y, nodes_x), float64
+        At the centres of cells of 64 x 64 pixels [stored unit].
+    """
+
+    sigma: float
+    slope: float
+    background: NDArray[np.float64]
+
+
+def find_fills(image: SurveyImage) -> tuple[NDArray[np.uint8], NDArray[Any]] | None:
+    """Pixels that are no measurement, and the values that stand for it.
+
+    Returns
+    -------
+    flags : ndarray, shape (ny, nx), uint8
+        0 good, 1 masked by the survey, 2 and up index + 2 into the values.
+    values : ndarray, shape (n,), stored dtype
+        Not-a-number, infinities, blank, zero padding, and numbers too large for the grid.
+    None
+        If there are more such values than flags can name.
+    """
+    stored = image.stored
+    is_fill = _not_finite(stored) | _padding(stored)
+    if image.blank is not None and stored.dtype.kind != "f":
+        is_fill |= stored == image.blank
+    is_fill |= _beyond_grid(stored, is_fill)
+    flags = np.zeros(stored.shape, np.uint8)
+    if image.mask is not None:
+        flags[image.mask] = FLAG_MASKED
+    values, number = _distinct(stored[is_fill])
+    if len(values) > MAX_FILLS:
+        return None
+    flags[is_fill] = number + FLAG_FILL
+    return flags, values
+
+
+def _not_finite(stored: NDArray[Any]) -> NDArray[np.bool_]:
+    return ~np.isfinite(stored)
+
+
+def _padding(stored: NDArray[Any]) -> NDArray[np.bool_]:
+    """Exact zeros where they are far more common than any other value of a float image."""
+    zero = stored == 0
+    share = zero.mean()
+    if stored.dtype.kind != "f" or share < PADDING_FRACTION:
+        return np.zeros(stored.shape, bool)
+    others = stored[~zero & np.isfinite(stored)]
+    if not others.size:
+        return zero
+    sample = others[:: max(others.size // 100_000, 1)]
+    common = np.unique(sample, return_counts=True)[1].max() / sample.size
+    return zero if share > 3 * common else np.zeros(stored.shape, bool)
+
+
+def _beyond_grid(stored: NDArray[Any], is_fill: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Values whose place on the grid would not be an exact integer."""
+    none = np.zeros(stored.shape, bool)
+    good = stored[~is_fill]
+    if not good.size:
+        return none
+    if stored.dtype.kind != "f":
+        return none
+    wide = good.astype(np.float64)
+    centre = np.median(wide)
+    spread = 1.4826 * np.median(np.abs(wide - centre))
+    reach = math.ldexp(spread or 1.0, 49 - FLOAT_GRID_BITS) if spread else np.inf
+    with np.errstate(invalid="ignore"):
+        return ~is_fill & (np.abs(stored.astype(np.float64)) > reach)
+
+
+def _distinct(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """Distinct values, all NaN being one, and which of them each is."""
+    if values.dtype.kind == "f":
+        values = np.where(np.isnan(values), values.dtype.type(np.nan), values)
+    found, number = np.unique(values, return_inverse=True)
+    return found, number.ravel()
+
+
+def is_safe_integer(stored: NDArray[Any]) -> bool:
+    """Whether every stored integer is exact in float64 with room for a cell."""
+    if stored.dtype.kind == "f":
+        return True
+    return int(stored.min()) > -SAFE_INTEGER and int(stored.max()) < SAFE_INTEGER
+
+
+def fit_noise(image: SurveyImage, flags: NDArray[np.uint8]) -> NoiseFit:
+    """Background, noise and gain slope of an image.
+
+    Parameters
+    ----------
+    image : SurveyImage
+    flags : ndarray, shape (ny, nx), uint8
+        From `find_fills`; only zeros are used, or all that is coded if nothing is left.
+    """
+    good = flags == 0
+    if not good.any():
+        good = flags < FLAG_FILL
+    values = np.where(good, image.stored.astype(np.float64), np.nan)
+    background = _background(values)
+    ny, nx = values.shape
+    signal = values - _stretch(background, ny, nx)
+    sigma = _quiet_sigma(signal)
+    sigma = _with_variance(sigma, image)
+    if image.stored.dtype.kind != "f" and sigma < MIN_INTEGER_SIGMA:
+        sigma = 0.0
+    slope = _slope(image, signal, sigma) if sigma > 0 else 0.0
+    return NoiseFit(sigma, slope, background)
+
+
+def _cells(values: NDArray[Any], side: int) -> NDArray[np.float64]:
+    """Values of every cell of side x side pixels, NaN beyond the edge; shape (cy, cx, side**2)."""
+    ny, nx = values.shape
+    cy, cx = -(-ny // side), -(-nx // side)
+    padded = np.full((cy * side, cx * side), np.nan)
+    padded[:ny, :nx] = values
+    cut = padded.reshape(cy, side, cx, side).transpose(0, 2, 1, 3)
+    return cut.reshape(cy, cx, side * side)
+
+
+def _clipped(cells: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Median and standard deviation of the last axis, cut at 3 sigma; NaN where all is NaN.
+
+    Values are sorted once: what a cut leaves is then a range between two places.
+    """
+    ordered = np.sort(cells.reshape(-1, cells.shape[-1]), axis=-1)
+    first = np.zeros(len(ordered), int)
+    last = np.isfinite(ordered).sum(axis=-1)
+    sums = [_running(np.nan_to_num(ordered - _middle(ordered, first, last)) ** n) for n in (1, 2)]
+    for _ in range(5):
+        centre = _middle(ordered, first, last)[:, 0]
+        spread = _spread(sums, first, last)
+        with np.errstate(invalid="ignore"):
+            low = (ordered < (centre - CLIP * spread)[:, None]).sum(axis=-1)
+            high = (ordered <= (centre + CLIP * spread)[:, None]).sum(axis=-1)
+        if (low == first).all() and (high == last).all():
+            break
+        first, last = np.maximum(first, low), np.minimum(last, high)
+    shape = cells.shape[:-1]
+    return centre.reshape(shape), (spread / CLIPPED_STD).reshape(shape)
+
+
+def _middle(
+    ordered: NDArray[np.float64], first: NDArray[np.intp], last: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Median of each sorted row between two places; a column."""
+    row = np.arange(len(ordered))
+    low = np.clip((first + last - 1) // 2, 0, ordered.shape[1] - 1)
+    high = np.clip((first + last) // 2, 0, ordered.shape[1] - 1)
+    middle = (ordered[row, low] + ordered[row, high]) / 2
+    middle[last <= first] = np.nan
+    return middle[:, np.newaxis]
+
+
+def _running(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.pad(np.cumsum(values, axis=-1), ((0, 0), (1, 0)))
+
+
+def _spread(
+    sums: list[NDArray[np.float64]], first: NDArray[np.intp], last: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Standard deviation of each row between two places."""
+    row, count = np.arange(len(first)), np.maximum(last - first, 1)
+    mean, square = ((total[row, last] - total[row, first]) / count for total in sums)
+    spread: NDArray[np.float64] = np.sqrt(np.maximum(square - mean**2, 0))
+    spread[last <= first] = np.nan
+    return spread
+
+
+def _background(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Clipped median of every mesh cell; cells without pixels take the median of the others."""
+    cells = _cells(values, MESH)
+    centre, _ = _clipped(cells[..., ::3])  # a third of the pixels: the mesh need not be finer
+    known = centre[np.isfinite(centre)]
+    centre[~np.isfinite(centre)] = np.median(known) if known.size else np.nanmedian(values)
+    return centre
+
+
+def _stretch(mesh: NDArray[np.float64], ny: int, nx: int) -> NDArray[np.float64]:
+    """Mesh at every pixel, bilinear; floats suffice where only noise is measured."""
+    return _between(mesh.shape[0], ny) @ mesh @ _between(mesh.shape[1], nx).T
+
+
+def _between(nodes: int, pixels: int) -> NDArray[np.float64]:
+    """Weights of the nodes of an axis for each of its pixels, shape (pixels, nodes)."""
+    place = np.clip((np.arange(pixels) + 0.5) / MESH - 0.5, 0, nodes - 1)
+    return np.maximum(1 - np.abs(place[:, np.newaxis] - np.arange(nodes)), 0)
+
+
+def _quiet_sigma(signal: NDArray[np.float64]) -> float:
+    """Noise of the quietest quarter of cells, freed from the bias of picking it."""
+    cells = _cells(signal, CELL)
+    counts = np.isfinite(cells).sum(axis=-1)
+    enough = counts >= min(CELL * CELL // 4, int(counts.max()))
+    _, spread = _clipped(cells[enough])
+    if len(spread) < 8:
+        return float(np.median(spread))
+    expected = 0.6745 / math.sqrt(2 * float(np.median(counts[enough])))
+    return float(np.percentile(spread, 25) / (1 - expected))
+
+
+def _with_variance(sigma: float, image: SurveyImage) -> float:
+    """The smaller of the measured noise and the survey's own, where the two can be compared."""
+    if image.variance is None:
+        return sigma
+    good = np.isfinite(image.variance) & (image.variance > 0)
+    if not good.any():
+        return sigma
+    stated = math.sqrt(float(np.median(image.variance[good]))) / abs(image.bscale)
+    return stated if 0.3 * sigma < stated < sigma else sigma
+
+
+def _slope(image: SurveyImage, signal: NDArray[np.float64], sigma: float) -> float:
+    """Gain slope from the survey's variance or gain, at most what bright pixels show."""
+    bright = np.isfinite(signal) & (signal > BRIGHT * sigma)
+    if bright.sum() < 30:
+        return 0.0
+    claimed = _claimed_slope(image, signal, sigma, bright)
+    return min(claimed, _seen_slope(signal, sigma)) if claimed > 0 else 0.0
+
+
+def _claimed_slope(
+    image: SurveyImage,
+    signal: NDArray[np.float64],
+    sigma: float,
+    bright: NDArray[np.bool_],
+) -> float:
+    if image.variance is not None:
+        excess = image.variance[bright] / image.bscale**2 - sigma**2
+        found = float(np.median(excess / signal[bright]))
+        return found if math.isfinite(found) and found > 0 else 0.0
+    if image.gain and math.isfinite(image.gain) and image.gain > 0:
+        return 1 / (image.gain * abs(image.bscale))
+    return 0.0
+
+
+def _seen_slope(signal: NDArray[np.float64], sigma: float) -> float:
+    """Upper limit on the slope: scatter between neighbours holds the noise and more.
+
+    The smallest over bins of brightness of the variance of second differences along x, less the
+    sky's. It is read off the smallest fifth, where the profile of a source bends least; structure
+    only adds to it, so a gain that does not belong to the data can loosen the bound by little.
+    """
+    middle = signal[:, 1:-1]
+    second = (signal[:, :-2] - 2 * middle + signal[:, 2:]) / math.sqrt(6)
+    level = (signal[:, :-2] + middle + signal[:, 2:]) / 3
+    limits = []
+    edges = sigma * BRIGHT * 4.0 ** np.arange(12)
+    for low, high in pairwise(edges):
+        inside = np.isfinite(second) & (level > low) & (level <= high)
+        if inside.sum() < 100:
+            continue
+        spread = float(np.percentile(np.abs(second[inside]), 20)) / NEAR_ZERO
+        limits.append(max(spread**2 - sigma**2, 0.0) / float(np.median(level[inside])))
+    return min(limits) if limits else 0.0
+
+
+def mesh_correction(residual: NDArray[np.float32], limit: float) -> NDArray[np.float64]:
+    """What to add to the background mesh so that no cell's prediction is off on average.
+
+    Parameters
+    ----------
+    residual : ndarray, shape (ny, nx), float32
+        Pixels less their prediction, whole mesh cells; NaN where there is no measurement.
+    limit : float
+        Residuals beyond it are sources that were not expected, and do not count.
+
+    Notes
+    -----
+    A mesh that is bilinear between nodes blurs them by about (1/8, 3/4, 1/8) on each axis when
+    averaged over cells; one step of van Cittert's iteration undoes most of it.
+    """
+    cells = _cells(residual, MESH)
+    with np.errstate(invalid="ignore"):
+        near = np.abs(cells) <= limit
+    mean = np.where(near, cells, 0).sum(axis=-1) / np.maximum(near.sum(axis=-1), 1)
+    return 2 * mean - _blur(_blur(mean, 0), 1)
+
+
+def _blur(mesh: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    from scipy.ndimage import correlate1d
+
+    return np.asarray(correlate1d(mesh, [0.125, 0.75, 0.125], axis=axis, mode="nearest"))
+
+
+def mesh_in_steps(
+    background: NDArray[np.float64],
+    grid_exponent: int,
+    step: float,
+    nodes: tuple[int, int],
+) -> NDArray[np.int32]:
+    """Background mesh as stored: in units of `step` on the grid, padded to whole tiles."""
+    whole = np.rint(np.ldexp(background, -grid_exponent) / step)
+    limits = np.iinfo(np.int32)
+    mesh = np.clip(whole, limits.min, limits.max).astype(np.int32)
+    padding = [(0, want - have) for want, have in zip(nodes, mesh.shape, strict=True)]
+    return np.pad(mesh, padding, mode="edge")
+
+
+def mesh_shape(ny: int, nx: int) -> tuple[int, int]:
+    """Nodes of an image's own mesh."""
+    return background_nodes(ny), background_nodes(nx)

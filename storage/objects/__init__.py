@@ -1,0 +1,1 @@
+"""Objects of the images in, their table, model and latents out."""
