@@ -166,6 +166,13 @@ class ScienceCase(ABC):
         raw : ndarray, shape (ny, nx)
             In any unit; 0 where the context's mask is True.
         context : ImageContext
+
+        Raises
+        ------
+        InvalidRequestError
+            If raw and context differ in shape.
+        MissingDependencyError
+            If a library that the case measures with is not installed.
         """
 
     @abstractmethod
@@ -181,6 +188,12 @@ class ScienceCase(ABC):
         raw, decoded : ndarray, shape (ny, nx)
             In one unit.
         context : ImageContext
+
+        Raises
+        ------
+        InvalidRequestError
+            If decoded has another shape, or is not finite where raw is good; if tables have other
+            rows than the context.
         """
 
     def measure(

@@ -17,11 +17,9 @@ from skyfold.science.sky import Plane
 from skyfold.science.sources import (
     Field,
     areas,
-    at_centre,
     circle_sum,
     decoded_image,
     prepare_field,
-    signal_to_noise,
 )
 
 SHARE = 0.01
@@ -67,19 +65,10 @@ class Anomalies(ScienceCase):
     default_measure = "missed"
 
     def prepare(self, raw: NDArray[Any], context: ImageContext) -> Usual | None:
-        """Return what is usual in the raw image; None where too few objects can tell.
-
-        Raises
-        ------
-        InvalidRequestError
-            If raw and context differ in shape.
-        MissingDependencyError
-            If sep is not installed.
-        """
+        """Return what is usual in the raw image; None where too few objects can tell."""
         field = prepare_field(raw, context)
-        sources = field.sources[at_centre(context.counted, field.sources)]
-        fit = stamps.whole(field.good, sources, int(np.ceil(REACH * field.fwhm)))
-        sources = sources[fit & (signal_to_noise(field, sources) >= _LEAST_SNR)]
+        reach = int(np.ceil(REACH * field.fwhm))
+        sources, _ = stamps.measurable(field, context, reach, _LEAST_SNR)
         if len(sources) < _ENOUGH:
             return None
         features = _features(field, field.image, sources)
@@ -93,13 +82,7 @@ class Anomalies(ScienceCase):
     def compare(
         self, state: Usual | None, raw: NDArray[Any], decoded: NDArray[Any], context: ImageContext
     ) -> list[Sample]:
-        """Return 1 for each unusual object that is missed.
-
-        Raises
-        ------
-        InvalidRequestError
-            If decoded has another shape, or is not finite where raw is good.
-        """
+        """Return 1 for each unusual object that is missed."""
         if state is None:
             return [Sample("missed", "all", np.empty(0), "fraction", "mean")]
         image = decoded_image(state.field, raw, decoded)

@@ -16,17 +16,15 @@ from skyfold.science import ImageContext, Sample, ScienceCase, stamps
 from skyfold.science.bins import split
 from skyfold.science.sky import Plane
 from skyfold.science.sources import (
+    SIGMAS_PER_FWHM,
     Field,
     areas,
-    at_centre,
     circle_sum,
     decoded_image,
     load_sep,
     prepare_field,
-    signal_to_noise,
 )
 
-_SIGMAS_PER_FWHM = 2.3548200450309493
 _WINDOW = 4.0  # sep sums out to this many sigmas of the window
 _LEAST_SNR = 3.0
 
@@ -65,36 +63,19 @@ class Astrometry(ScienceCase):
     default_measure = "position"
 
     def prepare(self, raw: NDArray[Any], context: ImageContext) -> Centroids:
-        """Return the raw centroids.
-
-        Raises
-        ------
-        InvalidRequestError
-            If raw and context differ in shape.
-        MissingDependencyError
-            If sep is not installed.
-        """
+        """Return the raw centroids."""
         field = prepare_field(raw, context)
-        sources = field.sources[at_centre(context.counted, field.sources)]
-        snr = signal_to_noise(field, sources)
-        reach = int(np.ceil(_WINDOW * field.fwhm / _SIGMAS_PER_FWHM)) + 1
-        fit = stamps.whole(field.good, sources, reach) & (snr >= _LEAST_SNR)
+        reach = int(np.ceil(_WINDOW * field.fwhm / SIGMAS_PER_FWHM)) + 1
+        sources, snr = stamps.measurable(field, context, reach, _LEAST_SNR)
         position, found = _centroids(field, field.image, sources)
-        error = np.full(position.shape, np.nan)
-        error[fit] = _errors(field, _moved(sources[fit], position[fit]), reach)
-        fit &= found & np.isfinite(error).all(axis=1)
-        return Centroids(field, sources[fit], snr[fit], position[fit], error[fit])
+        error = _errors(field, _moved(sources, position), reach)
+        found &= np.isfinite(error).all(axis=1)
+        return Centroids(field, sources[found], snr[found], position[found], error[found])
 
     def compare(
         self, state: Centroids, raw: NDArray[Any], decoded: NDArray[Any], context: ImageContext
     ) -> list[Sample]:
-        """Return the shifts, in bins of S/N.
-
-        Raises
-        ------
-        InvalidRequestError
-            If decoded has another shape, or is not finite where raw is good.
-        """
+        """Return the shifts, in bins of S/N."""
         image = decoded_image(state.field, raw, decoded)
         position, found = _centroids(state.field, image, state.sources)
         lost = state.field.fwhm / np.sqrt(2)
@@ -120,7 +101,7 @@ def _centroids(
     field: Field, image: Plane, sources: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Windowed positions, and whether there is one within a FWHM of the detection."""
-    width = np.full(len(sources), field.fwhm / _SIGMAS_PER_FWHM)
+    width = np.full(len(sources), field.fwhm / SIGMAS_PER_FWHM)
     x, y, _ = load_sep().winpos(image, sources["x"], sources["y"], width)
     position = np.column_stack([x, y]).astype(np.float64)
     start = np.column_stack([sources["x"], sources["y"]])
@@ -141,7 +122,7 @@ def _errors(field: Field, sources: NDArray[Any], reach: int) -> NDArray[np.float
     error = np.full((len(sources), 2), np.nan)
     sources = sources[inside]
     dx, dy = stamps.offsets(sources, reach)
-    weight = np.exp(-(dx**2 + dy**2) * _SIGMAS_PER_FWHM**2 / (2 * field.fwhm**2))
+    weight = np.exp(-(dx**2 + dy**2) * SIGMAS_PER_FWHM**2 / (2 * field.fwhm**2))
     flux = (weight * stamps.cut(field.image, sources, reach)).sum(axis=(1, 2))
     noise = (weight * stamps.cut(field.noise, sources, reach)) ** 2
     spread = [np.sqrt((noise * along**2).sum(axis=(1, 2))) for along in (dx, dy)]

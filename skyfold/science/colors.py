@@ -34,13 +34,7 @@ class Colors(ScienceCase):
         return magnitudes(raw, context)
 
     def compare(self, state: Any, raw: Any, decoded: Any, context: Any) -> list[Sample]:
-        """Return the changes, in bins of S/N.
-
-        Raises
-        ------
-        InvalidRequestError
-            If the tables have other rows than the context.
-        """
+        """Return the changes, in bins of S/N."""
         require_rows(raw, decoded, context)
         moved = [_value_change(raw, decoded, context, name) for name in state[0]]
         return _sample("value", moved) + _sample(

@@ -41,27 +41,13 @@ class Detection(ScienceCase):
     default_measure = "lost"
 
     def prepare(self, raw: NDArray[Any], context: ImageContext) -> Field:
-        """Return the raw sources.
-
-        Raises
-        ------
-        InvalidRequestError
-            If raw and context differ in shape.
-        MissingDependencyError
-            If sep is not installed.
-        """
+        """Return the raw sources."""
         return prepare_field(raw, context)
 
     def compare(
         self, state: Field, raw: NDArray[Any], decoded: NDArray[Any], context: ImageContext
     ) -> list[Sample]:
-        """Return the rates of lost and created sources, in bins of S/N.
-
-        Raises
-        ------
-        InvalidRequestError
-            If decoded has another shape, or is not finite where raw is good.
-        """
+        """Return the rates of lost and created sources, in bins of S/N."""
         after, found = decoded_sources(state, decoded)
         lost = _unmatched("lost", (state.blind, state.sources), found, state, context)
         return lost + _unmatched("created", (after, found), state.sources, state, context)

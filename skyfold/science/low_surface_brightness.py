@@ -34,27 +34,13 @@ class LowSurfaceBrightness(ScienceCase):
     default_measure = "sky_16pix"
 
     def prepare(self, raw: NDArray[Any], context: ImageContext) -> Field:
-        """Return the raw image's sources and free sky.
-
-        Raises
-        ------
-        InvalidRequestError
-            If raw and context differ in shape.
-        MissingDependencyError
-            If sep is not installed.
-        """
+        """Return the raw image's sources and free sky."""
         return prepare_field(raw, context)
 
     def compare(
         self, state: Field, raw: NDArray[Any], decoded: NDArray[Any], context: ImageContext
     ) -> list[Sample]:
-        """Return the changes at each scale.
-
-        Raises
-        ------
-        InvalidRequestError
-            If decoded has another shape, or is not finite where raw is good.
-        """
+        """Return the changes at each scale."""
         scaled(decoded, state.good, state.centre, state.unit)
         usable = state.free & context.counted
         change = np.asarray(decoded, np.float64) - np.asarray(raw, np.float64)

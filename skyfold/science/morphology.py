@@ -25,13 +25,10 @@ from skyfold.science.bins import split
 from skyfold.science.sky import Plane
 from skyfold.science.sources import (
     Field,
-    a_few,
     areas,
-    at_centre,
     circle_sum,
     decoded_image,
     prepare_field,
-    signal_to_noise,
 )
 
 MEASURES = ("concentration", "asymmetry", "gini", "m20")
@@ -69,21 +66,9 @@ class Morphology(ScienceCase):
     default_measure = "concentration"
 
     def prepare(self, raw: NDArray[Any], context: ImageContext) -> Forms:
-        """Return the raw morphology.
-
-        Raises
-        ------
-        InvalidRequestError
-            If raw and context differ in shape.
-        MissingDependencyError
-            If sep is not installed.
-        """
+        """Return the raw morphology."""
         field = prepare_field(raw, context)
-        sources = field.sources[at_centre(context.counted, field.sources)]
-        snr = signal_to_noise(field, sources)
-        fit = stamps.whole(field.good, sources, _reach(field.fwhm)) & (snr >= _LEAST_SNR)
-        few = np.flatnonzero(fit)[a_few(int(fit.sum()), MOST, context.seed)]
-        sources, snr = sources[few], snr[few]
+        sources, snr = stamps.measurable(field, context, _reach(field.fwhm), _LEAST_SNR, MOST)
         radius = petrosian_radius(field.image, sources, field.fwhm)
         values = morphology(field.image, field.free, sources, radius, field.fwhm)
         found = np.isfinite(values).all(axis=1)
@@ -92,13 +77,7 @@ class Morphology(ScienceCase):
     def compare(
         self, state: Forms, raw: NDArray[Any], decoded: NDArray[Any], context: ImageContext
     ) -> list[Sample]:
-        """Return the changes, in bins of S/N.
-
-        Raises
-        ------
-        InvalidRequestError
-            If decoded has another shape, or is not finite where raw is good.
-        """
+        """Return the changes, in bins of S/N."""
         field = state.field
         image = decoded_image(field, raw, decoded)
         found = petrosian_radius(image, state.sources, field.fwhm)

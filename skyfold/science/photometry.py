@@ -18,8 +18,8 @@ from skyfold.science.sky import Plane
 from skyfold.science.sources import (
     Field,
     areas,
-    at_centre,
     circle_sum,
+    counted_sources,
     decoded_difference,
     decoded_image,
     is_clear,
@@ -64,17 +64,9 @@ class Photometry(ScienceCase):
     default_measure = "flux_1fwhm"
 
     def prepare(self, raw: NDArray[Any], context: ImageContext) -> Forced:
-        """Return the raw fluxes.
-
-        Raises
-        ------
-        InvalidRequestError
-            If raw and context differ in shape.
-        MissingDependencyError
-            If sep is not installed.
-        """
+        """Return the raw fluxes."""
         field = prepare_field(raw, context)
-        sources = field.sources[at_centre(context.counted, field.sources)]
+        sources = counted_sources(field, context)
         circles = {
             measure: _circular(field, sources, radius * field.fwhm)
             for measure, radius in RADII.items()
@@ -84,13 +76,7 @@ class Photometry(ScienceCase):
     def compare(
         self, state: Forced, raw: NDArray[Any], decoded: NDArray[Any], context: ImageContext
     ) -> list[Sample]:
-        """Return the flux changes, in bins of S/N.
-
-        Raises
-        ------
-        InvalidRequestError
-            If decoded has another shape, or is not finite where raw is good.
-        """
+        """Return the flux changes, in bins of S/N."""
         change = decoded_difference(state.field, raw, decoded)
         samples = []
         for measure, (sources, flux, error) in state.circles.items():

@@ -101,13 +101,7 @@ class PhotoZ(ScienceCase):
         return _neighbours(colors, spec, training, rows)
 
     def compare(self, state: Any, raw: Any, decoded: Any, context: Any) -> list[Sample]:
-        """Return the changes of the estimates; none if there are no estimates.
-
-        Raises
-        ------
-        InvalidRequestError
-            If the tables have other rows than the context.
-        """
+        """Return the changes of the estimates; none if there are no estimates."""
         require_rows(raw, decoded, context)
         if state is None:
             return []

@@ -33,13 +33,7 @@ class Positions(ScienceCase):
         return np.radians(raw[context.ra]), np.radians(raw[context.dec])
 
     def compare(self, state: Any, raw: Any, decoded: Any, context: Any) -> list[Sample]:
-        """Return the separations of the counted rows; none without positions.
-
-        Raises
-        ------
-        InvalidRequestError
-            If the tables have other rows than the context.
-        """
+        """Return the separations of the counted rows; none without positions."""
         require_rows(raw, decoded, context)
         if state is None:
             return []

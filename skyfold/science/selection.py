@@ -40,13 +40,7 @@ class Selection(ScienceCase):
         return cuts
 
     def compare(self, state: Any, raw: Any, decoded: Any, context: Any) -> list[Sample]:
-        """Return 1 for each row, column and cut where the sides differ, 0 elsewhere.
-
-        Raises
-        ------
-        InvalidRequestError
-            If the tables have other rows than the context.
-        """
+        """Return 1 for each row, column and cut where the sides differ, 0 elsewhere."""
         require_rows(raw, decoded, context)
         moved = [np.empty(0)]
         for name, cuts in state.items():

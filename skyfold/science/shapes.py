@@ -8,31 +8,27 @@ Fisher information (and so is that of the logarithm of the size); source noise i
 """
 
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfold.errors import MissingDependencyError
 from skyfold.science import ImageContext, Sample, ScienceCase, stamps
 from skyfold.science.bins import split
 from skyfold.science.sky import Plane
 from skyfold.science.sources import (
+    SIGMAS_PER_FWHM,
     Field,
-    a_few,
     areas,
-    at_centre,
     circle_sum,
     decoded_image,
+    load_measuring,
     prepare_field,
-    signal_to_noise,
 )
 
 MOST = 300  # sources of an image
 REACH = 2.5  # [FWHM], half width of the stamps
 _LEAST_SNR = 5.0  # fainter sources have no moments of their own
-_SIGMAS_PER_FWHM = 2.3548200450309493
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,22 +67,10 @@ class Shapes(ScienceCase):
     default_measure = "ellipticity"
 
     def prepare(self, raw: NDArray[Any], context: ImageContext) -> Moments:
-        """Return the raw moments.
-
-        Raises
-        ------
-        InvalidRequestError
-            If raw and context differ in shape.
-        MissingDependencyError
-            If sep or galsim is not installed.
-        """
+        """Return the raw moments."""
         field = prepare_field(raw, context)
-        sources = field.sources[at_centre(context.counted, field.sources)]
-        snr = signal_to_noise(field, sources)
         reach = int(np.ceil(REACH * field.fwhm))
-        fit = stamps.whole(field.good, sources, reach) & (snr >= _LEAST_SNR)
-        few = np.flatnonzero(fit)[a_few(int(fit.sum()), MOST, context.seed)]
-        sources, snr = sources[few], snr[few]
+        sources, snr = stamps.measurable(field, context, reach, _LEAST_SNR, MOST)
         shape, amplitude = adaptive_moments(field.image, sources, field.fwhm)
         with np.errstate(invalid="ignore", divide="ignore"):
             local = circle_sum(field.noise**2, sources, field.fwhm) / (np.pi * field.fwhm**2)
@@ -97,13 +81,7 @@ class Shapes(ScienceCase):
     def compare(
         self, state: Moments, raw: NDArray[Any], decoded: NDArray[Any], context: ImageContext
     ) -> list[Sample]:
-        """Return the changes, in bins of S/N.
-
-        Raises
-        ------
-        InvalidRequestError
-            If decoded has another shape, or is not finite where raw is good.
-        """
+        """Return the changes, in bins of S/N."""
         image = decoded_image(state.field, raw, decoded)
         after, _ = adaptive_moments(image, state.sources, state.field.fwhm)
         change = after - state.shape
@@ -147,7 +125,7 @@ def adaptive_moments(
     flux : ndarray, shape (n,), float64
         In the unit of the image.
     """
-    galsim = load_galsim()
+    galsim = load_measuring("galsim")
     reach = int(np.ceil(REACH * fwhm))
     shape, flux = np.full((len(sources), 3), np.nan), np.full(len(sources), np.nan)
     for row, (stamp, source) in enumerate(
@@ -158,7 +136,7 @@ def adaptive_moments(
         )
         moments = galsim.hsm.FindAdaptiveMom(
             galsim.Image(np.ascontiguousarray(stamp)),
-            guess_sig=fwhm / _SIGMAS_PER_FWHM,
+            guess_sig=fwhm / SIGMAS_PER_FWHM,
             guess_centroid=middle,
             strict=False,
         )
@@ -169,25 +147,6 @@ def adaptive_moments(
             shape[row] = g.g1, g.g2, moments.moments_sigma
             flux[row] = moments.moments_amp
     return shape, flux
-
-
-def load_galsim() -> ModuleType:
-    """Return the GalSim library.
-
-    Raises
-    ------
-    MissingDependencyError
-        If it is not installed.
-    """
-    try:
-        import galsim
-    except ImportError as missing:
-        raise MissingDependencyError(
-            "measuring shapes needs the library galsim, which is not installed; it comes with the "
-            "extra 'measure': pip install skyfold[measure]"
-        ) from missing
-    module: ModuleType = galsim
-    return module
 
 
 SHAPES = Shapes()

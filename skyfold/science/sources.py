@@ -12,6 +12,7 @@ This module knows the definitions on which the science cases of images stand:
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -26,6 +27,7 @@ from skyfold.science.sky import Plane, sky
 THRESHOLD = 4.0  # [sigma], of the matched filter: about one false source per megapixel
 FALLBACK_FWHM = 3.0  # [pixel], where fewer than MIN_STARS sources can tell
 MIN_STARS = 5
+SIGMAS_PER_FWHM = 2.3548200450309493  # of a Gaussian: 2 sqrt(2 ln 2)
 _RIGHT_ANGLE = 1.570796  # [rad], just below
 _AREA = 64  # [pixel], side of a piece of sky whose objects may err together: the sky's mesh
 _STAR_SNR = 20.0
@@ -253,6 +255,11 @@ def signal_to_noise(field: Field, sources: NDArray[Any]) -> NDArray[np.float64]:
     return np.where(is_clear(field.good, sources, field.fwhm), snr, np.nan)
 
 
+def counted_sources(field: Field, context: ImageContext) -> NDArray[Any]:
+    """Return the raw sources that enter the record, structured as ``field.sources``."""
+    return field.sources[at_centre(context.counted, field.sources)]
+
+
 def areas(sources: NDArray[Any]) -> NDArray[np.int64]:
     """Return the number of the piece of sky, 64 pixels a side, that holds each source."""
     row, column = (np.floor(sources[axis] / _AREA).astype(np.int64) for axis in ("y", "x"))
@@ -272,7 +279,12 @@ def at_centre(plane: NDArray[Any], sources: NDArray[Any]) -> NDArray[Any]:
 
 
 def load_sep() -> ModuleType:
-    """Return the sep library.
+    """Return the sep library; see `load_measuring`."""
+    return load_measuring("sep")
+
+
+def load_measuring(library: str) -> ModuleType:
+    """Return a library that only measuring needs.
 
     Raises
     ------
@@ -280,14 +292,12 @@ def load_sep() -> ModuleType:
         If it is not installed.
     """
     try:
-        import sep
+        return import_module(library)
     except ImportError as missing:
         raise MissingDependencyError(
-            "measuring images needs the library sep, which is not installed; it comes with the "
-            "extra 'measure': pip install skyfold[measure]"
+            f"measuring images needs the library {library}, which is not installed; it comes with "
+            "the extra 'measure': pip install skyfold[measure]"
         ) from missing
-    module: ModuleType = sep
-    return module
 
 
 def _ground(raw: NDArray[Any], context: ImageContext) -> tuple[NDArray[np.bool_], float, float]:

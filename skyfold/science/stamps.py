@@ -9,7 +9,44 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfold.science.sources import is_clear
+from skyfold.science import ImageContext
+from skyfold.science.sources import Field, a_few, counted_sources, is_clear, signal_to_noise
+
+
+def measurable(
+    field: Field,
+    context: ImageContext,
+    reach: int,
+    least_snr: float,
+    most: int | None = None,
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Return the counted sources that a stamp can measure, and their signal-to-noise ratios.
+
+    Parameters
+    ----------
+    field : Field
+        The raw image's.
+    context : ImageContext
+        Which sources count, and the seed of the draw.
+    reach : int
+        Pixels on each side of the central one, none of which is bad or beyond the edge.
+    least_snr : float
+        Within one FWHM.
+    most : int, optional
+        Sources to draw where there are more.
+
+    Returns
+    -------
+    sources : ndarray, shape (n,), structured
+        As ``field.sources``, in their order.
+    snr : ndarray, shape (n,), float64
+    """
+    sources = counted_sources(field, context)
+    snr = signal_to_noise(field, sources)
+    fit = np.flatnonzero(whole(field.good, sources, reach) & (snr >= least_snr))
+    if most is not None:
+        fit = fit[a_few(len(fit), most, context.seed)]
+    return sources[fit], snr[fit]
 
 
 def cut(plane: NDArray[Any], sources: NDArray[Any], reach: int) -> NDArray[Any]:

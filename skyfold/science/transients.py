@@ -82,13 +82,7 @@ class Transients(ScienceCase):
         decoded: NDArray[Any],
         context: ImageContext,
     ) -> list[Sample]:
-        """Return the losses.
-
-        Raises
-        ------
-        InvalidRequestError
-            If decoded has another shape, or is not finite where raw is good.
-        """
+        """Return the losses."""
         field, places = state
         error = np.sqrt(circle_sum(field.noise**2, places, field.fwhm))
         change = circle_sum(decoded_difference(field, raw, decoded), places, field.fwhm) / error
