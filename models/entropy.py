@@ -10,19 +10,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfold.codecs.latents import (
-    CLIP,
+from skyfold.codecs.latent_tables import (
     DIRECT,
     FIXED,
     PASSES,
     SYMBOLS,
     TOTAL,
     VALUE_CLASSES,
-    Known,
     LatentTables,
-    contexts,
-    split,
 )
+from skyfold.codecs.latents import CLIP, Known, contexts, split
 from skyfold.errors import InvalidRequestError
 
 __all__ = ["fit_tables", "measure_bits"]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from models.pca import TrainedModel
 from skyfold.access.graph_check import check_graph
-from skyfold.codecs.latents import LatentTables
+from skyfold.codecs.latent_tables import LatentTables
 from skyfold.errors import CorruptDataError, InvalidRequestError
 from skyfold.images.network import model_digest
 from skyfold.layout import STRIDE

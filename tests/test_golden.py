@@ -17,7 +17,8 @@ import pytest
 
 from skyfold.codecs.blocks import BlocksCodec
 from skyfold.codecs.interlaced import InterlacedCodec
-from skyfold.codecs.latents import LatentsCodec, register_tables, tables_from_bytes
+from skyfold.codecs.latent_tables import LatentTables, register_tables
+from skyfold.codecs.latents import LatentsCodec
 from skyfold.codecs.sparse import SparseCodec
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -61,7 +62,7 @@ def chunks() -> dict[tuple[str, str], np.ndarray]:
 def codec_of(name: str) -> Any:
     if name != "skyfold.latents":
         return CODECS[name]()
-    tables = tables_from_bytes((GOLDEN / name / "tables.bin").read_bytes())
+    tables = LatentTables.from_bytes((GOLDEN / name / "tables.bin").read_bytes())
     return LatentsCodec(tables=register_tables(tables))
 
 

@@ -20,14 +20,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pcodec import ChunkConfig, standalone
 
 from skyfold.codecs.chunk import ChunkCodec
+from skyfold.codecs.streams import compress, decompress
 from skyfold.errors import CorruptDataError
 from skyfold.ladder import BLOCK
 
 _ZERO, _ALL, _BITMAP = 0, 1, 2
-_WIDENED = {np.dtype("i1"): np.dtype("i2"), np.dtype("u1"): np.dtype("u2")}
 
 
 @dataclass(frozen=True)
@@ -107,21 +106,3 @@ def read_bitmap(data: bytes, blocks: int) -> tuple[NDArray[np.bool_], bytes]:
         raise CorruptDataError(f"bitmap of blocks has {len(packed)} bytes for {blocks} blocks")
     bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=blocks)
     return bits.astype(bool), data[end:]
-
-
-def compress(values: NDArray[Any]) -> bytes:
-    """Numbers as a pcodec stream."""
-    wide = values.astype(_WIDENED.get(values.dtype, values.dtype), copy=False)
-    return bytes(standalone.simple_compress(wide, ChunkConfig()))
-
-
-def decompress(data: bytes, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Numbers of a pcodec stream, exactly `size`, in bounded memory; else CorruptDataError."""
-    values = np.zeros(size, _WIDENED.get(dtype, dtype))
-    progress = standalone.simple_decompress_into(data, values)
-    if progress.n_processed != size or not progress.finished:
-        raise CorruptDataError(
-            f"pcodec stream holds {progress.n_processed} of {size} values"
-            + ("" if progress.finished else ", and more")
-        )
-    return values.astype(dtype, copy=False)

@@ -53,7 +53,8 @@ from skyfold.codecs.density_tables import (
     models,
     tables,
 )
-from skyfold.codecs.latents import SYMBOLS, join, split
+from skyfold.codecs.latent_tables import SYMBOLS
+from skyfold.codecs.latents import join, split
 from skyfold.errors import CorruptDataError, InvalidRequestError
 
 _EMPTY, _ALL, _SOME = 0, 1, 2

@@ -35,10 +35,11 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfold.codecs.blocks import BlocksCodec, compress, decompress
+from skyfold.codecs.blocks import BlocksCodec
 from skyfold.codecs.chunk import ChunkCodec
 from skyfold.codecs.interlaced_passes import CLIP, COARSEST, SMALLEST, Ints, Plan, Walk
 from skyfold.codecs.quadtree import decode_mask, encode_mask
+from skyfold.codecs.streams import compress, decompress
 from skyfold.codecs.tables import DIRECT, Table, get_table, join, lengths, split
 from skyfold.errors import CorruptDataError
 from skyfold.ladder import LEAF

@@ -19,13 +19,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pcodec import ChunkConfig, standalone
+from pcodec import standalone
 
 from skyfold.codecs.chunk import ChunkCodec
+from skyfold.codecs.streams import compress, decompress
 from skyfold.errors import CorruptDataError
 
 _ZERO, _ALL, _RUNS = 0, 1, 2
-_WIDENED = {np.dtype("i1"): np.dtype("i2"), np.dtype("u1"): np.dtype("u2")}
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class NonzeroCodec(ChunkCodec):
         if not used.any():
             return bytes([_ZERO])
         if used.all():
-            return bytes([_ALL]) + _compress(flat)
+            return bytes([_ALL]) + compress(flat)
         edges = np.flatnonzero(np.diff(used, prepend=False))
-        runs = _compress(np.diff(edges, prepend=0).astype(np.uint32))
+        runs = compress(np.diff(edges, prepend=0).astype(np.uint32))
         head = bytes([_RUNS]) + len(runs).to_bytes(4, "little") + runs
-        return head + _compress(flat[used])
+        return head + compress(flat[used])
 
     def decode_chunk(
         self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]
@@ -65,13 +65,13 @@ class NonzeroCodec(ChunkCodec):
             return np.zeros(shape, dtype)
         size = int(np.prod(shape))
         if kind == _ALL:
-            return _decompress(data[1:], size, dtype).reshape(shape)
+            return decompress(data[1:], size, dtype).reshape(shape)
         if kind != _RUNS:
             raise CorruptDataError(f"skyfold.nonzero chunk begins with {kind}; 0, 1 or 2 is known")
         length = int.from_bytes(data[1:5], "little")
         used = _read_runs(data[5 : 5 + length], size)
         flat = np.zeros(size, dtype)
-        flat[used] = _decompress(data[5 + length :], int(used.sum()), dtype)
+        flat[used] = decompress(data[5 + length :], int(used.sum()), dtype)
         return flat.reshape(shape)
 
 
@@ -85,19 +85,3 @@ def _read_runs(data: bytes, size: int) -> NDArray[np.bool_]:
     turns = np.zeros(size, np.int64)
     np.add.at(turns, edges, 1)
     return np.asarray(np.cumsum(turns) % 2 == 1)
-
-
-def _compress(values: NDArray[Any]) -> bytes:
-    wide = values.astype(_WIDENED.get(values.dtype, values.dtype), copy=False)
-    return bytes(standalone.simple_compress(wide, ChunkConfig()))
-
-
-def _decompress(data: bytes, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Exactly `size` values: the destination bounds the memory, whatever the stream claims."""
-    values = np.zeros(size, _WIDENED.get(dtype, dtype))
-    progress = standalone.simple_decompress_into(data, values)
-    if progress.n_processed != size or not progress.finished:
-        raise CorruptDataError(
-            f"pcodec stream holds {progress.n_processed} of {size} values; fetch the chunk again"
-        )
-    return values.astype(dtype, copy=False)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfold.codecs.chunk import ChunkCodec
+from skyfold.codecs.streams import read_leb128, to_leb128
 from skyfold.errors import CorruptDataError
 
 _KINDS = 3  # 1, 2, and a value that follows
@@ -33,7 +34,7 @@ class SparseCodec(ChunkCodec):
         gaps = np.diff(place, prepend=-1) - 1
         out = bytearray()
         for gap, value in zip(gaps.tolist(), flat[place].tolist(), strict=True):
-            out += _to_leb128(gap * _KINDS + min(value, _KINDS) - 1)
+            out += to_leb128(gap * _KINDS + min(value, _KINDS) - 1)
             if value >= _KINDS:
                 out.append(value - _KINDS)
         return bytes(out)
@@ -45,7 +46,7 @@ class SparseCodec(ChunkCodec):
         flat = np.zeros(int(np.prod(shape)), dtype)
         place, at = -1, 0
         while at < len(data):
-            number, at = _from_leb128(data, at)
+            number, at = read_leb128(data, at)
             gap, kind = divmod(number, _KINDS)
             place += gap + 1
             value = kind + 1
@@ -57,28 +58,6 @@ class SparseCodec(ChunkCodec):
                 )
             flat[place] = value
         return flat.reshape(shape)
-
-
-def _to_leb128(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def _from_leb128(data: bytes, at: int) -> tuple[int, int]:
-    """Number that begins at a byte, and where the next one does."""
-    number, shift = 0, 0
-    while True:
-        byte = _byte(data, at)
-        number |= (byte & 0x7F) << shift
-        shift, at = shift + 7, at + 1
-        if byte < 0x80:
-            return number, at
-        if shift > 56:
-            raise CorruptDataError("skyfold.sparse chunk holds a number of more than 63 bits")
 
 
 def _byte(data: bytes, at: int) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 
 from skyfold.access.graph_check import BATCH, check_graph
 from skyfold.access.trust import load_json, reading
-from skyfold.codecs.latents import register_tables, tables_from_bytes
+from skyfold.codecs.latent_tables import LatentTables, register_tables
 from skyfold.errors import CorruptDataError
 from skyfold.ladder import TILE
 from skyfold.layout import MODEL_FILES, STRIDE
@@ -54,7 +54,7 @@ class Network:
                 "publisher"
             )
         self.digest = digest
-        tables = tables_from_bytes(files["tables.bin"])
+        tables = LatentTables.from_bytes(files["tables.bin"])
         self.tables = register_tables(tables)
         self.channels = tables.channels
         self.card, self.tolerance = _read_card(files["card.json"], digest)

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from models.entropy import fit_tables
 from models.patches import source_weights
 from models.pca import patch_basis
-from skyfold.codecs.latents import LatentTables, decode_latents, encode_latents
+from skyfold.codecs.latent_tables import LatentTables
+from skyfold.codecs.latents import decode_latents, encode_latents
 from skyfold.layout import STRIDE
 from skyfold.noise import background_at
 from storage.images.encoder import Prepared

@@ -25,7 +25,8 @@ from skyfold.catalogs.model import ARRAYS, CARD, TableModel, files_digest
 from skyfold.codecs.blocks import BlocksCodec
 from skyfold.codecs.columns import NumbersCodec, TextCodec
 from skyfold.codecs.density import DensityCodec
-from skyfold.codecs.latents import LatentTables, decode_latents, encode_latents
+from skyfold.codecs.latent_tables import LatentTables
+from skyfold.codecs.latents import decode_latents, encode_latents
 from skyfold.codecs.nonzero import NonzeroCodec
 from skyfold.codecs.sparse import SparseCodec
 from skyfold.densities.index import Bounds, DensityIndex, Shard

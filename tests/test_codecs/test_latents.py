@@ -10,20 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from skyfold.codecs.latents import (
+from skyfold.codecs.latent_tables import (
     DIRECT,
     FIXED,
     SYMBOLS,
     TOTAL,
-    LatentsCodec,
     LatentTables,
-    decode_latents,
-    decode_together,
-    encode_latents,
     get_tables,
     register_tables,
-    tables_from_bytes,
 )
+from skyfold.codecs.latents import LatentsCodec, decode_latents, decode_together, encode_latents
 from skyfold.errors import CorruptDataError, InvalidRequestError, UnknownCodecError
 
 
@@ -162,7 +158,7 @@ def test_latents_that_do_not_fit_the_tables_are_refused(shape):
 
 def test_tables_round_trip_through_bytes():
     data = TABLES.to_bytes()
-    again = tables_from_bytes(data)
+    again = LatentTables.from_bytes(data)
     assert again.to_bytes() == data
     assert again.digest == TABLES.digest == hashlib.sha256(data).hexdigest()
     assert again.channels == 3
@@ -185,7 +181,7 @@ def test_tables_round_trip_through_bytes():
 )
 def test_hostile_tables_are_refused(damage):
     with pytest.raises(CorruptDataError, match="fetch the model"):
-        tables_from_bytes(damage(TABLES.to_bytes()))
+        LatentTables.from_bytes(damage(TABLES.to_bytes()))
 
 
 def test_tables_of_the_wrong_type_are_refused():

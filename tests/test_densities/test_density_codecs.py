@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from skyfold.codecs.density import DensityCodec
 from skyfold.codecs.density_tables import CONTEXTS, built_in_map, costs, tables
-from skyfold.codecs.latents import TOTAL
+from skyfold.codecs.latent_tables import TOTAL
 from skyfold.codecs.nonzero import NonzeroCodec
 from skyfold.errors import CorruptDataError, InvalidRequestError
 

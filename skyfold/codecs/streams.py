@@ -1,0 +1,84 @@
+"""What the bytes of several codecs are made of: pcodec streams, and integers of variable length.
+
+A stream is read into memory of the size that its reader expects, whatever it claims to hold.
+8-bit types are widened to 16 bits, which pcodec begins with.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pcodec import ChunkConfig, standalone
+
+from skyfold.errors import CorruptDataError
+
+_WIDENED = {np.dtype("i1"): np.dtype("i2"), np.dtype("u1"): np.dtype("u2")}
+_MAX_SHIFT = 56  # [bit]: of the last seven bits of a number
+
+
+def compress(values: NDArray[Any]) -> bytes:
+    """Numbers as a standalone pcodec stream."""
+    wide = values.astype(_WIDENED.get(values.dtype, values.dtype), copy=False)
+    return bytes(standalone.simple_compress(wide, ChunkConfig()))
+
+
+def decompress(data: bytes, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Numbers of a pcodec stream, exactly `size` of a dtype, shape (size,); see `fill`."""
+    return fill(np.zeros(size, _WIDENED.get(dtype, dtype)), data).astype(dtype, copy=False)
+
+
+def fill(values: NDArray[Any], data: bytes) -> NDArray[Any]:
+    """Put the numbers of a pcodec stream into an array, and give it back.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n,)
+        Of the dtype of the stream.
+    data : bytes
+        The stream.
+
+    Raises
+    ------
+    CorruptDataError
+        If it holds fewer or more numbers.
+    """
+    progress = standalone.simple_decompress_into(data, values)
+    if progress.n_processed != len(values) or not progress.finished:
+        raise CorruptDataError(
+            f"pcodec stream holds {progress.n_processed} of {len(values)} values"
+            f"{'' if progress.finished else ', and more'}; fetch the chunk again"
+        )
+    return values
+
+
+def to_leb128(number: int) -> bytes:
+    """Unsigned LEB128 of a number that is not negative."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def read_leb128(data: bytes, at: int) -> tuple[int, int]:
+    """Number that begins at a byte, and the place of the byte after it.
+
+    Raises
+    ------
+    CorruptDataError
+        If the bytes end inside the number, or it has more than 63 bits.
+    """
+    number = shift = 0
+    while at < len(data) and shift <= _MAX_SHIFT:
+        byte = data[at]
+        number |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return number, at
+    raise CorruptDataError(
+        f"chunk of {len(data)} bytes holds a number that ends beyond them or has more than 63 "
+        "bits; fetch the chunk again"
+    )
