@@ -15,6 +15,7 @@ the other way, with the side that the encoder took.
 
 from __future__ import annotations
 
+import math
 import zlib
 from typing import Any
 
@@ -59,10 +60,16 @@ def predict(
     ndarray, shape (ny, nx), int64
         Multiples of ``noise.round_step`` [grid units].
     """
-    steps = noise.to_signal(y)
-    steps += background
-    steps /= noise.round_step
-    rounded = np.floor(steps + ROUND_UP).astype(np.int64)
+    return round_prediction(background + noise.to_signal(y), noise, guard)
+
+
+def round_prediction(
+    smooth: NDArray[np.float64], noise: NoiseModel, guard: NDArray[np.uint8]
+) -> Int:
+    """As `predict`, of the sum of background and signal, float64 [grid units]."""
+    steps = smooth / noise.round_step
+    shifted = steps + ROUND_UP
+    rounded = np.floor(shifted, out=shifted).astype(np.int64)
     if not guard.any():
         rounded *= noise.round_step
         return rounded
@@ -168,7 +175,7 @@ def from_grid(lattice: Int, noise: NoiseModel, dtype: np.dtype[Any]) -> NDArray[
     if dtype.kind != "f":
         limits = np.iinfo(dtype)
         return np.clip(lattice, limits.min, limits.max).astype(dtype)
-    return np.ldexp(lattice.astype(np.float64), noise.grid_exponent).astype(dtype)
+    return (lattice * math.ldexp(1.0, noise.grid_exponent)).astype(dtype)
 
 
 def remainder(stored: NDArray[Any], centres: Int, width: Int, bounded: NDArray[Any]) -> Int:
@@ -230,8 +237,8 @@ def checksum(values: NDArray[Any], ny: int = TILE, nx: int = TILE) -> int:
     """CRC-32 of a tile's little-endian bytes in C order, zeros beyond its ``[:ny, :nx]``."""
     if ny < TILE or nx < TILE:
         values = np.where(_corner(values.shape, ny, nx), values, 0).astype(values.dtype)
-    little = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False)
-    return zlib.crc32(little.tobytes())
+    little = values.astype(values.dtype.newbyteorder("<"), order="C", copy=False)
+    return zlib.crc32(little.data)
 
 
 def _corner(shape: tuple[int, ...], ny: int, nx: int) -> NDArray[np.bool_]:

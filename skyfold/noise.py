@@ -121,10 +121,12 @@ class NoiseModel:
 
     def pixel_sigma(self, signal: NDArray[Any]) -> NDArray[np.float64]:
         """Noise of a pixel [grid units] whose background-subtracted value is `signal`."""
+        if not self.slope:
+            return np.full(np.shape(signal), self.sigma)
         variance: NDArray[np.float64] = np.maximum(signal, 0.0)
         variance *= self.slope
         variance += self.sigma * self.sigma
-        return np.sqrt(variance)
+        return np.sqrt(variance)  # of no slope it is sigma, bit for bit
 
 
 def background_nodes(pixels: int) -> int:

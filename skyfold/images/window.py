@@ -7,6 +7,7 @@ network's rounding takes part and checked by a CRC of every tile; `latent` and t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -184,17 +185,18 @@ class _Decoder:
         noise = self._noise
         rows, columns = (slice(at * TILE, (at + 1) * TILE) for at in name)
         background = background_at(self.layers["background"], noise.background_step, rows, columns)
-        predicted = ladder.predict(y, background, noise, self.layers["guard"][place])
+        smooth = noise.to_signal(y)
+        smooth += background
+        predicted = ladder.round_prediction(smooth, noise, self.layers["guard"][place])
         sigma = noise.pixel_sigma(predicted - background)
-        values = self._refine(y, background, predicted, sigma, place, name)
-        return values, sigma * np.ldexp(1.0, noise.grid_exponent)
+        values = self._refine(smooth, predicted, sigma, place, name)
+        sigma *= math.ldexp(1.0, noise.grid_exponent)
+        return values, sigma
 
-    def _smooth(self, y: NDArray[np.float32], background: NDArray[np.float64]) -> NDArray[Any]:
-        """The network's own values, not rounded, as floats [stored unit]."""
-        signal = self._noise.to_signal(y)
-        signal += background
-        signal *= np.ldexp(1.0, self._noise.grid_exponent)
-        return signal.astype(self._float)
+    def _unrounded(self, smooth: NDArray[np.float64]) -> NDArray[Any]:
+        """The network's own values, in grid units, as floats [stored unit]."""
+        smooth *= math.ldexp(1.0, self._noise.grid_exponent)
+        return smooth.astype(self._float)
 
     @property
     def _noise(self) -> NoiseModel:
@@ -206,8 +208,7 @@ class _Decoder:
 
     def _refine(
         self,
-        y: NDArray[np.float32],
-        background: NDArray[np.float64],
+        smooth: NDArray[np.float64],
         predicted: NDArray[np.int64],
         sigma: NDArray[np.float64],
         place: tuple[slice, slice],
@@ -217,14 +218,14 @@ class _Decoder:
         flags = self.layers["flags"][place]
         if self.level == "latent":
             self._check(predicted, name, "latent")
-            return self._fill(self._smooth(y, background), flags)
+            return self._fill(self._unrounded(smooth), flags)
         width = ladder.cell_width(predicted, sigma, self.entry.step, self.dtype)
         cells = self.layers["sources"][place]
         if self.level == "sources":
             centres = ladder.from_cells(cells, predicted, width)
             self._check(centres, name, "sources")
             refined = ladder.from_grid(centres, self._noise, self.dtype)
-            values = self._smooth(y, background)
+            values = self._unrounded(smooth)
             np.copyto(values, refined, where=in_used_blocks(cells), casting="unsafe")
             return self._fill(values, flags)
         centres = ladder.from_cells(cells + self.layers["bounded"][place], predicted, width)
