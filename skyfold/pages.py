@@ -9,11 +9,8 @@ from typing import TYPE_CHECKING, Any
 from skyfold.ladder import LEVELS
 
 if TYPE_CHECKING:
-    from skyfold.fidelity.record import FidelityRecord
     from skyfold.images.library import ImageLibrary
     from skyfold.release import DataRelease
-
-_ROWS = 20  # of a long table
 
 
 def release_html(release: DataRelease) -> str:
@@ -43,15 +40,6 @@ def library_html(library: ImageLibrary) -> str:
     return table_html(("set", "images", "bands", *levels), rows)
 
 
-def record_html(record: FidelityRecord) -> str:
-    """The first rows of a fidelity record."""
-    names = ("kind", "set", "band", "level", "case", "measure", "bin", "n", "p50", "p90", "unit")
-    rows = record.rows()
-    shown = [[_short(row.get(name)) for name in names] for row in rows[:_ROWS]]
-    more = f"<div>and {len(rows) - _ROWS} more rows</div>" if len(rows) > _ROWS else ""
-    return table_html(names, shown) + more
-
-
 def table_html(names: Iterable[str], rows: Iterable[Sequence[Any]]) -> str:
     """HTML table of plain values."""
     head = "".join(f"<th>{escape(name)}</th>" for name in names)
@@ -69,9 +57,3 @@ def _rate(one: dict[str, Any]) -> str:
     if "bpp" in one:
         return f"{one['bpp']:.3g} bits a pixel"
     return f"{one['bytes_per_row']:.3g} bytes a row"
-
-
-def _short(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

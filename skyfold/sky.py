@@ -123,12 +123,6 @@ def pixel_positions(wcs: WCS, positions: SkyCoord) -> tuple[NDArray[Any], NDArra
     return np.asarray(x, float), np.asarray(y, float)
 
 
-def pixel_position(wcs: WCS, position: SkyCoord) -> tuple[float, float]:
-    """Position (x, y) [pixel]; NaN where the projection does not reach."""
-    x, y = pixel_positions(wcs, position)
-    return float(x), float(y)
-
-
 def box_in_pixels(wcs: WCS, size: Any) -> tuple[int, int]:
     """Box (ny, nx) [pixel] of a size on the sky.
 

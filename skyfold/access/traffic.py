@@ -49,11 +49,6 @@ class Traffic:
         with self._lock:
             return Traffic(self.requests, self.bytes, self.rounds, self.cached_bytes)
 
-    def reset(self) -> None:
-        """Start from zero."""
-        with self._lock:
-            self.requests = self.bytes = self.rounds = self.cached_bytes = 0
-
     def __sub__(self, before: Traffic) -> Traffic:
         now = self.snapshot()
         return Traffic(

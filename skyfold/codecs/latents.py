@@ -330,7 +330,7 @@ class LatentsCodec(ChunkCodec):
         self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> NDArray[Any]:
         """Chunk of a stated shape; see `decode_latents`."""
-        return self.decode_chunks([data], shape, dtype)
+        return decode_latents(data, shape, get_tables(self.tables)).astype(dtype, copy=False)
 
     def decode_chunks(
         self, chunks: Sequence[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]

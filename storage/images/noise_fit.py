@@ -16,7 +16,7 @@ import numpy as np
 
 from skyfold.images.index import FLAG_FILL, FLAG_MASKED, MAX_FILLS
 from skyfold.ladder import SAFE_INTEGER
-from skyfold.noise import FLOAT_GRID_BITS, MESH, background_nodes
+from skyfold.noise import FLOAT_GRID_BITS, MESH
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -338,8 +338,3 @@ def mesh_in_steps(
     mesh = np.clip(whole, limits.min, limits.max).astype(np.int32)
     padding = [(0, want - have) for want, have in zip(nodes, mesh.shape, strict=True)]
     return np.pad(mesh, padding, mode="edge")
-
-
-def mesh_shape(ny: int, nx: int) -> tuple[int, int]:
-    """Nodes of an image's own mesh."""
-    return background_nodes(ny), background_nodes(nx)
