@@ -1,4 +1,4 @@
-"""Publish: provenance and report, then the manifest that seals the release, then its catalog entry.
+"""Publish: provenance, card and report, then the manifest, which is the seal, then the catalog.
 
 A release that stands on a base is compared with it first: one that loses more is quarantined, which
 is to say not sealed, and one whose model has aged asks for training. Both are told as events.
@@ -24,8 +24,9 @@ from flows.job import Job
 from flows.parameters import AtNight, Survey, night_of, run_name
 from flows.report import render_report
 from flows.runner import HOUR
+from skyfold.card import release_card
 from skyfold.errors import QuarantineError, SealedReleaseError
-from skyfold.layout import MANIFEST_KEY, PROVENANCE_KEY, REPORT_KEY
+from skyfold.layout import CARD_KEY, MANIFEST_KEY, PROVENANCE_KEY, REPORT_KEY
 from skyfold.release import DataRelease, open_release
 from storage.drift import GROWTH, growth, worse_rows
 from storage.register import register_release
@@ -70,6 +71,7 @@ def publish(
         return Failed(name="Quarantined", message=str(refused), data=refused)
     store.write(PROVENANCE_KEY, json.dumps(provenance(job), sort_keys=True, indent=1).encode())
     history = (job.training() or {}).get("history", [])
+    store.write(CARD_KEY, release_card(release, sealed=True).encode())
     store.write(REPORT_KEY, render_report(release, history).encode())
     try:
         objects = job.builder.seal()

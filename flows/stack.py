@@ -56,12 +56,15 @@ class Stack:
         What a producer's shell needs; secrets among it.
     reader : dict
         Keys of a consumer, who may only read.
+    commands : dict
+        What each process was started with: its command, and what its environment has beside.
     """
 
     folder: Path
     pids: dict[str, int] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     reader: dict[str, str] = field(default_factory=dict)
+    commands: dict[str, tuple[list[str], dict[str, str]]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path) -> Stack:
@@ -74,7 +77,8 @@ class Stack:
 
     def save(self) -> None:
         """Keep what `load` needs, and the environment as a file for shells."""
-        state = {"pids": self.pids, "environment": self.environment, "reader": self.reader}
+        kept = ("pids", "environment", "reader", "commands")
+        state = {name: getattr(self, name) for name in kept}
         _write_private(self.folder / STATE, json.dumps(state, indent=1))
         lines = [f"export {name}={value}\n" for name, value in self.environment.items()]
         _write_private(self.folder / SECRETS, "".join(lines))
@@ -93,8 +97,15 @@ class Stack:
                 start_new_session=True,
             )
         self.pids[name] = process.pid
+        self.commands[name] = (command, more)
         self.save()
         return process.pid
+
+    def restart(self, name: str) -> None:
+        """Kill a process as a dying machine would, and start it again as it was."""
+        self.kill(name, signal.SIGKILL)
+        command, more = self.commands[name]
+        self.start(name, command, **more)
 
     def is_alive(self, name: str) -> bool:
         """Whether a process of the stack runs."""

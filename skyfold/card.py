@@ -32,13 +32,16 @@ _LIMITS = (
 )
 
 
-def release_card(release: DataRelease) -> str:
+def release_card(release: DataRelease, *, sealed: bool | None = None) -> str:
     """Data sheet and model cards of a release, Markdown.
 
     Parameters
     ----------
     release : DataRelease
         Sealed or about to be, with its fidelity record.
+    sealed : bool, optional
+        What the page says of that; by default what is so. The card that is stored in a release is
+        written before the seal and read after it.
 
     Returns
     -------
@@ -58,7 +61,7 @@ def release_card(release: DataRelease) -> str:
     >>> print(release_card(skyfold.open_release("archive/demo/dr1")))  # doctest: +SKIP
     """
     parts = (
-        _head(release),
+        _head(release, release.sealed if sealed is None else sealed),
         *_images(release),
         *_tables(release, "catalogs"),
         *_tables(release, "densities"),
@@ -71,14 +74,14 @@ def release_card(release: DataRelease) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _head(release: DataRelease) -> str:
+def _head(release: DataRelease, sealed: bool) -> str:
     kinds: dict[str, Sized] = {
         "image": release.images,
         "catalog": release.catalogs,
         "set of densities": release.densities,
     }
     counts = [_count(len(found), name) for name, found in kinds.items() if len(found)]
-    state = "sealed and immutable" if release.sealed else "not sealed yet"
+    state = "sealed and immutable" if sealed else "not sealed yet"
     about = f"{', '.join(counts) or 'nothing'}; {state}; format {release.about['format']}."
     return f"# {_text(release.name)}\n\n{about}\n"
 

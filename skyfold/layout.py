@@ -35,6 +35,7 @@ MANIFEST_KEY = "manifest.json"
 FIDELITY_KEY = "fidelity.ecsv"
 REPORT_KEY = "report.html"
 PROVENANCE_KEY = "provenance.json"
+CARD_KEY = "card.md"
 MODEL_FILES = ("decoder.onnx", "encoder.onnx", "tables.bin", "card.json")
 STRIDE = 8  # image pixels a side of one latent position
 

@@ -14,7 +14,14 @@ from typing import Any
 
 from skyfold.access.trust import check_key, load_json, reading
 from skyfold.errors import CorruptDataError
-from skyfold.layout import FORMAT, MANIFEST_KEY, PROVENANCE_KEY, REPORT_KEY, ZARR_KEY
+from skyfold.layout import (
+    CARD_KEY,
+    FORMAT,
+    MANIFEST_KEY,
+    PROVENANCE_KEY,
+    REPORT_KEY,
+    ZARR_KEY,
+)
 
 Objects = dict[str, dict[str, Any]]
 _HEX = frozenset("0123456789abcdef")
@@ -61,7 +68,7 @@ def read_manifest(data: bytes, name: str) -> Objects:
 
 def is_read_whole(key: str) -> bool:
     """Whether a reader takes an object whole and it carries no checksum of its own."""
-    apart = (ZARR_KEY, MANIFEST_KEY, PROVENANCE_KEY, REPORT_KEY)
+    apart = (ZARR_KEY, MANIFEST_KEY, PROVENANCE_KEY, REPORT_KEY, CARD_KEY)
     parts = key.split("/")
     return not (key in apart or parts[0] in ("models", "_staging") or {"c", ZARR_KEY} & set(parts))
 

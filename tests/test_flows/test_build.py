@@ -260,5 +260,5 @@ def test_build_and_read_on_object_storage(prefect, s3, survey, built, tmp_path, 
         here = local.images.cutout(position, 6 * u.arcsec, band=entry.band, level=level)
         there = release.images.cutout(position, 6 * u.arcsec, band=entry.band, level=level)
         np.testing.assert_array_equal(here.data, there.data)
-    for text in (release.read("provenance.json"), release.read("report.html")):
+    for text in map(release.read, ("provenance.json", "card.md", "report.html")):
         assert b"planted-secret" not in text

@@ -19,20 +19,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
     pytest.mark.slow,
     pytest.mark.s3,
-    pytest.mark.skipif(not os.environ.get("SKYFOLD_STACK"), reason="SKYFOLD_STACK=1 asks for it"),
 ]
 
 PATIENCE = 900.0
 NIGHTS = ("2026-11-20", "2026-11-21")
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory):
-    from flows.stack import up
-
-    started = up(tmp_path_factory.mktemp("stack") / "s", workers=2, port=0, say=print)
-    yield started
-    started.stop()
 
 
 @pytest.fixture(scope="module")
