@@ -93,7 +93,8 @@ class OutColumn:
     ----------
     name : str
     values : ndarray, shape (n, ...)
-        Numbers, booleans, times or strings; further axes become one list a row.
+        Numbers, booleans, times or strings; further axes become one list a row, and so does an
+        array in each row, of type object.
     nulls : ndarray of bool, of the shape of `values`, or None
         Where there is no value.
     metadata : dict of str to str
@@ -136,13 +137,22 @@ def write_columns(
     arro3.io.write_parquet(table, target, compression="zstd(3)", max_row_group_size=row_group)
 
 
+def _list_array(lists: NDArray[np.object_]) -> Any:
+    offsets = np.concatenate([[0], np.cumsum([len(one) for one in lists])]).astype(np.int32)
+    flat = np.concatenate([*lists]) if len(lists) else np.empty(0)
+    flat = flat.astype(flat.dtype.newbyteorder("="), copy=False)
+    return arro3.core.list_array(arro3.core.Array.from_numpy(offsets), _to_arrow(flat, None))
+
+
 def _to_arrow(values: NDArray[Any], nulls: NDArray[np.bool_] | None) -> Any:
     if values.ndim > 1:
         flat = _to_arrow(values.reshape(-1), None if nulls is None else nulls.reshape(-1))
         return arro3.core.fixed_size_list_array(flat, int(np.prod(values.shape[1:])))
     if values.dtype.kind == "S":
         values = np.strings.decode(values, "utf-8", "replace")
-    if values.dtype.kind == "U":
+    if values.dtype.kind == "O":
+        array = _list_array(values)
+    elif values.dtype.kind == "U":
         array = arro3.core.Array(values.tolist(), arro3.core.DataType.string())
     else:
         if values.dtype.kind in "mM":

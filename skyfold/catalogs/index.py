@@ -7,14 +7,16 @@
     catalogs/<name>/<layer>            Zarr arrays (elements, rows); a chunk is one element's rows,
                                        or several elements' where the catalog is short
     catalogs/<name>/text/<number>      Zarr arrays (rows, bytes) of strings
+    catalogs/<name>/list/<number>      Zarr arrays (rows, 1 + longest): number, values, zeros
     catalogs/<name>/checksum           CRC-32 of decoded values (columns of floats, chunks, levels
                                        from `latent` on); 0 where nothing is computed
     catalogs/<name>/som/<array>        the self-organizing map and what its cells hold
     models/<digest>/table.npz          the table's model
 
 A column of vectors is several *elements*: real elements (floats), whole ones (integers, booleans,
-times), text. Rows are cut into chunks along the HEALPix curve; inside a chunk they keep the order
-of the input, so that their numbers cost little and neighbours in the file stay neighbours.
+times), text. Lists of changing length are kept as they are at every level, bits of floats or
+integers. Rows are cut into chunks along the HEALPix curve; inside a chunk they keep the order of
+the input, so that their numbers cost little and neighbours in the file stay neighbours.
 
 The layers `direct2`, `direct4` and `direct8` hold bits of floats; of a column that names a
 *relation*, how far its bits are from what other columns say (`skyfold.catalogs.relations`).
@@ -35,7 +37,7 @@ from skyfold.access.parquet import read_columns
 from skyfold.access.trust import load_json, reading
 from skyfold.catalogs.columns import LEVELS
 from skyfold.catalogs.relations import Relation
-from skyfold.codecs.columns import NumbersCodec, TextCodec
+from skyfold.codecs.columns import ListsCodec, NumbersCodec, TextCodec
 from skyfold.errors import CorruptDataError, LevelNotStoredError, UnknownNameError
 
 CHUNK_ROWS = 16384
@@ -48,7 +50,9 @@ MAX_ROWS = 2**40
 _DTYPE = re.compile(r"str|[<>|=]?[A-Za-z]{1,10}[0-9]{0,7}(\[[0-9]{0,9}[A-Za-zμ]{1,3}\])?")
 HEALPIX_ORDER = 29  # of the curve that rows follow
 REAL_KINDS = ("scaled", "error", "fixed", "plain")
-KINDS = (*REAL_KINDS, "whole", "text")
+ROW_MAJOR = ("text", "list")  # kinds with an array of their own for each element, rows first
+KINDS = (*REAL_KINDS, "whole", *ROW_MAJOR)
+MAX_LIST_CHUNK_BYTES = 2**26  # of the longest list, times rows of a chunk
 _SHARED = ("rows", "map", "latent")
 _LAYER_TYPES = {
     "rows": "int64",
@@ -74,12 +78,12 @@ class Column:
     ----------
     name, unit, description : str
     dtype : str
-        Such as ``>f4`` or ``S17``; ``str`` for text of any length.
+        Such as ``>f4`` or ``S17``; ``str`` for text of any length; of a list, that of its values.
     shape : tuple of int
         Of one row's value; ``()`` for a number.
-    kind : {"scaled", "error", "fixed", "plain", "whole", "text"}
+    kind : {"scaled", "error", "fixed", "plain", "whole", "text", "list"}
     first : int
-        Number of its first element among those of its sort (real, whole, text).
+        Number of its first element among those of its sort (real, whole, text, list).
     direct : int
         Likewise in the array of its size, ``direct2``, ``direct4`` or ``direct8``.
     is_position : bool
@@ -99,7 +103,7 @@ class Column:
     missing : tuple of float
         Those values among the declared or found ones that mean "missing".
     width : int
-        Bytes of the longest string.
+        Bytes of the longest string, or values of the longest list.
     relation : Relation or None
         How its bits are told from other columns; they are stored as they are without.
     """
@@ -142,6 +146,18 @@ class Column:
     def direct_layer(self) -> str:
         """Array that holds its bits."""
         return f"direct{self.native.itemsize}"
+
+    @property
+    def list_dtype(self) -> np.dtype[Any]:
+        """Type that holds its lists: bits of floats, integers as they are; and the numbers."""
+        native = self.native
+        return np.dtype(f"u{max(native.itemsize, 4)}" if native.kind == "f" else "i8")
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that one row takes in memory, at most."""
+        sizes = {"text": self.width, "list": (1 + self.width) * self.list_dtype.itemsize}
+        return self.elements * sizes.get(self.kind, 8)
 
     def fill_values(self) -> np.ndarray[Any, Any]:
         """Values of the flags from `FLAG_FILL` on."""
@@ -238,20 +254,20 @@ class CatalogInfo:
         return [column for column in self.columns if column.is_real]
 
     def numbers(self, kind: str) -> int:
-        """How many elements there are of a sort: real, whole or text."""
+        """How many elements there are of a sort: real, whole, text or list."""
         if kind == "real":
             return sum(column.elements for column in self.columns if column.is_real)
         return sum(column.elements for column in self.columns if column.kind == kind)
 
     def null_place(self, column: Column) -> int:
         """Row of the layer `nulls` that holds a column's first element."""
-        real, whole = self.numbers("real"), self.numbers("whole")
-        before = 0 if column.is_real else real if column.kind == "whole" else real + whole
-        return before + column.first
+        sort = "real" if column.is_real else column.kind
+        before = ("real", "whole", "text", "list")
+        return sum(map(self.numbers, before[: before.index(sort)])) + column.first
 
     def layers_read(self, column: Column, level: str) -> tuple[str, ...]:
         """Layers that decoding a column at a level reads, without those of its errors."""
-        if column.kind in ("whole", "text"):
+        if not column.is_real:
             return (column.kind, "nulls")
         if column.is_position and level in ("map", "latent"):
             level = "bounded"
@@ -266,9 +282,10 @@ class CatalogInfo:
         return (*cells, "exact") if level == "exact" else cells
 
     def layer_shape(self, layer: str) -> tuple[str, int]:
-        """Type and number of rows of a layer's array; text has an array for each element."""
-        real, whole, text = (self.numbers(kind) for kind in ("real", "whole", "text"))
-        counts = {"rows": 1, "map": 1, "latent": self.channels, "nulls": real + whole + text}
+        """Type and number of rows of a layer's array; text and lists have their own."""
+        real, whole = self.numbers("real"), self.numbers("whole")
+        every = real + whole + self.numbers("text") + self.numbers("list")
+        counts = {"rows": 1, "map": 1, "latent": self.channels, "nulls": every}
         counts |= {"whole": whole} | dict.fromkeys(("flags", "bounded", "raw", "exact"), real)
         for size in (2, 4, 8):
             ends = [c.direct + c.elements for c in self.real_columns if c.native.itemsize == size]
@@ -304,7 +321,18 @@ class CatalogInfo:
             if column.kind == "text"
             for place in column.places("text")
         }
-        every = numbers | texts | self._checksum_spec()
+        lists = {
+            f"list/{column.first}": {
+                "shape": (self.rows, 1 + column.width),
+                "chunks": (self.chunk_rows, 1 + column.width),
+                "shards": (self.shard_rows, 1 + column.width),
+                "dtype": column.list_dtype,
+                "serializer": ListsCodec(),
+            }
+            for column in self.columns
+            if column.kind == "list"
+        }
+        every = numbers | texts | lists | self._checksum_spec()
         return {name: spec | {"compressors": None, "fill_value": 0} for name, spec in every.items()}
 
     def _checksum_spec(self) -> dict[str, dict[str, Any]]:
@@ -344,7 +372,7 @@ class CatalogInfo:
 
 
 # Entry points are those of the version that was installed: an editable clone may be newer.
-for _codec in (NumbersCodec, TextCodec):
+for _codec in (NumbersCodec, TextCodec, ListsCodec):
     zarr.registry.register_codec(_codec.codec_name, _codec)
 
 
@@ -367,7 +395,7 @@ def _check(info: CatalogInfo) -> None:
         raise ValueError(f"{info.rows} rows in shards of {info.shard_rows}")
     if info.shard_rows % info.chunk_rows:
         raise ValueError(f"shards of {info.shard_rows} rows in chunks of {info.chunk_rows}")
-    counts = {"real": 0, "whole": 0, "text": 0}
+    counts = {"real": 0, "whole": 0, "text": 0, "list": 0}
     for column in info.columns:
         sort = "real" if column.is_real else column.kind
         known = _DTYPE.fullmatch(column.dtype) and (
@@ -384,9 +412,20 @@ def _check(info: CatalogInfo) -> None:
         counts[sort] += column.elements
         if column.is_real and column.native.kind != "f":
             raise ValueError(f"column {column.name!r} of type {column.dtype!r} is not of floats")
+        if column.kind == "list":
+            _check_list(column, info)
         _check_relation(column, info)
     if sum(counts.values()) > MAX_ELEMENTS:
         raise ValueError(f"{sum(counts.values())} elements; {MAX_ELEMENTS} are allowed")
+
+
+def _check_list(column: Column, info: CatalogInfo) -> None:
+    """A list is of numbers, one a row, and a chunk of the longest ones is not too large."""
+    if column.shape or column.dtype == "str" or column.native.kind not in "fiubMm":
+        raise ValueError(f"column {column.name!r} holds lists of {column.dtype!r}")
+    size = column.row_bytes * info.chunk_rows
+    if column.width < 0 or size > MAX_LIST_CHUNK_BYTES:
+        raise ValueError(f"column {column.name!r} has chunks of lists of {size} bytes")
 
 
 def _check_relation(column: Column, info: CatalogInfo) -> None:

@@ -32,7 +32,7 @@ from skyfold.catalogs.index import (
 )
 from skyfold.catalogs.model import ARRAYS, CARD, MAX_BYTES, TableModel
 from skyfold.catalogs.query import Condition, parse_condition
-from skyfold.catalogs.rows import RowDecoder, check, checked_level, missing_values
+from skyfold.catalogs.rows import RowDecoder, check, checked_level, lists_of, missing_values
 from skyfold.errors import CorruptDataError, InvalidRequestError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -367,9 +367,9 @@ class Catalog:
     ) -> None:
         for one in tree.comparisons():
             column = used[one.column]
-            is_text = column.kind == "text"
-            if column.shape or is_text != isinstance(one.value, bytes):
-                holds = "text" if is_text else "numbers"
+            is_text, is_list = column.kind == "text", column.kind == "list"
+            if column.shape or is_list or is_text != isinstance(one.value, bytes):
+                holds = "text" if is_text else "lists" if is_list else "numbers"
                 raise InvalidRequestError(
                     f"condition {condition!r} compares {one.column!r} with {one.value!r}; that "
                     f"column holds {holds} of shape {column.shape or '()'}: compare columns of one "
@@ -419,9 +419,8 @@ class Catalog:
 
     def _require_memory(self, columns: list[Column], chunks: int) -> None:
         """Refuse a table that is larger than the user allows."""
-        widths = [c.width if c.kind == "text" else 8 for c in columns for _ in range(c.elements)]
         rows = min(self.description.rows, chunks * self.description.chunk_rows)
-        needed = rows * sum(width + 1 for width in widths)
+        needed = rows * sum(column.row_bytes + column.elements for column in columns)
         require_memory(needed, self._release.max_bytes, f"reading catalog {self.name!r}")
 
     def _som_spec(self, path: str) -> dict[str, Any]:
@@ -486,9 +485,20 @@ class _Run:
         with named_store_errors(f"{self.catalog._release.url}/{self.catalog.path}/{layer}", "read"):
             if layer.startswith("text/"):
                 return np.asarray(array[self.rows])
+            if layer.startswith("list/"):
+                return self._lists(layer, array)
             if not len(places):
                 return np.empty((0, self.rows.stop - self.rows.start), array.dtype)
             return np.asarray(array[places[0] : places[-1] + 1, self.rows])
+
+    def _lists(self, layer: str, array: Any) -> NDArray[np.object_]:
+        """Lists of a layer, a chunk at a time: they are filled up to the longest only there."""
+        info = self.catalog.description
+        column = next(c for c in info.columns if layer == f"list/{c.first}" and c.kind == "list")
+        starts = range(self.rows.start, self.rows.stop, info.chunk_rows)
+        ends = (min(start + info.chunk_rows, self.rows.stop) for start in starts)
+        parts = (lists_of(array[a:b], column) for a, b in zip(starts, ends, strict=True))
+        return np.concatenate(list(parts))
 
     def column(
         self, column: Column, level: str | None = None
@@ -570,13 +580,8 @@ def bound_of(info: CatalogInfo, column: Column) -> dict[str, Any]:
 
 
 def _nothing(column: Column) -> list[NDArray[Any]]:
-    dtype = (
-        f"S{column.width}"
-        if column.kind == "text"
-        else "i8"
-        if column.kind == "whole"
-        else column.native
-    )
+    kinds: dict[str, Any] = {"text": f"S{column.width}", "whole": "i8", "list": object}
+    dtype = kinds.get(column.kind, column.native)
     return [np.empty((column.elements, 0), dtype), np.empty((column.elements, 0), bool)]
 
 
@@ -598,9 +603,17 @@ def restore(column: Column, values: NDArray[Any]) -> NDArray[Any]:
     if column.dtype == "str":
         return np.strings.decode(rows, "utf-8") if rows.size else rows.astype(np.str_)
     dtype = np.dtype(column.dtype)
+    if column.kind == "list":
+        for place, values in enumerate(rows):
+            rows[place] = _restored(values, dtype)
+        return rows
+    return _restored(rows, dtype)
+
+
+def _restored(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     if dtype.kind in "Mm":
-        return rows.view(dtype.newbyteorder("=")).astype(dtype)
-    return rows.astype(dtype, copy=False)
+        return values.view(dtype.newbyteorder("=")).astype(dtype)
+    return values.astype(dtype, copy=False)
 
 
 def _table_column(

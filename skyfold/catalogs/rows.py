@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from skyfold import ladder
 from skyfold.catalogs import columns as cells
 from skyfold.catalogs.columns import FLAG_FILL, FLAG_NOT_FINITE, FLAG_RAW, LEVELS
+from skyfold.catalogs.index import ROW_MAJOR
 from skyfold.catalogs.relations import from_rest
 from skyfold.errors import CorruptDataError
 
@@ -36,7 +37,8 @@ class RowDecoder:
         None where the catalog has no floats that are modelled.
     read : callable
         Gives the named rows of a layer's array for this run, shape (places, n). Text layers are
-        named ``text/<element>`` and give shape (n, width).
+        named ``text/<element>`` and give shape (n, width); ``list/<element>`` gives lists, shape
+        (n,), of type object, as `lists_of` makes them.
     """
 
     def __init__(self, info: CatalogInfo, model: TableModel | None, read: ReadLayer) -> None:
@@ -51,7 +53,7 @@ class RowDecoder:
     def decode(self, column: Column, level: str) -> NDArray[Any]:
         """Values of a column, shape (elements, n), in native byte order.
 
-        Text gives byte strings, times and booleans integers.
+        Text gives byte strings, times and booleans integers, lists arrays of either.
         """
         if column.kind == "text":
             rows = [self._read(f"text/{place}", []) for place in column.places("text")]
@@ -60,6 +62,8 @@ class RowDecoder:
             )
         if column.kind == "whole":
             return self._read("whole", column.places("whole"))
+        if column.kind == "list":
+            return self._read(f"list/{column.first}", [])[None]
         if column.is_position and level in ("map", "latent"):
             level = "bounded"
         return {
@@ -221,6 +225,22 @@ class RowDecoder:
         return values
 
 
+def lists_of(rows: NDArray[Any], column: Column) -> NDArray[np.object_]:
+    """Lists of the rows of a layer of lists, shape (n,), of floats or int64.
+
+    Parameters
+    ----------
+    rows : ndarray, shape (n, 1 + width)
+        Number of values, values, zeros; see `skyfold.codecs.columns.ListsCodec`.
+    """
+    out = np.empty(len(rows), object)
+    kind = column.native if column.native.kind == "f" else np.dtype(np.int64)
+    for number, row in enumerate(rows):
+        values = row[1 : 1 + int(row[0])]
+        out[number] = cells.from_bits(values, kind) if kind.kind == "f" else values.copy()
+    return out
+
+
 def checksums(values: NDArray[Any], chunk_rows: int) -> NDArray[np.uint32]:
     """CRC-32 of every chunk of a column's values, shape (elements, n)."""
     starts = range(0, values.shape[1], chunk_rows)
@@ -268,10 +288,7 @@ def missing_values(
     column: Column, values: NDArray[Any], nulls: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
     """Where a column holds no measurement: null, NaN, or one of its missing values."""
-    if (
-        column.kind == "text"
-        or np.dtype(column.native if column.kind != "text" else "i1").kind in "Mmb"
-    ):
+    if column.kind in ROW_MAJOR or column.native.kind in "Mmb":
         return nulls
     missing = nulls | np.isnan(values) if column.is_real else nulls.copy()
     for value in column.missing:

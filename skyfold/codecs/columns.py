@@ -1,4 +1,4 @@
-"""`skyfold.numbers` and `skyfold.text`: the values of a table column, whatever codes them best.
+"""`skyfold.numbers`, `skyfold.text`, `skyfold.lists`: table columns, whatever codes them best.
 
 Bytes of a chunk of numbers of n bits (little endian)::
 
@@ -19,6 +19,9 @@ same head (its number counts strings; the rest are empty) follow, by method::
         bytes; u32 length and a chunk of their lengths in bytes; u32 length and zstd of their
         bytes; a chunk of the number of each row's string, or nothing if each row has its own
     (1) a chunk of the integers that the strings spell
+
+A chunk of lists is an array of integers, one row a list: how many values it has, these, and zeros.
+Its bytes are a u32 length and a chunk of the numbers of values, then a chunk of all values in turn.
 """
 
 from __future__ import annotations
@@ -94,6 +97,40 @@ class TextCodec(ChunkCodec):
         if max(map(len, strings), default=0) > shape[-1]:
             raise CorruptDataError(f"skyfold.text chunk holds strings wider than {shape[-1]} bytes")
         return np.array(strings, f"S{shape[-1]}").view(dtype).reshape(shape)
+
+
+@dataclass(frozen=True)
+class ListsCodec(ChunkCodec):
+    """Lists of changing length as rows of integers, or bits of floats: number, values, zeros."""
+
+    codec_name: ClassVar[str] = "skyfold.lists"
+
+    def encode_chunk(self, chunk: NDArray[Any]) -> bytes:
+        """Bytes of a chunk; see the module's description of the format."""
+        counts = np.ascontiguousarray(chunk[:, 0])
+        values = chunk[:, 1:][_filled(counts, chunk.shape[1] - 1)]
+        return _part(encode_numbers(counts)) + encode_numbers(values)
+
+    def decode_chunk(
+        self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> NDArray[Any]:
+        """Chunk of a stated shape and dtype."""
+        rows, width = shape[0], shape[1] - 1
+        first, second = _split(data)
+        out = np.zeros(shape, dtype)
+        counts = out[:, 0] = decode_numbers(first, rows, dtype)
+        if int(counts.max(initial=0)) > width or int(counts.min(initial=0)) < 0:
+            raise CorruptDataError(
+                f"skyfold.lists chunk holds a list of {int(counts.max())} values where {width} fit"
+            )
+        total = int(counts.sum(dtype=np.int64))
+        out[:, 1:][_filled(counts, width)] = decode_numbers(second, total, dtype)
+        return out
+
+
+def _filled(counts: NDArray[Any], width: int) -> NDArray[np.bool_]:
+    """Which places of each row hold values, shape (rows, width)."""
+    return np.arange(width) < counts[:, None].astype(np.int64)
 
 
 def encode_numbers(chunk: NDArray[Any]) -> bytes:

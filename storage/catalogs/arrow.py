@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -19,6 +20,7 @@ from storage.catalogs.source import (
     InputColumn,
     MemorySource,
     Values,
+    as_lists,
     join,
     reading,
 )
@@ -83,9 +85,13 @@ def arrow_column(field: Any) -> InputColumn | str:
     shape: tuple[int, ...] = ()
     while pa.types.is_fixed_size_list(kind):
         shape, kind = (*shape, kind.list_size), kind.value_type
+    is_list = not shape and (pa.types.is_list(kind) or pa.types.is_large_list(kind))
+    if is_list:
+        kind = kind.value_type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if is_text and not is_list:
         return InputColumn(field.name, "str", shape, **extra)
     if pa.types.is_null(kind):  # nothing but nulls, in a text format: a number fits as well as any
         return InputColumn(field.name, "<f8", shape, **extra)
@@ -95,9 +101,9 @@ def arrow_column(field: Any) -> InputColumn | str:
         dtype = np.dtype(object)
     if pa.types.is_timestamp(kind) or pa.types.is_duration(kind):
         dtype = np.dtype(f"{'M' if pa.types.is_timestamp(kind) else 'm'}8[{kind.unit}]")
-    if dtype.kind not in "biufMm":
+    if dtype.kind not in "biufMm" or (is_list and is_text):
         return f"is of type {field.type}, which is not archived; flatten or convert it"
-    return InputColumn(field.name, dtype.str, shape, **extra)
+    return InputColumn(field.name, dtype.str, shape, **extra, is_list=is_list)
 
 
 def from_arrow(column: Any, about: InputColumn) -> Values:
@@ -107,6 +113,8 @@ def from_arrow(column: Any, about: InputColumn) -> Values:
     nulls = np.asarray(column.is_null()) if column.null_count else None
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
+    if about.is_list:
+        return _lists(column, about), nulls
     if about.shape:
         size = int(np.prod(about.shape))
         rows = len(column)
@@ -132,6 +140,19 @@ def from_arrow(column: Any, about: InputColumn) -> Values:
     if nulls is not None:
         column = column.fill_null(False if dtype.kind == "b" else pa.scalar(0, column.type))
     return np.asarray(column.to_numpy(zero_copy_only=False)).astype(dtype, copy=False), nulls
+
+
+def _lists(column: Any, about: InputColumn) -> NDArray[np.object_]:
+    """Lists of an Arrow column, empty where there is none."""
+    values, nulls = from_arrow(column.flatten(), replace(about, is_list=False))
+    if nulls is not None:
+        raise InputError(
+            f"column {about.name!r} holds lists with nulls inside, which are not archived; "
+            "write NaN, or a number that stands for a missing one, in their place"
+        )
+    lengths = np.asarray(pc.list_value_length(column).fill_null(0))
+    ends = np.cumsum(lengths)
+    return as_lists(values[a:b] for a, b in zip(ends - lengths, ends, strict=True))
 
 
 def _encoded(texts: list[str]) -> NDArray[np.bytes_]:

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from skyfold import ladder
 from skyfold.catalogs import columns as cells
 from skyfold.catalogs.columns import FLAG_FILL, FLAG_NOT_FINITE, FLAG_RAW, LEVELS
-from skyfold.catalogs.index import CatalogInfo, Column
+from skyfold.catalogs.index import ROW_MAJOR, CatalogInfo, Column
 from skyfold.catalogs.model import TableModel
 from skyfold.catalogs.relations import to_rest
 from skyfold.catalogs.rows import RowDecoder, checked_level, checksums, missing_values
 from skyfold.errors import InputError
-from storage.catalogs.reader import Batch
+from storage.catalogs.reader import Batch, longest
 
 _NONE = np.empty(0, np.int64)
 _RELATIVE = 1 / 64  # bound of a stored error
@@ -53,12 +53,28 @@ def elements_of(column: Column, values: NDArray[Any]) -> NDArray[Any]:
     """Values of a column as the layers have them: shape (elements, n), whole ones as int64."""
     rows = values.reshape(len(values), -1).T
     if column.kind == "whole":
-        if rows.dtype.kind in "Mm":
-            rows = np.ascontiguousarray(rows).view(np.int64)
-        return np.ascontiguousarray(rows.astype(np.int64))
+        return np.ascontiguousarray(_whole(np.ascontiguousarray(rows)))
     if column.kind == "text":
         return np.ascontiguousarray(rows.astype(f"S{column.width}"))
+    if column.kind == "list":
+        return rows
     return np.ascontiguousarray(rows.astype(column.native, copy=False))
+
+
+def list_rows(column: Column, lists: NDArray[np.object_]) -> NDArray[Any]:
+    """Lists as a layer has them, shape (n, 1 + longest): number of values, values, zeros."""
+    out = np.zeros((len(lists), 1 + column.width), column.list_dtype)
+    for row, values in zip(out, lists, strict=True):
+        row[0] = len(values)
+        row[1 : 1 + len(values)] = _whole(values.astype(column.native, copy=False))
+    return out
+
+
+def _whole(values: NDArray[Any]) -> NDArray[Any]:
+    """Bits of floats; times and other integers as int64."""
+    if values.dtype.kind == "f":
+        return cells.bits_of(values)
+    return values.view(np.int64) if values.dtype.kind in "Mm" else values.astype(np.int64)
 
 
 def nulls_of(column: Column, nulls: NDArray[np.bool_] | None, rows: int) -> NDArray[np.bool_]:
@@ -124,12 +140,11 @@ class RowEncoder:
 
     def _fitting(self, column: Column, batch: Batch) -> NDArray[Any]:
         values = batch[column.name][0]
-        if column.kind == "text" and values.dtype.itemsize > column.width:
+        if column.kind in ROW_MAJOR and longest(values) > column.width:
             raise InputError(
-                f"column {column.name!r} of catalog {self.info.name!r} holds text of "
-                f"{values.dtype.itemsize} bytes; it had at most {column.width} when it was "
-                "planned: run "
-                "train again"
+                f"column {column.name!r} of catalog {self.info.name!r} holds a {column.kind} of "
+                f"length {longest(values)}; the longest had {column.width} when it was planned: "
+                "run train again"
             )
         return values
 
@@ -160,6 +175,8 @@ class RowEncoder:
         elif column.kind == "text":
             for row, place in zip(values, column.places("text"), strict=True):
                 self.layers[f"text/{place}"] = row.view(np.uint8).reshape(self.rows, column.width)
+        elif column.kind == "list":
+            self.layers[f"list/{column.first}"] = list_rows(column, values[0])
         else:
             self._real(column, values)
 

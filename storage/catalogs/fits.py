@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from skyfold.errors import InputError
-from storage.catalogs.source import PACKED, CatalogSource, InputColumn, Values, native
+from storage.catalogs.source import (
+    PACKED,
+    CatalogSource,
+    InputColumn,
+    Values,
+    as_lists,
+    native,
+)
 
 
 class FitsSource(CatalogSource):
@@ -62,11 +69,8 @@ class FitsSource(CatalogSource):
 
     def _describe(self, column: Any, comment: str) -> None:
         values = np.asarray(self._data.field(column.name)[:1])
-        if values.dtype.kind == "O" or column.format.lstrip("0123456789")[:1] in "PQ":
-            self.notices.append(
-                f"{self.file}: column {column.name!r} holds lists of changing length, which is not "
-                "archived; flatten it"
-            )
+        if values.dtype.kind == "O":
+            self._describe_lists(column, np.asarray(values[0]), comment)
             return
         if values.dtype.kind == "U":
             values = np.asarray(values, "S")
@@ -75,10 +79,23 @@ class FitsSource(CatalogSource):
             self._nulls[column.name] = int(column.null)
         self.columns.append(InputColumn(column.name, dtype, values.shape[1:], column.unit, comment))
 
+    def _describe_lists(self, column: Any, values: Any, comment: str) -> None:
+        """An array of variable length (FITS 4.0, section 7.3.5); astropy holds all its values."""
+        if values.dtype.kind not in "biuf" or "X" in column.format:
+            self.notices.append(
+                f"{self.file}: column {column.name!r} ({column.format}) holds lists of changing "
+                "length that are not of numbers, which is not archived; flatten it"
+            )
+            return
+        about = InputColumn(column.name, values.dtype.str, (), column.unit, comment, is_list=True)
+        self.columns.append(about)
+
     def read(self, name: str, start: int, stop: int) -> Values:
         """Values of one column in a range of rows."""
         field = self._data.field(name)[start:stop]
         values = np.asarray(field)
+        if values.dtype.kind == "O":
+            return as_lists(np.asarray(one).ravel() for one in values), None
         if values.dtype.kind in "SU":
             # Blanks that fill a field mean nothing (FITS 4.0, section 7.3.3.1).
             return np.strings.rstrip(np.asarray(values, "S"), b" "), None

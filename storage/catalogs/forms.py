@@ -92,7 +92,11 @@ def _encode(info: CatalogInfo, model: TableModel | None, batch: Batch) -> RowEnc
     """A sample with every column both refined and direct."""
     rows = min(_ROWS, len(next(iter(batch.values()))[0]))
     cut = {k: (v[:rows], None if m is None else m[:rows]) for k, (v, m) in batch.items()}
-    columns = (replace(c, is_refined=c.is_real and c.kind != "plain") for c in info.columns)
+    columns = (
+        replace(c, is_refined=c.is_real and c.kind != "plain")
+        for c in info.columns
+        if c.kind != "list"  # has one form, and may be long
+    )
     trial = RowEncoder(replace(info, columns=tuple(columns)), model, cut, np.arange(rows))
     trial.run()
     return trial

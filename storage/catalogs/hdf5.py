@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from skyfold.errors import InputError
-from storage.catalogs.source import CatalogSource, InputColumn, Values, native
+from storage.catalogs.source import CatalogSource, InputColumn, Values, as_lists, native
 
 
 class Hdf5Source(CatalogSource):
@@ -77,6 +77,8 @@ class Hdf5Source(CatalogSource):
         inner = dataset.dtype[part] if part else dataset.dtype
         dtype, shape = inner.base, (*dataset.shape[1:], *inner.shape)
         text = h5py.check_string_dtype(dtype)
+        lists = h5py.check_vlen_dtype(dtype)
+        dtype = np.dtype(lists) if lists is not None and len(dataset.shape) == 1 else dtype
         if not dataset.shape or dataset.shape[0] != self.rows:
             self.notices.append(
                 f"{self.file}: {name!r} has shape {dataset.shape} where the columns have "
@@ -91,12 +93,17 @@ class Hdf5Source(CatalogSource):
             code = "str" if text and dtype.kind == "O" else dtype.str
             unit = _attribute(dataset, ("units", "unit"))
             about = _attribute(dataset, ("description", "TITLE")) or ""
-            self.columns.append(InputColumn(name, code, shape, unit, about))
+            is_list = lists is not None
+            self.columns.append(InputColumn(name, code, shape, unit, about, is_list))
 
     def read(self, name: str, start: int, stop: int) -> Values:
         """Values of one column in a range of rows."""
+        import h5py
+
         dataset, part = self._named[name]
         values = dataset[start:stop][part] if part else dataset[start:stop]
+        if h5py.check_vlen_dtype(values.dtype) is not None:
+            return as_lists(values), None
         if values.dtype.kind == "O":
             texts = [one if isinstance(one, bytes) else str(one).encode() for one in values.ravel()]
             return np.array(texts, "S").reshape(values.shape), None

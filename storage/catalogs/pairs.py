@@ -79,7 +79,7 @@ def _require(known: Mapping[str, InputColumn], *names: str) -> None:
 
 
 def _is_float(column: InputColumn) -> bool:
-    return column.dtype.lstrip("<>=|")[:1] == "f"
+    return column.dtype.lstrip("<>=|")[:1] == "f" and not column.is_list
 
 
 def _is_inverse(name: str) -> bool:

@@ -15,12 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfold.catalogs.columns import MAX_FILLS, bits_of, held_out
-from skyfold.catalogs.index import CHUNK_ROWS, HEALPIX_ORDER, CatalogInfo, Column
+from skyfold.catalogs.index import (
+    CHUNK_ROWS,
+    HEALPIX_ORDER,
+    MAX_LIST_CHUNK_BYTES,
+    CatalogInfo,
+    Column,
+)
 from skyfold.catalogs.library import angle_unit_deg
 from skyfold.errors import InputError
 from skyfold.fidelity.catalogs import NO_CELL, sky_cells
 from storage.catalogs.pairs import find_errors, find_positions
-from storage.catalogs.reader import Batch, CatalogSource, InputColumn, join, open_catalog
+from storage.catalogs.reader import Batch, CatalogSource, InputColumn, join, longest, open_catalog
 from storage.config import CatalogConfig
 
 SAMPLE_ROWS = 65536
@@ -32,6 +38,7 @@ _HELD_CELLS = 64  # of sky, at least, so that a quarter of them is a fair part
 _SENTINELS = (99.0, -99.0, 999.0, -999.0, 9999.0, -9999.0, 99.99, -99.99)
 _FREQUENT = 0.02
 _REPEATED = 2  # rows, at least, that share a value in place of a measurement
+MIN_LIST_ROWS = 64  # of a chunk
 _FAR = 1000.0  # times the reach of all other values
 
 
@@ -185,12 +192,17 @@ def _require_named(config: CatalogConfig, columns: Sequence[InputColumn]) -> Non
 
 def _require_numbers(config: CatalogConfig, columns: Sequence[InputColumn]) -> None:
     for column in columns:
-        if column.name in config.precision and (
-            column.dtype == "str" or np.dtype(column.dtype).kind in "SU"
-        ):
+        is_text = column.dtype == "str" or np.dtype(column.dtype).kind in "SU"
+        sort = "lists" if column.is_list else "text" if is_text else ""
+        if sort and column.name in config.precision:
             raise InputError(
-                f"catalog {config.name!r}: precision.{column.name} is given for a column of text, "
-                "which is kept as it is; take it out"
+                f"catalog {config.name!r}: precision.{column.name} is given for a column of "
+                f"{sort}, which is kept as it is; take it out"
+            )
+        if column.is_list and column.name in (config.id, config.redshift):
+            raise InputError(
+                f"catalog {config.name!r}: {column.name!r} holds a list in each row, and cannot be "
+                "id or redshift; name a column of one value a row"
             )
 
 
@@ -230,8 +242,8 @@ class _Look:
         if self.config.id is not None:
             self._take_ids(first, batch[self.config.id][0])
         for name, (values, nulls) in batch.items():
-            if values.dtype.kind == "S":
-                self.widths[name] = max(self.widths.get(name, 1), values.dtype.itemsize)
+            if values.dtype.kind in "SO":
+                self.widths[name] = max(self.widths.get(name, 0), longest(values))
             self.present[name] += _count_present(values, nulls, self.config.missing)
         for value, (error, _, _) in self.pairs.items():
             self._count_bad(value, batch[value][0], batch[error][0])
@@ -336,7 +348,7 @@ def _describe(
     seed: int,
 ) -> CatalogInfo:
     """The catalog's columns, each with its kind and place."""
-    counts = {"real": 0, "whole": 0, "text": 0}
+    counts = {"real": 0, "whole": 0, "text": 0, "list": 0}
     errors = {error for error, _, _ in look.pairs.values()}
     described = []
     for column in columns:
@@ -386,6 +398,8 @@ def _column(
     sampled: tuple[NDArray[Any], NDArray[np.bool_] | None],
 ) -> Column:
     base = Column(column.name, column.dtype, column.shape, column.unit, column.description)
+    if column.is_list:
+        return _list_column(replace(base, kind="list", width=look.widths[column.name]))
     kind = np.dtype("S1" if column.dtype == "str" else column.dtype).kind
     if kind == "S":
         return replace(base, kind="text", width=max(look.widths.get(column.name, 1), 1))
@@ -405,6 +419,16 @@ def _column(
         partner, factor, is_inverse = look.pairs[column.name]
         return replace(base, kind="scaled", partner=partner, factor=factor, is_inverse=is_inverse)
     return replace(base, kind="plain")
+
+
+def _list_column(column: Column) -> Column:
+    most = MAX_LIST_CHUNK_BYTES // column.list_dtype.itemsize // MIN_LIST_ROWS - 1
+    if column.width > most:
+        raise InputError(
+            f"column {column.name!r} holds lists of up to {column.width} values; up to {most} are "
+            "archived: divide them among rows, or take the column out of the file"
+        )
+    return column
 
 
 def _position_precision(column: InputColumn, config: CatalogConfig) -> float:
@@ -472,7 +496,9 @@ def _ordered(
     order = np.argsort(keys, kind="stable") if look.positions else np.arange(len(kept))
     rows = len(kept)
     chunk = min(CHUNK_ROWS, rows)
-    row_bytes = sum(c.elements * (c.width if c.kind == "text" else 8) for c in info.columns)
+    lists = [column.row_bytes for column in info.columns if column.kind == "list"]
+    chunk = min(chunk, MAX_LIST_CHUNK_BYTES // max(lists, default=1))
+    row_bytes = sum(column.row_bytes for column in info.columns)
     chunks = int(np.clip(SHARD_BYTES // max(row_bytes * chunk, 1), 1, MAX_SHARD_CHUNKS))
     starts = np.arange(0, rows, chunk)
     low = np.array([keys[order[a : a + chunk]].min() for a in starts], np.int64)

@@ -1,7 +1,7 @@
 """How a catalog file becomes columns of plain arrays: which reader opens it, local or remote.
 
 FITS, Parquet and HDF5 are read in batches of rows and never whole; text formats and VOTables are
-held in memory. What cannot be archived as an array (a list of changing length, a nested record) is
+held in memory. What cannot be archived as an array (a list of lists or of text, a nested record) is
 left out and listed.
 """
 
@@ -16,12 +16,21 @@ from skyfold.errors import InputError
 from storage.catalogs.arrow import ParquetSource
 from storage.catalogs.fits import FitsSource
 from storage.catalogs.hdf5 import Hdf5Source
-from storage.catalogs.source import PACKED, Batch, CatalogSource, InputColumn, Values, join, reading
+from storage.catalogs.source import (
+    PACKED,
+    Batch,
+    CatalogSource,
+    InputColumn,
+    Values,
+    join,
+    longest,
+    reading,
+)
 from storage.catalogs.text import open_csv, open_ecsv, open_text, open_votable
 from storage.config import is_url
 from storage.images.fits_input import store_failures
 
-__all__ = ["Batch", "CatalogSource", "InputColumn", "Values", "join", "open_catalog"]
+__all__ = ["Batch", "CatalogSource", "InputColumn", "Values", "join", "longest", "open_catalog"]
 
 _FITS = (".fits", ".fit", ".fts", ".ldac")
 _PARQUET = (".parquet", ".pq", ".parq")

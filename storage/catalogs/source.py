@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +36,9 @@ class InputColumn:
         Of numpy, byte order included; ``str`` for text of any length.
     shape : tuple of int
         Of one row's value.
+    is_list : bool
+        Each row holds an array of that type, of a length of its own: its values have the type
+        object.
     """
 
     name: str
@@ -43,6 +46,7 @@ class InputColumn:
     shape: tuple[int, ...] = ()
     unit: str | None = None
     description: str = ""
+    is_list: bool = False
 
 
 class CatalogSource(ABC):
@@ -83,6 +87,13 @@ class CatalogSource(ABC):
     @abstractmethod
     def read(self, name: str, start: int, stop: int) -> Values:
         """Values of one column in a range of rows."""
+
+
+def longest(values: NDArray[Any]) -> int:
+    """Bytes of the longest text, or values of the longest list, at least."""
+    if values.dtype.kind == "O":
+        return max(map(len, values), default=0)
+    return values.dtype.itemsize
 
 
 def _spans(rows: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
@@ -133,6 +144,15 @@ def reading(file: str) -> Iterator[None]:
 def native(values: NDArray[Any]) -> NDArray[Any]:
     """Values in this machine's byte order, in C order."""
     return np.ascontiguousarray(values.astype(values.dtype.newbyteorder("="), copy=False))
+
+
+def as_lists(arrays: Iterable[NDArray[Any]]) -> NDArray[np.object_]:
+    """One array a row, each with memory of its own, shape (n,)."""
+    parts = [native(one).copy() for one in arrays]
+    out = np.empty(len(parts), object)
+    for place, part in enumerate(parts):  # all at once, lists of one length would be an axis
+        out[place] = part
+    return out
 
 
 class MemorySource(CatalogSource):

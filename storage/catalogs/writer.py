@@ -17,7 +17,7 @@ import zarr
 from numpy.typing import NDArray
 
 from skyfold.catalogs.columns import LEVELS
-from skyfold.catalogs.index import CatalogInfo, Chunks, Column, catalog_path
+from skyfold.catalogs.index import ROW_MAJOR, CatalogInfo, Chunks, Column, catalog_path
 from skyfold.catalogs.model import TableModel, files_digest, u_matrix
 from skyfold.catalogs.rows import checked_level
 from skyfold.errors import CorruptDataError, ReleaseError
@@ -94,7 +94,7 @@ class CatalogWriter:
         for layer, values in encoded.layers.items():
             array = root[f"{self.path}/{layer}"]
             assert isinstance(array, zarr.Array)
-            if layer.startswith("text/"):
+            if _is_row_major(layer):
                 array[rows] = values
             else:
                 array[:, rows] = values
@@ -135,13 +135,13 @@ class CatalogWriter:
         if layer.startswith("checksum/"):
             layer, level = layer.split("/")
             return f"{self.path}/{layer}/c/0/{shard}/{LEVELS.index(level) - 1}"
-        place = f"{shard}/0" if layer.startswith("text/") else f"0/{shard}"
+        place = f"{shard}/0" if _is_row_major(layer) else f"0/{shard}"
         return f"{self.path}/{layer}/c/{place}"
 
     def _element_bytes(self, layer: str, key: str, count: int) -> list[int]:
         """Stored bytes of each row of chunks of a shard, its part of the shard's index included."""
         chunks = self.info.shard_rows // self.info.chunk_rows
-        count = 1 if layer.startswith("text/") else -(-count // self.info.pack)
+        count = 1 if _is_row_major(layer) else -(-count // self.info.pack)
         tail = _INDEX_ENTRY * chunks * count + 4
         if not self.store.size(key):
             return [0] * count
@@ -228,6 +228,10 @@ class CatalogWriter:
         }
 
 
+def _is_row_major(layer: str) -> bool:
+    return layer.split("/")[0] in ROW_MAJOR
+
+
 def som_arrays(
     info: CatalogInfo, model: TableModel, sums: NDArray[np.float64]
 ) -> dict[str, NDArray[Any]]:
@@ -299,8 +303,8 @@ def _read_by(info: CatalogInfo, column: Column, level: str) -> set[tuple[str, in
         if layer == "nulls":
             first = info.null_place(column)
             read |= {("nulls", place) for place in range(first, first + column.elements)}
-        elif layer == "text":
-            read |= {(f"text/{place}", 0) for place in column.places("text")}
+        elif layer in ROW_MAJOR:
+            read |= {(f"{layer}/{place}", 0) for place in column.places(layer)}
         elif layer in ("map", "latent"):
             read |= {(layer, place) for place in range(info.channels if layer == "latent" else 1)}
         else:

@@ -120,14 +120,6 @@ def test_nulls_are_where_the_file_has_none(tmp_path):
     assert batch["v"][0].shape == (3, 2)
 
 
-def test_lists_of_changing_length_are_left_out_and_listed(tmp_path):
-    table = pa.table({"a": [1.0, 2.0], "mags": [[1.0], [2.0, 3.0]]})
-    pq.write_table(table, tmp_path / "t.parquet")
-    source = open_catalog("t", str(tmp_path / "t.parquet"), None, {})
-    assert [column.name for column in source.columns] == ["a"]
-    assert "'mags' is of type list" in source.notices[0]
-
-
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [

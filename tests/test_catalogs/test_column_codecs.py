@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pcodec import ChunkConfig, standalone
 
 from skyfold.codecs.columns import (
+    ListsCodec,
     NumbersCodec,
     TextCodec,
     decode_numbers,
@@ -127,6 +128,9 @@ def golden_chunks() -> dict[str, tuple[object, np.ndarray]]:
         name: (NumbersCodec(), values) for name, values in sets.items()
     }
     chunks["skyfold.text"] = TextCodec(), text.view(np.uint8).reshape(60, 6)
+    lengths = n % 8
+    lists = np.where(np.arange(7) < lengths[:, None], n[:, None] * 13 - 100, 0)
+    chunks["skyfold.lists"] = ListsCodec(), np.column_stack([lengths, lists])
     return chunks
 
 
