@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import random
 import threading
 import weakref
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from skyfold import layout
 from skyfold.access.cache import CachedReader, DiskCache, MemoryCache, disk_cache
 from skyfold.access.seal import check_root, read_manifest
-from skyfold.access.seal import manifest_digest as manifest_digest
 from skyfold.access.store import Store, named_store_errors
 from skyfold.access.traffic import Traffic
 from skyfold.access.trust import (
@@ -30,7 +26,6 @@ from skyfold.access.trust import (
 from skyfold.errors import (
     CorruptDataError,
     FormatVersionError,
-    InvalidRequestError,
     ReleaseNotFoundError,
     SkyfoldError,
     UnsealedReleaseError,
@@ -49,7 +44,7 @@ if TYPE_CHECKING:
     from skyfold.images.network import Network
     from skyfold.objects.library import ObjectLibrary
 
-_VERIFY_THREADS = 8
+T = TypeVar("T")
 
 
 def open_release(
@@ -175,67 +170,50 @@ class DataRelease:
         self._metadata: dict[str, Any] = consolidated.get("metadata", {}) if sealed else {}
         self._lock = threading.RLock()
         self._parts: dict[str, Any] = {}
-        self._networks: dict[str, Network] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         disk = self.reader.disk
         arguments = (self.url, self.store.options, not self.sealed, disk, self.max_bytes)
         return _open_once, arguments
 
-    def _part(self, name: str, make: Callable[[], Any]) -> Any:
+    def _part(self, name: str, make: Callable[[], T]) -> T:
         """Something that is made when it is first used."""
         with self._lock:
             if name not in self._parts:
                 self._parts[name] = make()
-            return self._parts[name]
+            found: T = self._parts[name]
+            return found
+
+    def _names(self, kind: str) -> list[str]:
+        return sorted(self.about.get(kind, []))
 
     @property
     def images(self) -> ImageLibrary:
         """Images, by id and by position."""
+        from skyfold.images.library import ImageLibrary
 
-        def make() -> ImageLibrary:
-            from skyfold.images.library import ImageLibrary
-
-            return ImageLibrary(self, sorted(self.about.get("images", [])))
-
-        found: ImageLibrary = self._part("images", make)
-        return found
+        return self._part("images", lambda: ImageLibrary(self, self._names("images")))
 
     @property
     def catalogs(self) -> CatalogLibrary:
         """Catalogs by name."""
+        from skyfold.catalogs.library import CatalogLibrary
 
-        def make() -> CatalogLibrary:
-            from skyfold.catalogs.library import CatalogLibrary
-
-            return CatalogLibrary(self, sorted(self.about.get("catalogs", [])))
-
-        found: CatalogLibrary = self._part("catalogs", make)
-        return found
+        return self._part("catalogs", lambda: CatalogLibrary(self, self._names("catalogs")))
 
     @property
     def densities(self) -> DensityLibrary:
         """Sets of probability densities by name."""
+        from skyfold.densities.library import DensityLibrary
 
-        def make() -> DensityLibrary:
-            from skyfold.densities.library import DensityLibrary
-
-            return DensityLibrary(self, sorted(self.about.get("densities", [])))
-
-        found: DensityLibrary = self._part("densities", make)
-        return found
+        return self._part("densities", lambda: DensityLibrary(self, self._names("densities")))
 
     @property
     def objects(self) -> ObjectLibrary:
         """Objects of the images: by place, by likeness, by novelty."""
+        from skyfold.objects.library import ObjectLibrary
 
-        def make() -> ObjectLibrary:
-            from skyfold.objects.library import ObjectLibrary
-
-            return ObjectLibrary(self)
-
-        found: ObjectLibrary = self._part("objects", make)
-        return found
+        return self._part("objects", lambda: ObjectLibrary(self))
 
     @property
     def url(self) -> str:
@@ -299,8 +277,7 @@ class DataRelease:
             earlier.store.traffic = self.store.traffic
             return earlier
 
-        found: DataRelease = self._part(f"release {name}", make)
-        return found
+        return self._part(f"release {name}", make)
 
     def _missing(self, key: str) -> CorruptDataError:
         return CorruptDataError(
@@ -341,16 +318,11 @@ class DataRelease:
 
     def array(self, path: str, spec: Mapping[str, Any]) -> zarr.Array[Any]:
         """Zarr array that is as the layout says; see `skyfold.access.arrays.open_array`."""
+        from skyfold.access.arrays import open_array
+        from skyfold.access.zarr_store import ReaderStore
 
-        def make() -> zarr.Array[Any]:
-            from skyfold.access.arrays import open_array
-            from skyfold.access.zarr_store import ReaderStore
-
-            store = self._part("zarr store", lambda: ReaderStore(self.reader))
-            return open_array(self, store, path, spec)
-
-        found: zarr.Array[Any] = self._part(f"array {path}", make)
-        return found
+        store = self._part("zarr store", lambda: ReaderStore(self.reader))
+        return self._part(f"array {path}", lambda: open_array(self, store, path, spec))
 
     @property
     def group(self) -> zarr.Group:
@@ -366,17 +338,13 @@ class DataRelease:
                     ReaderStore(self.reader), mode="r", use_consolidated=self.sealed or None
                 )
 
-        found: zarr.Group = self._part("group", make)
-        return found
+        return self._part("group", make)
 
     def network(self, digest: str) -> Network:
         """Model of a digest, checked and ready to run."""
         from skyfold.images.network import Network
 
-        with self._lock:
-            if digest not in self._networks:
-                self._networks[digest] = Network(self._model_files(digest), digest)
-            return self._networks[digest]
+        return self._part(f"network {digest}", lambda: Network(self._model_files(digest), digest))
 
     def _model_files(self, digest: str) -> dict[str, bytes]:
         from skyfold.access.graph_check import MAX_MODEL_BYTES
@@ -393,14 +361,12 @@ class DataRelease:
     @property
     def fidelity(self) -> FidelityRecord:
         """The fidelity record: measured loss of every science case at every level."""
+        from skyfold.fidelity.record import FidelityRecord
 
         def make() -> FidelityRecord:
-            from skyfold.fidelity.record import FidelityRecord
-
             return FidelityRecord.from_ecsv(self.read(layout.FIDELITY_KEY).decode())
 
-        found: FidelityRecord = self._part("fidelity", make)
-        return found
+        return self._part("fidelity", make)
 
     def choose(self, case: str, need: Any, **where: Any) -> str:
         """Cheapest level that is recorded to meet a need.
@@ -490,7 +456,7 @@ class DataRelease:
         *,
         sample: float = 1.0,
         seed: int = 0,
-        threads: int = _VERIFY_THREADS,
+        threads: int = 8,
     ) -> dict[str, str]:
         """Compare objects with the manifest: all keys and sizes, and the digests of all or some.
 
@@ -515,68 +481,9 @@ class DataRelease:
         InvalidRequestError
             If the sample is not above 0 and up to 1.
         """
-        try:
-            objects = self.manifest()
-        except CorruptDataError as error:
-            return {layout.MANIFEST_KEY: str(error)}
-        if not 0 < sample <= 1:
-            raise InvalidRequestError(f"a sample of {sample}: give a share above 0 and up to 1")
-        problems = self._verify_keys(objects)
-        chosen = [key for key in objects if key not in problems]
-        if sample < 1:
-            some = set(random.Random(seed).sample(chosen, math.ceil(sample * len(chosen))))
-            chosen = [key for key in chosen if key in some or "/c/" not in key]
-        with ThreadPoolExecutor(threads) as pool:
-            found = pool.map(lambda key: (key, self._verify_object(key, objects[key])), chosen)
-            for done, (key, problem) in enumerate(found, 1):
-                if problem:
-                    problems[key] = problem
-                if progress:
-                    progress(done, len(chosen))
-        return dict(sorted((problems | self._verify_homes()).items()))
+        from skyfold.access.verification import verify_release
 
-    def _verify_homes(self) -> dict[str, str]:
-        """Earlier releases that hold layers of this one, and are not those it was sealed with."""
-        pinned = json.loads(self.read(layout.MANIFEST_KEY)).get("releases", {})
-        problems = {}
-        for name, digest in pinned.items():
-            try:
-                found = manifest_digest(self.home(name).manifest())
-            except SkyfoldError as error:
-                problems[f"../{name}"] = str(error)
-                continue
-            if found != digest:
-                problems[f"../{name}"] = f"digest {found}, sealed with {digest}"
-        return problems
-
-    def _verify_keys(self, objects: dict[str, dict[str, Any]]) -> dict[str, str]:
-        """Objects that are missing, too many, or of another size; a web server cannot list."""
-        if not self.store.can_list:
-            return {}
-        sizes = self.store.sizes()
-        sizes.pop(layout.MANIFEST_KEY, None)
-        problems = {key: "not in the manifest" for key in sizes if key not in objects}
-        for key, stated in objects.items():
-            if key not in sizes:
-                problems[key] = "missing"
-            elif sizes[key] != stated["size"]:
-                problems[key] = f"has {sizes[key]} bytes, the manifest states {stated['size']}"
-        return problems
-
-    def _verify_object(self, key: str, stated: dict[str, Any]) -> str | None:
-        met, size = hashlib.sha256(), 0
-        try:
-            for block in self.store.blocks(key, stated["size"]):
-                met.update(block)
-                size += len(block)
-        except FileNotFoundError:
-            return "missing"
-        except CorruptDataError as error:
-            return str(error)
-        if size != stated["size"]:
-            return f"has another size than the {stated['size']} bytes that the manifest states"
-        digest = met.hexdigest()
-        return None if digest == stated["sha256"] else f"has SHA-256 {digest}, not that stated"
+        return verify_release(self, progress, sample, seed, threads)
 
 
 _opened: weakref.WeakValueDictionary[Any, DataRelease] = weakref.WeakValueDictionary()
