@@ -1,0 +1,94 @@
+"""How the commands speak: plain text, tables and bars for people, JSON for scripts, whole files."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+
+def say(text: str, file: Any = None) -> None:
+    """Print what a terminal may show of a text."""
+    print(_printable(text), file=file)
+
+
+def _printable(text: str) -> str:
+    """Text without what a terminal obeys: names come from the release, which may be anybody's."""
+    return "".join(one if one.isprintable() or one in "\n\t" else "\ufffd" for one in text)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
+    print(json.dumps(value, indent=1, default=str, allow_nan=False))
+
+
+def print_record(rows: list[dict[str, Any]]) -> None:
+    """Print rows of a fidelity record."""
+    names = ("set", "band", "level", "case", "measure", "bin", "n", "p50", "p90", "high", "unit")
+    shown = [tuple(short(row.get(name)) for name in (*names, "bpp")) for row in rows]
+    print_table((*names, "bpp"), shown)
+
+
+def short(value: Any) -> str:
+    """A value in a few characters."""
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def print_table(names: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
+    """Print a table for people."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*names)
+    for row in rows:
+        table.add_row(*(Text(_printable(str(cell))) for cell in row))  # Text: names are not markup
+    width = None if sys.stdout.isatty() else 160
+    Console(width=width).print(table)
+
+
+def size(count: float) -> str:
+    """A number of bytes with its unit."""
+    units = iter(("B", "kB", "MB", "GB", "TB"))
+    unit = next(units)
+    while count >= 999.5 and unit != "TB":
+        count, unit = count / 1000, next(units)
+    return f"{count:.3g} {unit}"
+
+
+def rate(one: dict[str, Any]) -> str:
+    """Bits a pixel, or bytes a row."""
+    if "bpp" in one:
+        return f"{one['bpp']:.3f} bits a pixel"
+    return f"{one['bytes_per_row']:.2f} bytes a row"
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write to; the file is at `path` whole, or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    partial.replace(path)
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error, where that is a terminal; gives what moves it: done, of all."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(title)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
