@@ -121,6 +121,8 @@ def open_release(
         for kind in ("images", "catalogs", "densities"):
             for name in about.get(kind, []):
                 check_key(name)
+        for name in dict(about.get("held", {})).values():
+            check_key(name)
         dict((root.get("consolidated_metadata") or {}).get("metadata", {}))
     digest = hashlib.sha256(data).hexdigest()
     identity = "\n".join([store.url, str(seal), digest])
@@ -279,6 +281,10 @@ class DataRelease:
 
         return self._part(f"release {name}", make)
 
+    def holder(self, path: str) -> DataRelease:
+        """The release that holds a table, such as ``catalogs/galaxies``: this or an earlier one."""
+        return self.home(self.about.get("held", {}).get(path, ""))
+
     def _missing(self, key: str) -> CorruptDataError:
         return CorruptDataError(
             f"{self.url}/{key} is missing; the release is not complete: run `skyfold verify`"
@@ -342,21 +348,45 @@ class DataRelease:
 
     def network(self, digest: str) -> Network:
         """Model of a digest, checked and ready to run."""
+        from skyfold.access.graph_check import MAX_MODEL_BYTES
         from skyfold.images.network import Network
 
-        return self._part(f"network {digest}", lambda: Network(self._model_files(digest), digest))
+        def make() -> Network:
+            files = self.model_files(digest, layout.MODEL_FILES, MAX_MODEL_BYTES)
+            return Network(files, digest)
 
-    def _model_files(self, digest: str) -> dict[str, bytes]:
-        from skyfold.access.graph_check import MAX_MODEL_BYTES
+        return self._part(f"network {digest}", make)
 
-        keys = [f"models/{digest}/{name}" for name in layout.MODEL_FILES]
-        files = self.read_ranges([(key, 0, MAX_MODEL_BYTES + 1) for key in keys])
-        for key, data in zip(keys, files, strict=True):
+    def model_files(self, digest: str, names: Sequence[str], limit: int) -> dict[str, bytes]:
+        """Files of a model, none of which may take more bytes than a limit.
+
+        Parameters
+        ----------
+        digest : str
+            Of the model.
+        names : sequence of str
+            Of the files.
+        limit : int
+            No more is fetched.
+
+        Raises
+        ------
+        CorruptDataError
+            If one is missing or larger.
+        """
+        keys = [f"models/{digest}/{name}" for name in names]
+        files = {}
+        found = self.read_ranges([(key, 0, limit + 1) for key in keys])
+        for name, data in zip(names, found, strict=True):
             if isinstance(data, SkyfoldError):
                 raise data
-            if len(data) > MAX_MODEL_BYTES:  # no more than this was fetched
-                raise CorruptDataError(f"{self.url}/{key} is larger than {MAX_MODEL_BYTES} bytes")
-        return dict(zip(layout.MODEL_FILES, files, strict=True))  # type: ignore[arg-type]
+            if len(data) > limit:
+                raise CorruptDataError(
+                    f"{self.url}/models/{digest}/{name} is larger than {limit} bytes; fetch the "
+                    "release again, or ask its publisher"
+                )
+            files[name] = data
+        return files
 
     @property
     def fidelity(self) -> FidelityRecord:

@@ -16,17 +16,14 @@ brightness.
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import zipfile
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfold.access.trust import load_json, reading
+from skyfold.access.model_files import pack_model, unpack_model
+from skyfold.access.trust import reading
 from skyfold.catalogs.columns import Floats, interpolate
 from skyfold.errors import CorruptDataError
 
@@ -35,7 +32,7 @@ LATENT_LIMIT = 2**24
 MAX_LATENTS = 256
 MAX_HIDDEN = 1024
 MAX_BYTES = 2**28
-CARD, ARRAYS = "card.json", "table.npz"
+ARRAYS = "table.npz"
 HIDDEN_REACH = 2048  # of a latent, as the hidden layer sees it
 HIDDEN_SCALE = 64  # by which it divides what it sees
 HIDDEN_BITS = 12  # of its sums that are cut off
@@ -197,12 +194,7 @@ class TableModel:
 
     def to_files(self) -> dict[str, bytes]:
         """Files of the model by name; the same model always gives the same bytes."""
-        sink = io.BytesIO()
-        np.savez_compressed(sink, **{name: getattr(self, name) for name in _NAMES})
-        return {
-            CARD: json.dumps(self.card, sort_keys=True, indent=1).encode(),
-            ARRAYS: sink.getvalue(),
-        }
+        return pack_model(self, ARRAYS, _NAMES)
 
     @classmethod
     def from_files(cls, files: dict[str, bytes], digest: str) -> TableModel:
@@ -213,15 +205,8 @@ class TableModel:
         CorruptDataError
             If the files are not those of the digest, or not a model.
         """
-        met = files_digest(files)
-        if met != digest:
-            raise CorruptDataError(
-                f"model {digest} of a catalog has files of digest {met}; fetch the release again, "
-                "or ask its publisher"
-            )
         with reading(f"models/{digest}", "a model of a table"):
-            arrays = _read_arrays(files[ARRAYS])
-            model = cls(**arrays, card=load_json(files[CARD], CARD))
+            model = cls(**unpack_model(files, digest, ARRAYS, _NAMES, MAX_BYTES))
             model._check(digest)
         return model
 
@@ -258,23 +243,6 @@ class TableModel:
 
 def _rising(knots: Floats) -> bool:
     return bool(np.isfinite(knots).all() and (np.diff(knots, axis=1) > 0).all())
-
-
-def _read_arrays(data: bytes) -> dict[str, Any]:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        size = sum(item.file_size for item in archive.infolist())
-    if size > MAX_BYTES:
-        raise ValueError(f"arrays of {size} bytes; {MAX_BYTES} are allowed")
-    with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-        return {name: stored[name] for name in _NAMES}
-
-
-def files_digest(files: dict[str, bytes]) -> str:
-    """SHA-256, hex, over the names and digests of a model's files."""
-    lines = [
-        f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items())
-    ]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def assign_cells(rows: NDArray[np.float32], som: NDArray[np.float32]) -> NDArray[np.int32]:

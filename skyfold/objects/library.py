@@ -14,12 +14,13 @@ from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.table import QTable
 
+from skyfold.access.model_files import CARD
 from skyfold.access.store import named_store_errors
 from skyfold.catalogs.library import Catalog, write_parquet
 from skyfold.errors import CorruptDataError, InvalidRequestError, UnknownNameError
 from skyfold.images.cutouts import MAX_PIXELS, Box, Cutouts, cut_all
 from skyfold.objects.index import KEY, TABLE, VECTOR_CHUNK, ObjectsInfo, array_path
-from skyfold.objects.model import ARRAYS, CARD, MAX_BYTES, ObjectModel
+from skyfold.objects.model import ARRAYS, MAX_BYTES, ObjectModel
 from skyfold.objects.neighbours import nearest
 
 if TYPE_CHECKING:
@@ -109,14 +110,7 @@ class ObjectLibrary:
         """What turns pooled latents into vectors, cells, novelty; CorruptDataError if damaged."""
         if self._model is None:
             digest = self.description.model
-            keys = {name: f"models/{digest}/{name}" for name in (CARD, ARRAYS)}
-            for key in keys.values():
-                if self._release.store.size(key) > MAX_BYTES:
-                    raise CorruptDataError(
-                        f"{self._release.url}/{key} is larger than {MAX_BYTES} bytes; fetch the "
-                        "release again, or ask its publisher"
-                    )
-            files = {name: self._release.read(key) for name, key in keys.items()}
+            files = self._release.model_files(digest, (CARD, ARRAYS), MAX_BYTES)
             self._model = ObjectModel.from_files(files, digest)
         return self._model
 

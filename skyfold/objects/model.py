@@ -15,22 +15,20 @@ those two, where a number below 0 counts as 0.
 
 from __future__ import annotations
 
-import io
-import json
-import zipfile
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfold.catalogs.model import assign_cells, files_digest
-from skyfold.errors import CorruptDataError
+from skyfold.access.model_files import pack_model, unpack_model
+from skyfold.access.trust import reading
+from skyfold.catalogs.model import assign_cells
 
 __all__ = ["LIMIT", "ObjectModel", "flatten"]
 
 LIMIT = 127
-CARD, ARRAYS = "card.json", "objects.npz"
+ARRAYS = "objects.npz"
 MAX_BYTES = 2**24
 _BLOCK = 2**16
 _NEAR_BLOCK = 2048
@@ -138,10 +136,7 @@ class ObjectModel:
 
     def to_files(self) -> dict[str, bytes]:
         """Files of the model by name; the same model always gives the same bytes."""
-        sink = io.BytesIO()
-        np.savez_compressed(sink, **{name: getattr(self, name) for name in _NAMES})
-        card = json.dumps(self.card, sort_keys=True, indent=1).encode()
-        return {CARD: card, ARRAYS: sink.getvalue()}
+        return pack_model(self, ARRAYS, _NAMES)
 
     @classmethod
     def from_files(cls, files: dict[str, bytes], digest: str) -> ObjectModel:
@@ -152,19 +147,9 @@ class ObjectModel:
         CorruptDataError
             If the files are not those of the digest, or not a model.
         """
-        met = files_digest(files)
-        if met != digest:
-            raise CorruptDataError(
-                f"model {digest} of the objects has files of digest {met}; fetch the release "
-                "again, or ask its publisher"
-            )
-        try:
-            model = cls(**_read_arrays(files[ARRAYS]), card=json.loads(files[CARD]))
+        with reading(f"models/{digest}", "a model of objects"):
+            model = cls(**unpack_model(files, digest, ARRAYS, _NAMES, MAX_BYTES))
             model._check()
-        except (KeyError, ValueError, TypeError, IndexError, zipfile.BadZipFile) as error:
-            raise CorruptDataError(
-                f"model {digest} of the objects cannot be read: {error}; fetch the release again"
-            ) from error
         return model
 
     def _check(self) -> None:
@@ -186,12 +171,3 @@ def flatten(features: NDArray[Any]) -> Floats:
     118, 1406) for the same reason: it takes values of either sign, and of any size.
     """
     return np.arcsinh(np.asarray(features, np.float64))
-
-
-def _read_arrays(data: bytes) -> dict[str, Any]:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        size = sum(item.file_size for item in archive.infolist())
-    if size > MAX_BYTES:
-        raise ValueError(f"arrays of {size} bytes; {MAX_BYTES} are allowed")
-    with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-        return {name: stored[name] for name in _NAMES}

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import zarr
 from numpy.typing import NDArray
 
-from skyfold.catalogs.model import files_digest
+from skyfold.access.model_files import files_digest
 from skyfold.errors import CorruptDataError, ReleaseError
 from skyfold.fidelity.images import counted_pixels
 from skyfold.images.index import ImageEntry

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from models.som import quantization_error, side_for, topographic_error, train_som, u_matrix
 from models.table_model import train_table
+from skyfold.access.model_files import files_digest
 from skyfold.catalogs import columns as cells
 from skyfold.catalogs.index import CatalogInfo, Column
-from skyfold.catalogs.model import LATENT_LIMIT, TableModel, assign_cells, files_digest
+from skyfold.catalogs.model import LATENT_LIMIT, TableModel, assign_cells
 from skyfold.errors import CorruptDataError, InvalidRequestError
 
 SMALL, LARGE = 1e-30, 1e30

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from models.explain import map_distance, occlusion, shapley_values
 from models.object_model import train_objects
 from models.tsne import sample_rows, tsne_map
-from skyfold.catalogs.model import files_digest
+from skyfold.access.model_files import files_digest
 from skyfold.errors import CorruptDataError
 from skyfold.objects.model import ObjectModel
 from skyfold.objects.neighbours import nearest
@@ -70,7 +70,7 @@ def test_model_comes_back_from_its_files(model, sample):
 )
 def test_wrong_arrays_are_refused(model, change):
     files = replace(model, **change).to_files()
-    with pytest.raises(CorruptDataError, match="cannot be read"):
+    with pytest.raises(CorruptDataError, match="is not a model of objects"):
         ObjectModel.from_files(files, files_digest(files))
 
 

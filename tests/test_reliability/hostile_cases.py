@@ -392,7 +392,7 @@ def _npy_header(shape: str, dtype: str = "<f8") -> bytes:
 
 def table_model(edit: Callable[[dict[str, bytes]], None]) -> Change:
     """Another model of the catalog under its own digest."""
-    from skyfold.catalogs.model import files_digest
+    from skyfold.access.model_files import files_digest
 
     def change(folder: Path) -> None:
         info = json.loads((folder / CATALOG).read_text())
