@@ -51,6 +51,12 @@ def read_columns(data: bytes, names: list[str] | None = None) -> dict[str, list[
     }
 
 
+def read_rows(data: bytes) -> list[dict[str, Any]]:
+    """Rows of a Parquet file, as Python values; see `read_columns`."""
+    columns = read_columns(data)
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
 def read_table(data: bytes) -> Any:
     """Arrow table (`arro3.core.Table`) of a Parquet file; ParquetError if it is none."""
     try:

@@ -53,7 +53,6 @@ REAL_KINDS = ("scaled", "error", "fixed", "plain")
 ROW_MAJOR = ("text", "list")  # kinds with an array of their own for each element, rows first
 KINDS = (*REAL_KINDS, "whole", *ROW_MAJOR)
 MAX_LIST_CHUNK_BYTES = 2**26  # of the longest list, times rows of a chunk
-_SHARED = ("rows", "map", "latent")
 _LAYER_TYPES = {
     "rows": "int64",
     "map": "int32",

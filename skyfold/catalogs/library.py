@@ -18,7 +18,9 @@ from astropy.table import Column as TableColumn
 from astropy.table import MaskedColumn, QTable
 from astropy.utils.masked import Masked
 
+from skyfold.access.model_files import CARD
 from skyfold.access.parquet import OutColumn, write_columns
+from skyfold.access.products import Products
 from skyfold.access.store import named_store_errors
 from skyfold.access.trust import reading, require_memory
 from skyfold.catalogs.columns import LEVELS
@@ -30,10 +32,10 @@ from skyfold.catalogs.index import (
     catalog_path,
     check_level,
 )
-from skyfold.catalogs.model import ARRAYS, CARD, MAX_BYTES, TableModel
+from skyfold.catalogs.model import ARRAYS, MAX_BYTES, TableModel
 from skyfold.catalogs.query import Condition, parse_condition
 from skyfold.catalogs.rows import RowDecoder, check, checked_level, lists_of, missing_values
-from skyfold.errors import CorruptDataError, InvalidRequestError, UnknownNameError
+from skyfold.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,11 +43,10 @@ if TYPE_CHECKING:
     from skyfold.release import DataRelease
 
 _RUN_CHUNKS = 64  # decoded together: bounds the memory of a request's layers
-_CONE_CELLS = 4096
 _MAP_VALUES = 2**25  # of one array of the map
 
 
-class CatalogLibrary(Mapping[str, "Catalog"]):
+class CatalogLibrary(Products["Catalog"]):
     """Catalogs of a release by name; UnknownNameError for any other.
 
     Examples
@@ -53,35 +54,10 @@ class CatalogLibrary(Mapping[str, "Catalog"]):
     >>> release.catalogs["galaxies"].read(["ra", "mag_r"], level="bounded")  # doctest: +SKIP
     """
 
-    def __init__(self, release: DataRelease, names: Sequence[str]) -> None:
-        self._release = release
-        self._names = sorted(names)
-        self._opened: dict[str, Catalog] = {}
+    noun = "catalog"
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_opened": {}}
-
-    def __getitem__(self, name: str) -> Catalog:
-        if name not in self._names:
-            raise UnknownNameError(
-                f"no catalog {name!r} in {self._release.url}; there are "
-                f"{', '.join(self._names) or 'none'}; choose one of them"
-            )
-        if name not in self._opened:
-            self._opened[name] = Catalog(self._release, name)
-        return self._opened[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __repr__(self) -> str:
-        return f"<CatalogLibrary: {', '.join(self._names) or 'no catalogs'}>"
+    def _open(self, name: str) -> Catalog:
+        return Catalog(self._release.holder(catalog_path(name)), name)
 
 
 class Catalog:
@@ -132,13 +108,7 @@ class Catalog:
         """Model of the table, or None; CorruptDataError if its files are damaged."""
         digest = self.description.model
         if self._model is None and digest:
-            keys = {name: f"models/{digest}/{name}" for name in (CARD, ARRAYS)}
-            for key in keys.values():
-                if self._release.store.size(key) > MAX_BYTES:
-                    raise CorruptDataError(
-                        f"{self._release.url}/{key} is larger than {MAX_BYTES} bytes"
-                    )
-            files = {name: self._release.read(key) for name, key in keys.items()}
+            files = self._release.model_files(digest, (CARD, ARRAYS), MAX_BYTES)
             self._model = TableModel.from_files(files, digest)
         return self._model
 

@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from pcodec import ChunkConfig, standalone
 
 from skyfold.codecs.chunk import ChunkCodec
+from skyfold.codecs.streams import fill, read_leb128, to_leb128
 from skyfold.errors import CorruptDataError
 
 _ZERO, _PCODEC, _PLAIN, _SHUFFLED, _DICTIONARY, _PARTS = range(6)
@@ -232,29 +233,6 @@ def _sealed(method: int, count: int, body: bytes) -> bytes:
     return zlib.crc32(rest).to_bytes(4, "little") + rest
 
 
-def to_leb128(number: int) -> bytes:
-    """Unsigned LEB128 of a number."""
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def read_leb128(data: bytes, at: int) -> tuple[int, int]:
-    """Number at a place of some bytes, and the place after it; CorruptDataError beyond them."""
-    number = shift = 0
-    while True:
-        byte = data[at]
-        number |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return number, at
-        if shift > 56:
-            raise CorruptDataError("skyfold.numbers chunk holds a number of more than 56 bits")
-
-
 def _part(data: bytes) -> bytes:
     return len(data).to_bytes(4, "little") + data
 
@@ -340,9 +318,7 @@ def _split(body: bytes) -> tuple[bytes, bytes]:
 def _from_pcodec(body: bytes, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Exactly `count` values: the destination bounds the memory, whatever the stream claims."""
     values = np.zeros(count, TYPES[body[0]])
-    progress = standalone.simple_decompress_into(body[1:], values)
-    if progress.n_processed != count or not progress.finished:
-        raise CorruptDataError(f"pcodec stream holds {progress.n_processed} of {count} values")
+    fill(values, body[1:])
     return values.view(dtype) if values.dtype.kind == "f" else values.astype(dtype)
 
 

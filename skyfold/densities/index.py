@@ -28,7 +28,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from skyfold.access.parquet import read_columns, read_metadata
+from skyfold.access.parquet import read_metadata, read_rows
 from skyfold.access.trust import reading
 from skyfold.codecs.amplitude import MAX_POINTS, MIN_POINTS, Float, divergence, hellinger
 from skyfold.codecs.columns import NumbersCodec
@@ -314,9 +314,7 @@ def read_index(data: bytes, key: str) -> DensityIndex:
         If the bytes are not an index.
     """
     with reading(key, "an index of densities"):
-        columns = read_columns(data)
-        rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
-        shards = tuple(Shard.from_row(row) for row in rows)
+        shards = tuple(Shard.from_row(row) for row in read_rows(data))
         index = index_of(json.loads(read_metadata(data)[_META]), shards)
         _check(index)
     return index

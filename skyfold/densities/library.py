@@ -8,7 +8,7 @@ bits on every machine; where `exact` is smaller it serves them, normalised, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skyfold.access.products import Products
 from skyfold.access.store import named_store_errors
 from skyfold.access.trust import require_memory
 from skyfold.catalogs.model import u_matrix
@@ -27,7 +28,6 @@ from skyfold.errors import (
     InvalidRequestError,
     LevelNotStoredError,
     MissingDependencyError,
-    UnknownNameError,
 )
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _POOL_THREADS = 8  # chunks are fetched at once
 Rows = slice | Sequence[int] | NDArray[Any] | None
 
 
-class DensityLibrary(Mapping[str, "DensitySet"]):
+class DensityLibrary(Products["DensitySet"]):
     """Sets of densities of a release, by name; UnknownNameError for any other.
 
     Examples
@@ -45,30 +45,10 @@ class DensityLibrary(Mapping[str, "DensitySet"]):
     >>> pdf = release.densities["pz"].read(slice(0, 100), level="latent")  # doctest: +SKIP
     """
 
-    def __init__(self, release: DataRelease, names: Sequence[str]) -> None:
-        self._release = release
-        self._sets = {name: DensitySet(release, name) for name in names}
+    noun = "set of densities"
 
-    def __getitem__(self, name: str) -> DensitySet:
-        try:
-            return self._sets[name]
-        except KeyError:
-            raise UnknownNameError(
-                f"no densities {name!r} in {self._release.url}; there are "
-                f"{', '.join(self._sets) or 'none'}; choose one of them"
-            ) from None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._sets)
-
-    def __len__(self) -> int:
-        return len(self._sets)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._sets
-
-    def __repr__(self) -> str:
-        return f"<DensityLibrary: {', '.join(self) or 'empty'}>"
+    def _open(self, name: str) -> DensitySet:
+        return DensitySet(self._release.holder(f"densities/{name}"), name)
 
 
 class DensitySet:

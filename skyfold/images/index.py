@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from skyfold.access.parquet import read_columns
+from skyfold.access.parquet import read_rows
 from skyfold.access.trust import check_key, reading
 from skyfold.errors import CorruptDataError
 from skyfold.images.details import encode_header
@@ -271,10 +271,7 @@ def read_index(data: bytes, key: str) -> list[ImageEntry]:
         If the bytes are not an index.
     """
     with reading(key, "an index of images"):
-        columns = read_columns(data)
-        names = list(columns)
-        rows = (dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True))
-        entries = [ImageEntry.from_row(row) for row in rows]
+        entries = [ImageEntry.from_row(row) for row in read_rows(data)]
         for entry in entries:
             _check(entry, key)
     return entries

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skyfold.access.model_files import CARD
 from skyfold.catalogs.index import CatalogInfo, catalog_path
-from skyfold.catalogs.model import ARRAYS, CARD, TableModel
+from skyfold.catalogs.model import ARRAYS, TableModel
 from skyfold.errors import ConfigError, InputError, ReleaseError
 from storage.catalogs.encoder import EncodedRows, encode_rows
 from storage.catalogs.plan import CatalogFile, SurveyedCatalog

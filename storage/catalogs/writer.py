@@ -16,9 +16,10 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from skyfold.access.model_files import files_digest
 from skyfold.catalogs.columns import LEVELS
 from skyfold.catalogs.index import ROW_MAJOR, CatalogInfo, Chunks, Column, catalog_path
-from skyfold.catalogs.model import TableModel, files_digest, u_matrix
+from skyfold.catalogs.model import TableModel, u_matrix
 from skyfold.catalogs.rows import checked_level
 from skyfold.errors import CorruptDataError, ReleaseError
 from storage.catalogs.encoder import EncodedRows
