@@ -103,24 +103,21 @@ class ImageSet:
         sides = [max(entry.plane[axis] for entry in entries) for axis in (0, 1)]
         chunks = ((1,) * len(entries), *(_tiles(side) for side in sides))
         release = self._library.release
-        types = dict(zip(_PLANES, (_value_type(entries), bool, np.float64), strict=True))
-        layers = {
-            name: dask.array.map_blocks(  # type: ignore[no-untyped-call]
-                _block,
-                chunks=chunks,
-                dtype=kind,
-                meta=np.empty((0, 0, 0), kind),
-                release=release,
-                image_ids=tuple(entry.id for entry in entries),
-                level=level,
-                plane=name,
-                kind=np.dtype(kind).str,
-            )
-            for name, kind in types.items()
-        }
+        kinds = (_value_type(entries), bool, np.float64)
+        pixel = np.dtype(list(zip(_PLANES, kinds, strict=True)))
+        blocks = dask.array.map_blocks(  # type: ignore[no-untyped-call]
+            _block,  # all planes of a tile at once: it is fetched and decoded once for them
+            chunks=chunks,
+            dtype=pixel,
+            meta=np.empty((0, 0, 0), pixel),
+            release=release,
+            image_ids=tuple(entry.id for entry in entries),
+            level=level,
+            pixel=pixel,
+        )
         units = {str(unit_of(entry)) for entry in entries}
         return xarray.Dataset(
-            {name: (("image", "y", "x"), layer) for name, layer in layers.items()},
+            {name: (("image", "y", "x"), blocks[name]) for name in _PLANES},
             coords={
                 "image": [entry.id for entry in entries],
                 "band": ("image", [entry.band for entry in entries]),
@@ -163,15 +160,14 @@ def _block(
     release: DataRelease,
     image_ids: tuple[str, ...],
     level: str,
-    plane: str,
-    kind: str,
+    pixel: np.dtype[Any],
     block_info: Any = None,
 ) -> NDArray[Any]:
-    """One tile of one image, shape (1, ny, nx), in whichever process dask runs it."""
+    """Planes of one tile of one image, shape (1, ny, nx), in whichever process dask runs it."""
     (number, _), *spans = block_info[None]["array-location"]
     entry = release.images.entry(image_ids[number])
     shape = tuple(stop - start for start, stop in spans)
-    out = np.full((1, *shape), plane == "mask" or np.nan, kind)
+    out = np.full((1, *shape), np.array((np.nan, True, np.nan), pixel))
     rows, columns = (
         slice(start, min(stop, side))
         for (start, stop), side in zip(spans, entry.plane, strict=True)
@@ -179,7 +175,7 @@ def _block(
     if rows.start >= rows.stop or columns.start >= columns.stop:
         return out
     window = release.images.read(entry.id, level, rows, columns)
-    found = dict(zip(_PLANES, physical(entry, window), strict=True))[plane]
-    if found is not None:
-        out[0, : found.shape[0], : found.shape[1]] = found
+    for name, plane in zip(_PLANES, physical(entry, window), strict=True):
+        if plane is not None:
+            out[name][0, : plane.shape[0], : plane.shape[1]] = plane
     return out
