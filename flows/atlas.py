@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from models.atlas import catalog_atlas
 from skyfold.catalogs.index import Column, catalog_path
-from skyfold.catalogs.library import Catalog, plain_values
+from skyfold.catalogs.library import Catalog
+from skyfold.catalogs.tables import plain_values
 
 if TYPE_CHECKING:
     from skyfold.release import DataRelease
@@ -23,9 +24,10 @@ MOST = 20_000  # rows looked at
 
 
 def draw_catalog(builder: ReleaseBuilder, release: DataRelease, name: str, seed: int) -> bool:
-    """Write the atlas of a catalog; whether it has a model to draw one from."""
+    """Write the atlas of a catalog; whether it is stored here, with a model to draw one from."""
     catalog = release.catalogs[name]
-    if catalog.model is None or not len(catalog):
+    is_elsewhere = release.holder(catalog_path(name)) is not release
+    if is_elsewhere or catalog.model is None or not len(catalog):
         return False
     units, rows, names = _sample(catalog, seed)
     atlas = catalog_atlas(catalog.model, units, rows, names, seed=seed)

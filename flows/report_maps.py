@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from flows.gallery import gray_picture, png_uri
 from skyfold.catalogs.index import catalog_path
-from skyfold.catalogs.library import plain_values
+from skyfold.catalogs.tables import plain_values
 from skyfold.errors import CorruptDataError
 
 if TYPE_CHECKING:
@@ -163,6 +163,7 @@ def _values(column: Any) -> list[Any]:
 def atlas_of(release: DataRelease, name: str) -> Row:
     """Atlas of a catalog; empty where none was drawn; CorruptDataError if it is no JSON."""
     key = f"{catalog_path(name)}/atlas.json"
+    release = release.holder(catalog_path(name))
     if not release.store.exists(key):
         return {}
     try:

@@ -104,7 +104,7 @@ def export_catalog(
     InvalidRequestError
         If `rows` is not positive.
     """
-    from skyfold.catalogs.library import parquet_columns
+    from skyfold.catalogs.tables import parquet_columns
 
     if rows < 1:
         raise InvalidRequestError(f"partitions of {rows} rows: give 1 or more")

@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from astropy import units as u
 from astropy.coordinates import Angle, SkyCoord
-from astropy.table import Column as TableColumn
-from astropy.table import MaskedColumn, QTable
-from astropy.utils.masked import Masked
+from astropy.table import QTable
 
 from skyfold.access.model_files import CARD
-from skyfold.access.parquet import OutColumn, write_columns
 from skyfold.access.products import Products
-from skyfold.access.store import named_store_errors
 from skyfold.access.trust import reading, require_memory
 from skyfold.catalogs.columns import LEVELS
 from skyfold.catalogs.index import (
@@ -34,7 +30,8 @@ from skyfold.catalogs.index import (
 )
 from skyfold.catalogs.model import ARRAYS, MAX_BYTES, TableModel
 from skyfold.catalogs.query import Condition, parse_condition
-from skyfold.catalogs.rows import RowDecoder, check, checked_level, lists_of, missing_values
+from skyfold.catalogs.run import Run, runs
+from skyfold.catalogs.tables import make_table, nothing, write_parquet
 from skyfold.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -232,7 +229,7 @@ class Catalog:
         reach = self._radius(radius)
         chunks = self._chunks_near(position.icrs, reach)
 
-        def inside(run: _Run) -> NDArray[np.bool_]:
+        def inside(run: Run) -> NDArray[np.bool_]:
             sky = SkyCoord(_degrees(ra, run), _degrees(dec, run), unit="deg")
             return np.asarray(sky.separation(position.icrs) <= reach)
 
@@ -416,15 +413,15 @@ class Catalog:
         if select is None:
             self._require_memory(columns, len(chunks))
         parts: list[tuple[NDArray[np.int64], list[Any]]] = []
-        for first, last in _runs(np.asarray(chunks, int), together):
+        for first, last in runs(np.asarray(chunks, int), together):
             with reading(f"{self._release.url}/{self.path}", f"a catalog at {level}"):
-                run = _Run(self, level, first, last)
+                run = Run(self, level, first, last)
                 chosen = slice(None) if select is None else np.flatnonzero(select(run))
                 if isinstance(chosen, slice) or chosen.size:
                     found = [[part[:, chosen] for part in run.column(one)] for one in columns]
                     parts.append((run.numbers[chosen], found))
         if not parts:
-            return _make_table(columns, np.empty(0, np.int64), [_nothing(one) for one in columns])
+            return make_table(columns, np.empty(0, np.int64), [nothing(one) for one in columns])
         numbers = np.concatenate([part[0] for part in parts])
         order = np.argsort(numbers, kind="stable")
         joined = [
@@ -434,98 +431,10 @@ class Catalog:
             ]
             for place in range(len(columns))
         ]
-        return _make_table(columns, numbers[order], joined)
+        return make_table(columns, numbers[order], joined)
 
 
-class _Run:
-    """Some adjoining chunks of a catalog, decoded at one level; each column once."""
-
-    def __init__(self, catalog: Catalog, level: str, first: int, last: int) -> None:
-        info = catalog.description
-        self.catalog = catalog
-        self.level = level
-        self.chunks = slice(first, last)
-        self.rows = slice(first * info.chunk_rows, min(last * info.chunk_rows, info.rows))
-        self.decoder = RowDecoder(info, catalog.model, self._read)
-        self.numbers = self._read("rows", [0])[0]
-        self._decoded: dict[tuple[str, str], Any] = {}
-
-    def _read(self, layer: str, places: Sequence[int]) -> NDArray[Any]:
-        array = self.catalog._array(layer)
-        with named_store_errors(f"{self.catalog._release.url}/{self.catalog.path}/{layer}", "read"):
-            if layer.startswith("text/"):
-                return np.asarray(array[self.rows])
-            if layer.startswith("list/"):
-                return self._lists(layer, array)
-            if not len(places):
-                return np.empty((0, self.rows.stop - self.rows.start), array.dtype)
-            return np.asarray(array[places[0] : places[-1] + 1, self.rows])
-
-    def _lists(self, layer: str, array: Any) -> NDArray[np.object_]:
-        """Lists of a layer, a chunk at a time: they are filled up to the longest only there."""
-        info = self.catalog.description
-        column = next(c for c in info.columns if layer == f"list/{c.first}" and c.kind == "list")
-        starts = range(self.rows.start, self.rows.stop, info.chunk_rows)
-        ends = (min(start + info.chunk_rows, self.rows.stop) for start in starts)
-        parts = (lists_of(array[a:b], column) for a, b in zip(starts, ends, strict=True))
-        return np.concatenate(list(parts))
-
-    def column(
-        self, column: Column, level: str | None = None
-    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Checked values and nulls of a column, each of shape (elements, n)."""
-        level = level or self.level
-        key = column.name, level
-        if key not in self._decoded:
-            values = self.decoder.decode(column, level)
-            place = checked_level(column, level)
-            if place is not None:
-                info = self.catalog.description
-                stored = self.catalog._array("checksum")
-                row = info.real_columns.index(column)
-                check(info, column, level, values, np.asarray(stored[row, self.chunks, place]))
-            self._decoded[key] = values, self.decoder.nulls(column)
-        found: tuple[NDArray[Any], NDArray[np.bool_]] = self._decoded[key]
-        return found
-
-    def meets(self, condition: Condition, used: Mapping[str, Column]) -> NDArray[np.bool_]:
-        """Rows that meet a condition; what is refined is read only where a row may."""
-        refined = [name for name, column in used.items() if column.is_refined]
-        if self.level == "exact" and refined:
-            reach = {name: self._reach(used[name]) for name in refined}
-            possible = np.asarray(condition.possible(reach))
-            if not possible.any():
-                return np.zeros(len(self.numbers), bool)
-        values, known = {}, {}
-        for name, column in used.items():
-            found, nulls = self.column(column)
-            values[name] = found[0]
-            known[name] = ~missing_values(column, found, nulls)[0]
-        return condition.holds(values, known)
-
-    def _reach(self, column: Column) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Lowest and highest exact value that each `bounded` one may stand for."""
-        bounded = self.column(column, "bounded")[0]
-        values = bounded[0].astype(np.float64)
-        if column.kind == "error":
-            width = np.abs(values) / 32  # errors are within 1/64 of themselves
-        else:
-            # A cell is about twice the bound wide; without one, all bits are kept.
-            width = np.nan_to_num(self.decoder.widths(column, bounded.shape)[0])
-        return values - width, values + width
-
-
-def _runs(chunks: NDArray[np.intp], together: int) -> Iterator[tuple[int, int]]:
-    """First and last (excluded) of adjoining chunks, at most so many together."""
-    start = 0
-    for place in range(1, len(chunks) + 1):
-        ends = place == len(chunks) or chunks[place] != chunks[place - 1] + 1
-        if ends or place - start == together:
-            yield int(chunks[start]), int(chunks[place - 1]) + 1
-            start = place
-
-
-def _degrees(column: Column, run: _Run) -> NDArray[np.float64]:
+def _degrees(column: Column, run: Run) -> NDArray[np.float64]:
     values = run.column(column)[0][0].astype(np.float64)
     return values * angle_unit_deg(column.unit)
 
@@ -547,90 +456,3 @@ def bound_of(info: CatalogInfo, column: Column) -> dict[str, Any]:
     if column.kind == "fixed" and column.precision is not None:
         return {"absolute": column.precision / 2, "unit": column.unit}
     return {"absolute": 0.0}
-
-
-def _nothing(column: Column) -> list[NDArray[Any]]:
-    kinds: dict[str, Any] = {"text": f"S{column.width}", "whole": "i8", "list": object}
-    dtype = kinds.get(column.kind, column.native)
-    return [np.empty((column.elements, 0), dtype), np.empty((column.elements, 0), bool)]
-
-
-def _make_table(columns: list[Column], numbers: NDArray[np.int64], decoded: list[Any]) -> QTable:
-    table = QTable(meta={"rows": numbers})
-    for column, (values, nulls) in zip(columns, decoded, strict=True):
-        missing = missing_values(column, values, nulls)
-        shape = (len(numbers), *column.shape)
-        table[column.name] = _table_column(
-            column, restore(column, values), missing.T.reshape(shape), nulls.T.reshape(shape)
-        )
-        table[column.name].info.description = column.description or None
-    return table
-
-
-def restore(column: Column, values: NDArray[Any]) -> NDArray[Any]:
-    """Decoded values, shape (elements, n), as they came: type, byte order and shape."""
-    rows = np.ascontiguousarray(values.T).reshape(values.shape[1], *column.shape)
-    if column.dtype == "str":
-        return np.strings.decode(rows, "utf-8") if rows.size else rows.astype(np.str_)
-    dtype = np.dtype(column.dtype)
-    if column.kind == "list":
-        for place, values in enumerate(rows):
-            rows[place] = _restored(values, dtype)
-        return rows
-    return _restored(rows, dtype)
-
-
-def _restored(values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    if dtype.kind in "Mm":
-        return values.view(dtype.newbyteorder("=")).astype(dtype)
-    return values.astype(dtype, copy=False)
-
-
-def _table_column(
-    column: Column, values: NDArray[Any], missing: NDArray[np.bool_], nulls: NDArray[np.bool_]
-) -> Any:
-    """Quantity where there is a unit, column otherwise; masked where a value is missing."""
-    unit = u.Unit(column.unit, parse_strict="silent") if column.unit else None
-    known = unit is not None and not isinstance(unit, u.UnrecognizedUnit)
-    meta = {"nulls": nulls} if nulls.any() else {}
-    if known and values.dtype.kind in "fiu":
-        quantity = u.Quantity(values, unit, dtype=values.dtype, copy=False)
-        out = Masked(quantity, mask=missing) if missing.any() else quantity
-    elif missing.any():
-        out = MaskedColumn(values, mask=missing, unit=None)
-    else:
-        out = TableColumn(values)
-    out.info.meta = meta | ({"unit": column.unit} if column.unit and not known else {})
-    return out
-
-
-def write_parquet(table: QTable, path: str | os.PathLike[str]) -> None:
-    """Write a table of a release to Parquet; see `parquet_columns`."""
-    write_columns(parquet_columns(table), os.fspath(path))
-
-
-def parquet_columns(table: QTable) -> list[OutColumn]:
-    """Columns of a table of a release as Parquet holds them, units and descriptions as metadata.
-
-    Only values that the input lacked become null; missing ones such as 99 and NaN stay numbers.
-    """
-    columns = []
-    for name in table.colnames:
-        column = table[name]
-        values = plain_values(column)
-        values = values.astype(values.dtype.newbyteorder("="), copy=False)
-        nulls = (column.info.meta or {}).get("nulls")
-        unit = (column.info.meta or {}).get("unit") or (
-            str(column.unit) if column.info.unit else ""
-        )
-        about = {"unit": unit, "description": column.info.description or ""}
-        kept = {key: text for key, text in about.items() if text}
-        columns.append(OutColumn(name, values, nulls, kept))
-    return columns
-
-
-def plain_values(column: Any) -> NDArray[Any]:
-    """Values of a table's column as they were stored, without unit and mask."""
-    plain = getattr(column, "unmasked", column)
-    plain = plain.value if isinstance(plain, u.Quantity) else plain
-    return np.asarray(np.ma.getdata(plain))

@@ -114,14 +114,14 @@ def _like(text: str) -> int | SkyCoord:
 
 def _plain(found: QTable, place: int) -> dict[str, Any]:
     """One row as JSON has it; None for what is missing."""
-    from skyfold.catalogs.library import plain_values
+    from skyfold.catalogs.tables import plain_values
 
     row = {name: plain_values(found[name][place : place + 1])[0].item() for name in found.colnames}
     return {k: None if isinstance(v, float) and not isfinite(v) else v for k, v in row.items()}
 
 
 def _write(found: QTable, output: Path) -> None:
-    from skyfold.catalogs.library import write_parquet
+    from skyfold.catalogs.tables import write_parquet
 
     with whole_file(output) as partial:
         write_parquet(found, partial)

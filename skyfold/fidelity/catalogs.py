@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from skyfold.catalogs.columns import LEVELS, held_out
 from skyfold.catalogs.index import HEALPIX_ORDER, CatalogInfo, Column
-from skyfold.catalogs.library import Catalog, angle_unit_deg, plain_values
+from skyfold.catalogs.library import Catalog, angle_unit_deg
+from skyfold.catalogs.tables import plain_values
 from skyfold.science import ScienceCase, cases
 from skyfold.science.colors import COLORS
 from skyfold.science.photoz import PHOTOZ

@@ -16,7 +16,8 @@ from astropy.table import QTable
 
 from skyfold.access.model_files import CARD
 from skyfold.access.store import named_store_errors
-from skyfold.catalogs.library import Catalog, write_parquet
+from skyfold.catalogs.library import Catalog
+from skyfold.catalogs.tables import write_parquet
 from skyfold.errors import CorruptDataError, InvalidRequestError, UnknownNameError
 from skyfold.images.cutouts import MAX_PIXELS, Box, Cutouts, cut_all
 from skyfold.objects.index import KEY, TABLE, VECTOR_CHUNK, ObjectsInfo, array_path

@@ -32,8 +32,9 @@ from rich.table import Table
 from flows.catalogs import build_catalog
 from flows.job import Job
 from skyfold.catalogs.columns import LEVELS
-from skyfold.catalogs.library import Catalog, CatalogLibrary, plain_values
+from skyfold.catalogs.library import Catalog, CatalogLibrary
 from skyfold.catalogs.model import assign_cells
+from skyfold.catalogs.tables import plain_values
 from skyfold.fidelity.catalogs import catalog_rows
 from skyfold.release import open_release
 from tests.benchmarks.table_peers import EXACT, byte_stream_split, parquet, pcodec_columns, rounded

@@ -16,7 +16,8 @@ from astropy.io import fits
 
 from flows.job import Job
 from skyfold.catalogs.columns import LEVELS
-from skyfold.catalogs.library import CatalogLibrary, plain_values
+from skyfold.catalogs.library import CatalogLibrary
+from skyfold.catalogs.tables import plain_values
 from skyfold.errors import (
     CorruptDataError,
     InputError,

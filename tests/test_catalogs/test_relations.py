@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from skyfold.catalogs.library import plain_values
 from skyfold.catalogs.relations import Relation, from_rest, log2, to_rest
+from skyfold.catalogs.tables import plain_values
 
 ROWS = 3000
 
