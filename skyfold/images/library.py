@@ -21,7 +21,7 @@ from skyfold.errors import (
 )
 from skyfold.images.chunks import LayerArray
 from skyfold.images.coverage import Coverage
-from skyfold.images.cutouts import Box, Cutout, Cutouts, bound_at, cut_all, scalar_position
+from skyfold.images.cutouts import Box, Cutout, Cutouts, cut_all, scalar_position
 from skyfold.images.details import decode_header, details_key
 from skyfold.images.image_set import ImageSet
 from skyfold.images.index import ImageEntry, index_key, read_index
@@ -159,13 +159,9 @@ class ImageLibrary:
 
     def header(self, image_id: str) -> fits.Header:
         """FITS header of an image's file, without the cards that say how the file held it."""
-        from astropy.io import fits
+        from skyfold.images.fits import image_header
 
-        cards = self.complete(self.entry(image_id)).header
-        header = fits.Header.fromstring(cards, sep="\n")
-        for card in ("XTENSION", "PCOUNT", "GCOUNT", "TFIELDS", "CHECKSUM", "DATASUM"):
-            header.remove(card, ignore_missing=True)
-        return header
+        return image_header(self.complete(self.entry(image_id)))
 
     def complete(self, entry: ImageEntry) -> ImageEntry:
         """An entry of the index with its header and the places of its chunks, read now."""
@@ -259,28 +255,10 @@ class ImageLibrary:
         ------
         UnknownNameError, LevelNotStoredError, CorruptDataError
         """
-        from astropy.io import fits
+        from skyfold.images.fits import image_hdu
 
-        entry = self.entry(image_id)
         window = self.read(image_id, level)
-        header = self.header(image_id)
-        had = {card for card in ("BSCALE", "BZERO") if card in header}
-        values = window.values.reshape(entry.shape)
-        header["HIERARCH SKYFOLD LEVEL"] = (level, "fidelity level of these pixels")
-        bound = bound_at(entry, level)
-        told = bound if np.isfinite(bound) else "none"
-        header["HIERARCH SKYFOLD BOUND"] = (told, "largest error [noise units]")
-        if level in ("latent", "sources") and entry.mode != "direct":
-            for card in ("BSCALE", "BZERO", "BLANK"):
-                header.remove(card, ignore_missing=True)
-            return fits.PrimaryHDU(values * entry.bscale + entry.bzero, header)
-        hdu = fits.PrimaryHDU(values, header, do_not_scale_image_data=True)
-        for card, value, plain in (("BSCALE", entry.bscale, 1.0), ("BZERO", entry.bzero, 0.0)):
-            if value != plain or card in had:  # astropy takes them out of an integer's header
-                hdu.header[card] = value
-        if entry.blank is not None:
-            hdu.header["BLANK"] = entry.blank
-        return hdu
+        return image_hdu(self.complete(self.entry(image_id)), window.values, level)
 
     # By position.
 
@@ -424,14 +402,15 @@ class ImageLibrary:
             return [Box.around(entry, x, y, size) for x, y in zip(xs, ys, strict=True)]
         matches = self._coverage.matches(positions, band, image_set)
         return [
-            Box.around(found[0][2], *found[0][3:], size)
-            if found
-            else OutsideFootprintError(
-                f"no image of band {band or 'any'} in {self._release.url} covers "
-                f"{position.to_string('decimal')}; `skyfold images` lists what there is"
-            )
+            Box.around(found[0][2], *found[0][3:], size) if found else self._outside(position, band)
             for found, position in zip(matches, positions, strict=True)
         ]
+
+    def _outside(self, position: SkyCoord, band: str | None) -> OutsideFootprintError:
+        return OutsideFootprintError(
+            f"no image of band {band or 'any'} in {self._release.url} covers "
+            f"{position.to_string('decimal')}; `skyfold images` lists what there is"
+        )
 
     def epochs(
         self,
@@ -470,10 +449,7 @@ class ImageLibrary:
         matches = self._coverage.matches(position, band, image_set, size if partly else None)[0]
         boxes = [Box.around(match[2], *match[3:], size) for match in matches]
         if not boxes:
-            raise OutsideFootprintError(
-                f"no image of band {band or 'any'} in {self._release.url} covers "
-                f"{position[0].to_string('decimal')}; `skyfold images` lists what there is"
-            )
+            raise self._outside(position[0], band)
         boxes.sort(key=lambda box: (box.entry.time is None, box.entry.time or "", box.entry.id))
         return cut_all(self, boxes, level, progress)
 
