@@ -73,8 +73,10 @@ def layers_read(level: str, mode: str, *, quantised: bool = False) -> tuple[str,
     quantised : bool
         Whether the pixels were integers before, see `skyfold.quantum`.
     """
-    if mode == "direct" or (mode == "ladder+direct" and level == "exact"):
+    if mode == "direct":
         return ("direct", *_BASE)
+    if mode == "ladder+direct" and level == "exact":
+        return ("direct", "background", *_BASE)  # the background tells the noise of pixels
     more = ("quantum",) if quantised and level == "exact" else ()
     return (*_REFINED[level], *more, *_BASE)
 

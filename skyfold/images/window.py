@@ -162,12 +162,26 @@ class _Decoder:
 
     def _run_direct(
         self, tiles_y: slice, tiles_x: slice, shape: tuple[int, int]
-    ) -> tuple[NDArray[Any], NDArray[np.uint8], None]:
+    ) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float64] | None]:
         values = self.layers["direct"]
+        sigma = None if self.entry.noise is None else np.empty(shape)
         for ty, tx in np.ndindex(shape[0] // TILE, shape[1] // TILE):
             place = (slice(ty * TILE, (ty + 1) * TILE), slice(tx * TILE, (tx + 1) * TILE))
-            self._check(values[place], (tiles_y.start + ty, tiles_x.start + tx), "exact")
-        return values, self.layers["flags"], None
+            name = (tiles_y.start + ty, tiles_x.start + tx)
+            self._check(values[place], name, "exact")
+            if sigma is not None:
+                sigma[place] = self._sigma_of(values[place], self.layers["flags"][place], name)
+        return values, self.layers["flags"], sigma
+
+    def _sigma_of(
+        self, stored: NDArray[Any], flags: NDArray[np.uint8], name: tuple[int, int]
+    ) -> NDArray[np.float64]:
+        """Noise of a tile's pixels by their own values [stored unit]; fills have the sky's."""
+        noise, background = self._noise, self._background(name)
+        unit = math.ldexp(1.0, noise.grid_exponent)
+        with np.errstate(invalid="ignore"):
+            signal = np.where(flags < FLAG_FILL, stored / unit - background, 0)
+        return noise.pixel_sigma(signal) * unit
 
     def _predict(self, shape: tuple[int, int]) -> NDArray[np.float32]:
         """Network output of every tile, shape (tiles, 256, 256)."""
@@ -183,8 +197,7 @@ class _Decoder:
         self, y: NDArray[np.float32], place: tuple[slice, slice], name: tuple[int, int]
     ) -> tuple[NDArray[Any], NDArray[np.float64]]:
         noise = self._noise
-        rows, columns = (slice(at * TILE, (at + 1) * TILE) for at in name)
-        background = background_at(self.layers["background"], noise.background_step, rows, columns)
+        background = self._background(name)
         smooth = noise.to_signal(y)
         smooth += background
         predicted = ladder.round_prediction(smooth, noise, self.layers["guard"][place])
@@ -192,6 +205,11 @@ class _Decoder:
         values = self._refine(smooth, predicted, sigma, place, name)
         sigma *= math.ldexp(1.0, noise.grid_exponent)
         return values, sigma
+
+    def _background(self, name: tuple[int, int]) -> NDArray[np.float64]:
+        rows, columns = (slice(at * TILE, (at + 1) * TILE) for at in name)
+        step = self._noise.background_step
+        return background_at(self.layers["background"], step, rows, columns)
 
     def _unrounded(self, smooth: NDArray[np.float64]) -> NDArray[Any]:
         """The network's own values, in grid units, as floats [stored unit]."""
