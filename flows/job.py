@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from prefect import get_run_logger
+
+from flows.parameters import night_of
 from skyfold.access.store import Store
 from skyfold.errors import ReleaseError
 from skyfold.fidelity.holdout import HoldOut
@@ -158,6 +161,15 @@ class Job:
         return f"python -m flows {step} {self.survey}" + (
             f" --night {self.night}" if self.night else ""
         )
+
+
+def job_to_do(survey: str, night: str | None) -> Job | None:
+    """The job of a flow's parameters; None, and a line in the log, if its release is sealed."""
+    job = Job(survey, night_of(survey, night))
+    if not job.is_published():
+        return job
+    get_run_logger().info("%s is sealed already", job.builder.store.url)
+    return None
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from prefect.artifacts import create_table_artifact
 from flows.catalogs import measure_catalogs
 from flows.densities import measure_densities
 from flows.events import MEASURED, emit_step
-from flows.job import Job
-from flows.parameters import AtNight, Survey, night_of, run_name
+from flows.job import Job, job_to_do
+from flows.parameters import AtNight, Survey, run_name
 from flows.pictures import show_rate
 from flows.runner import HOUR, RUNNER, batches, run_batches, step, workers
 from skyfold.errors import CorruptDataError
@@ -37,18 +37,18 @@ def measure(survey: Survey = "survey.toml", night: AtNight = None) -> int:
         night: Takes the place of {night} in survey.toml, such as 2026-11-22. Empty: the night that
             had begun when the run was scheduled.
     """
-    job = Job(survey, night_of(survey, night))
-    logger = get_run_logger()
-    if job.is_published():
-        logger.info("%s is sealed already", job.builder.store.url)
+    job = job_to_do(survey, night)
+    if job is None:
         return 0
+    logger = get_run_logger()
     release = _open(job)
     key = _state(release)
     if (job.builder.read_note("measured") or {}).get("key") == key:
         logger.info("%s is measured already", release.url)
         emit_step(MEASURED, job)
         return len(release.fidelity.rows())
-    chosen = images_to_measure(release)
+    refs = job.require_plan().refs
+    chosen = [(image_id, refs.get(image_id)) for image_id in images_to_measure(release)]
     measured: list[tuple[str, Any]] = []
     for found in run_batches(measure_images, job, batches(chosen, workers())):
         measured += found
@@ -69,15 +69,14 @@ def measure(survey: Survey = "survey.toml", night: AtNight = None) -> int:
 
 
 @step(name="measure images")
-def measure_images(job: Job, ids: list[str]) -> list[tuple[str, Any]]:
-    """Samples of a batch of images, by image id."""
+def measure_images(job: Job, work: list[tuple[str, ImageRef | None]]) -> list[tuple[str, Any]]:
+    """Samples of a batch of images, by image id; the whole plan would be too much for a task."""
     release = _open(job)
     logger = get_run_logger()
-    refs = job.require_plan().refs
     measured = []
-    for image_id in ids:
+    for image_id, ref in work:
         try:
-            trial = _trial(job, release, image_id, refs.get(image_id))
+            trial = _trial(job, release, image_id, ref)
             measured.append((image_id, measure_image(release, image_id, trial)))
         except CorruptDataError:
             raise

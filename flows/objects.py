@@ -12,8 +12,8 @@ from prefect import flow, get_run_logger
 
 from flows.atlas import draw_catalog
 from flows.events import SEARCHED, emit_step
-from flows.job import Job
-from flows.parameters import AtNight, Survey, night_of, run_name
+from flows.job import Job, job_to_do
+from flows.parameters import AtNight, Survey, run_name
 from flows.runner import RUNNER, batches, run_batches, step, workers
 from models.explain import occlusion, shapley_values
 from models.object_model import train_objects
@@ -49,11 +49,10 @@ def objects(survey: Survey = "survey.toml", night: AtNight = None) -> int:
         night: Takes the place of {night} in survey.toml, such as 2026-11-22. Empty: the night that
             had begun when the run was scheduled.
     """
-    job = Job(survey, night_of(survey, night))
-    logger = get_run_logger()
-    if job.is_published():
-        logger.info("%s is sealed already", job.builder.store.url)
+    job = job_to_do(survey, night)
+    if job is None:
         return 0
+    logger = get_run_logger()
     release = _open(job)
     writer = ObjectWriter(job.builder, release)
     todo = [one.id for one in writer.entries if not writer.is_kept(one.id, digest_of(one))]
@@ -119,7 +118,7 @@ def describe_objects(builder: ReleaseBuilder, release: DataRelease, seed: int) -
         sample = writer.sample(seed)
         columns = sample.columns
         model = train_objects(sample.features, columns["snr"], columns["residual"], seed=seed)
-        info = writer.plan(model, writer.write_model(model))
+        info = writer.plan(model, write_table_model(builder, model))
         urls = writer.describe(info, model)
         writer.write(info, "som/u_matrix", u_matrix(model.som))
         _write_table(builder, writer, urls, seed)

@@ -14,8 +14,8 @@ from prefect import flow, get_run_logger
 
 from flows.catalogs import train_catalogs
 from flows.densities import train_densities
-from flows.job import Job, Plan
-from flows.parameters import AtNight, Survey, night_of, run_name
+from flows.job import Job, Plan, job_to_do
+from flows.parameters import AtNight, Survey, run_name
 from flows.runner import HOUR, RUNNER, batches, run_batches, step, workers
 from skyfold.errors import InputError, ReleaseError
 from skyfold.layout import MODEL_FILES, PROVENANCE_KEY
@@ -41,9 +41,8 @@ def train(survey: Survey = "survey.toml", night: AtNight = None) -> str:
         night: Takes the place of {night} in survey.toml, such as 2026-11-22. Empty: the night that
             had begun when the run was scheduled.
     """
-    job = Job(survey, night_of(survey, night))
-    if job.is_published():
-        get_run_logger().info("%s is sealed already", job.builder.store.url)
+    job = job_to_do(survey, night)
+    if job is None:
         return ""
     return prepare(job)
 

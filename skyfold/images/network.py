@@ -5,13 +5,13 @@ What a graph may hold is checked before it runs, in `skyfold.access.graph_check`
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from skyfold.access.graph_check import BATCH, check_graph
+from skyfold.access.model_files import files_digest
 from skyfold.access.trust import load_json, reading
 from skyfold.codecs.latent_tables import LatentTables, register_tables
 from skyfold.errors import CorruptDataError
@@ -123,8 +123,7 @@ def model_digest(files: Mapping[str, bytes]) -> str:
     missing = [name for name in MODEL_FILES if name not in files]
     if missing:
         raise CorruptDataError(f"model lacks {', '.join(missing)}; fetch the release again")
-    lines = [f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(MODEL_FILES)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return files_digest({name: files[name] for name in MODEL_FILES})
 
 
 def open_session(graph: bytes, name: str, shape: tuple[int, int, int]) -> Any:

@@ -27,6 +27,7 @@ from storage.images.builder import STAGING, ReleaseBuilder
 
 if TYPE_CHECKING:
     from skyfold.access.store import Store
+    from skyfold.objects.model import ObjectModel
 
 _INDEX_ENTRY = (
     16  # bytes of a chunk in a shard's index: offset and length (Zarr sharding codec 1.0)
@@ -150,10 +151,6 @@ class CatalogWriter:
         entries = np.frombuffer(data[:-4], "<u8").reshape(count, chunks, 2)
         lengths = np.where(entries[..., 1] == _EMPTY, 0, entries[..., 1])
         return [int(row.sum()) + _INDEX_ENTRY * chunks for row in lengths]
-
-    def write_model(self, model: TableModel) -> str:
-        """Store a model's files under their digest, which is returned."""
-        return write_table_model(self.builder, model)
 
     # The end.
 
@@ -319,8 +316,14 @@ def _read_by(info: CatalogInfo, column: Column, level: str) -> set[tuple[str, in
     return read
 
 
-def write_table_model(builder: ReleaseBuilder, model: TableModel) -> str:
-    """Store a table model's files under their digest, which is returned."""
+def write_table_model(builder: ReleaseBuilder, model: TableModel | ObjectModel) -> str:
+    """Store the files of a model of a table or of objects under their digest; see `files_digest`.
+
+    Raises
+    ------
+    SealedReleaseError
+        If the release is sealed.
+    """
     builder.require_unsealed()
     files = model.to_files()
     digest = files_digest(files)

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 import zarr
 from numpy.typing import NDArray
 
-from skyfold.access.model_files import files_digest
 from skyfold.errors import CorruptDataError, ReleaseError
 from skyfold.fidelity.images import counted_pixels
 from skyfold.images.index import ImageEntry
@@ -168,15 +167,6 @@ class ObjectWriter:
         return _join(parts)
 
     # Arrays.
-
-    def write_model(self, model: ObjectModel) -> str:
-        """Store the model's files under their digest, which is returned."""
-        self.builder.require_unsealed()
-        files = model.to_files()
-        digest = files_digest(files)
-        for name, data in files.items():
-            self.store.write(f"models/{digest}/{name}", data)
-        return digest
 
     def describe(self, info: ObjectsInfo, model: ObjectModel) -> list[str]:
         """Write vectors, cells, novelty and the map of all objects, and stage their columns.
