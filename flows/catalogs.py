@@ -9,8 +9,9 @@ from prefect import get_run_logger
 
 from flows.job import Job
 from flows.runner import batches, run_batches, step, workers
+from flows.tables import held, keep_recipe, set_aside_by_base
 from models.table_model import train_table
-from skyfold.catalogs.index import CatalogInfo
+from skyfold.catalogs.index import CatalogInfo, catalog_path
 from skyfold.catalogs.library import CatalogLibrary
 from skyfold.errors import InputError
 from skyfold.fidelity.catalogs import catalog_rows
@@ -30,6 +31,7 @@ from storage.catalogs.writer import CatalogWriter, write_table_model
 from storage.config import CatalogConfig, TrainingConfig
 
 FRACTION = 0.1  # of each value's own error, at `bounded`
+WRITER = 1  # changes when the same catalog would be written as other bytes
 
 
 def train_catalogs(job: Job) -> list[dict[str, str]]:
@@ -52,8 +54,12 @@ def encode_catalogs(job: Job) -> list[str]:
         Names of the catalogs.
     """
     logger = get_run_logger()
-    names = []
+    names, elsewhere = [], held(job)
     for config in job.config.catalogs:
+        names.append(config.name)
+        if home := elsewhere.get(catalog_path(config.name)):
+            logger.info("catalog %s is in %s", config.name, home)
+            continue
         plan = read_plan(job.builder, config.name)
         CatalogWriter(job.builder, plan.info, plan.key).start()
         runs = batches(range(plan.info.shards), workers())
@@ -64,7 +70,6 @@ def encode_catalogs(job: Job) -> list[str]:
         logger.info(
             "catalog %s: %d rows, bytes a row at each level: %s", info.name, info.rows, shown
         )
-        names.append(config.name)
     return names
 
 
@@ -99,6 +104,9 @@ def prepare_catalog(job: Job, name: str) -> list[dict[str, str]]:
         "training": table_options(job.config.training),
         "files": inputs,
     }
+    parts = {"writer": WRITER, "fraction": FRACTION, **settings}
+    if keep_recipe(job, catalog_path(name), parts):
+        return set_aside_by_base(job, name, [file for file, _ in files])
     note = job.builder.read_note(f"catalogs/{name}/settings")
     if note is None or note["settings"] != settings:
         note = {"settings": settings, "set_aside": _prepare(job, config, files, inputs)}

@@ -15,12 +15,15 @@ from prefect import get_run_logger
 
 from flows.job import Job
 from flows.runner import batches, run_batches, step, workers
+from flows.tables import held, keep_recipe, set_aside_by_base
 from models.density_map import train_density_map
-from skyfold.densities.index import LEVELS, DensityIndex, Shard, about, index_of
+from skyfold.densities.index import FLOORS, LEVELS, DensityIndex, Shard, about, index_of
 from skyfold.errors import ReleaseError, TooManyBadInputsError
 from skyfold.fidelity.densities import density_rows
+from storage.catalogs.archive import file_digest
 from storage.densities.reader import DensitiesInput, open_densities
 from storage.densities.writer import (
+    WRITER_VERSION,
     archive_shard,
     describe_bad,
     finish_densities,
@@ -64,7 +67,12 @@ def train_densities(job: Job) -> list[dict[str, Any]]:
     aside: list[dict[str, Any]] = []
     for densities in job.config.densities:
         source = open_input(job, densities.name)
-        index = train_map(job, source, plan_densities(source))
+        planned = plan_densities(source)
+        if keep_recipe(job, planned.path, _settings(job, source, planned)):
+            names = [*source.files, *(one.file for one in source.set_aside)]
+            aside += set_aside_by_base(job, source.name, names)
+            continue
+        index = train_map(job, source, planned)
         job.builder.note(f"densities/{densities.name}/plan", about(index))
         aside += [asdict(one) for one in source.set_aside]
         logger.info(
@@ -74,6 +82,18 @@ def train_densities(job: Job) -> list[dict[str, Any]]:
     for one in aside:
         logger.warning("set aside: %s", one["reason"])
     return aside
+
+
+def _settings(job: Job, source: DensitiesInput, planned: DensityIndex) -> dict[str, Any]:
+    """All that the stored bytes of a set depend on."""
+    config = next(one for one in job.config.densities if one.name == source.name)
+    return {
+        "writer": [WRITER_VERSION, FLOORS],
+        "config": config.model_dump(mode="json"),
+        "plan": about(planned),
+        "seed": job.config.training.seed,
+        "files": [file_digest(job.config.resolve(one), job.options) for one in source.files],
+    }
 
 
 def train_map(job: Job, source: DensitiesInput, index: DensityIndex) -> DensityIndex:
@@ -120,7 +140,11 @@ def encode_densities(job: Job) -> list[dict[str, Any]]:
         If the sets were not planned.
     """
     aside: list[dict[str, Any]] = []
+    elsewhere = held(job)
     for densities in job.config.densities:
+        if home := elsewhere.get(f"densities/{densities.name}"):
+            get_run_logger().info("densities %s are in %s", densities.name, home)
+            continue
         index = require_plan(job, densities.name)
         start_densities(job.builder, index, read_prototypes(job, index))
         runs = batches(range(len(index.spans)), workers())

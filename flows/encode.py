@@ -11,9 +11,10 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from flows.catalogs import encode_catalogs
 from flows.densities import encode_densities
 from flows.events import ENCODED, emit_step
-from flows.job import Job, Plan
-from flows.parameters import AtNight, Survey, night_of, run_name
+from flows.job import Job, Plan, job_to_do
+from flows.parameters import AtNight, Survey, run_name
 from flows.runner import HOUR, RUNNER, batches, run_batches, step, workers
+from flows.tables import about_tables
 from flows.train import prepare
 from skyfold.errors import InputError
 from skyfold.ladder import LEVELS
@@ -38,11 +39,10 @@ def encode(survey: Survey = "survey.toml", night: AtNight = None) -> int:
         night: Takes the place of {night} in survey.toml, such as 2026-11-22. Empty: the night that
             had begun when the run was scheduled.
     """
-    job = Job(survey, night_of(survey, night))
-    logger = get_run_logger()
-    if job.is_published():
-        logger.info("%s is sealed already", job.builder.store.url)
+    job = job_to_do(survey, night)
+    if job is None:
         return 0
+    logger = get_run_logger()
     if job.base is not None:
         prepare(job)  # nothing is trained, so a night needs no run of its own for it
     plan = job.require_plan()
@@ -117,6 +117,7 @@ def _about(job: Job, plan: Plan, bad: list[dict[str, Any]]) -> dict[str, Any]:
         "densities": [one.name for one in job.config.densities],
         "set_aside": [*plan.set_aside, *tables, *bad],
         "quarantined": [],
+        **about_tables(job),
     }
 
 

@@ -127,6 +127,7 @@ def orphans(store: Store, entries: list[ImageEntry]) -> list[str]:
     wanted = _image_keys(entries)
     models = _models_named(store, list(sizes))
     tables = {f"{kind}/{name}" for kind in TABLES for name in about.get(kind, [])}
+    tables -= set(about.get("held", {}))
 
     def belongs(key: str) -> bool:
         parts = key.split("/")
@@ -169,8 +170,9 @@ def _models_named(store: Store, keys: list[str]) -> set[str]:
 
 
 def _referred(store: Store, entries: list[ImageEntry]) -> dict[str, str]:
-    """Digest of each earlier release that holds images of this one, by name."""
-    names = sorted({entry.release for entry in entries} - {""})
+    """Digest of each earlier release that holds images or tables of this one, by name."""
+    held = _about(store).get("held", {}).values()
+    names = sorted({*(entry.release for entry in entries), *held} - {""})
     manifests = {name: sibling(store, name).read(layout.MANIFEST_KEY) for name in names}
     return {name: json.loads(data)["digest"] for name, data in manifests.items()}
 

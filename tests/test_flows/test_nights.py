@@ -20,8 +20,8 @@ def surveys(tmp_path_factory) -> Path:
     from flows.simulate import simulate_survey
 
     folder = tmp_path_factory.mktemp("nights")
-    text = simulate_survey(folder, seed=6, images=4, size=384, catalog_rows=10).read_text()
-    text = text[: text.index("[[catalogs]]")] + PCA
+    text = simulate_survey(folder, seed=6, images=4, size=384, catalog_rows=60).read_text()
+    text = text[: text.index("[training]")] + PCA
     first = text.replace("night1/*.fits", "night1/*_000[012]_*.fits")
     on_dr1 = text.replace('archive/demo/dr1"', 'archive/demo/dr2"\nbase = "dr1"')
     night = on_dr1.replace("demo/dr2", "demo/{night}") + "[levels]\nstep = 8.0\n"
@@ -62,6 +62,41 @@ def test_nothing_is_stored_twice(both):
     ]
     assert len(shards[1]) * 2 < len(shards[0])  # one image beside three
     assert manifests[1]["releases"] == {"dr1": manifests[0]["digest"]}
+
+
+def test_tables_of_the_same_files_are_referred_to(both):
+    from skyfold import open_release
+
+    base, release = (open_release(url) for url in both)
+    tables = [f"catalogs/{name}" for name in base.catalogs]
+    tables += [f"densities/{name}" for name in base.densities]
+    assert len(tables) == 2
+    assert release.about["held"] == dict.fromkeys(tables, "dr1")
+    assert base.about["held"] == {}
+    stored = [key for key in release.manifest() if key.startswith(("catalogs/", "densities/"))]
+    assert stored == []
+    for level in ("map", "latent", "bounded", "exact"):
+        for name, catalog in base.catalogs.items():
+            here, there = (one.read(level=level) for one in (release.catalogs[name], catalog))
+            for column in there.colnames:
+                np.testing.assert_array_equal(here[column], there[column])
+        for name, rows in base.densities.items():
+            here, there = (one.read(level=level) for one in (release.densities[name], rows))
+            np.testing.assert_array_equal(here, there)
+    assert {row["set"] for row in release.fidelity.rows() if row["kind"] != "images"} == {
+        row["set"] for row in base.fidelity.rows() if row["kind"] != "images"
+    }
+
+
+def test_tables_of_other_files_are_the_release_s_own(both, surveys):
+    from flows.job import Job
+    from flows.tables import held, keep_recipe
+
+    job = Job(str(surveys / "night.toml"), "2026-11-01")
+    path = next(iter(job.base.about["recipes"]))
+    assert not keep_recipe(job, path, {"files": ["other"]})
+    assert held(job) == {}
+    job.builder.store.delete_prefix("")
 
 
 def test_a_base_that_was_exchanged_is_noticed(both, tmp_path):

@@ -21,8 +21,8 @@ pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow, pytest.mar
 SERVERS = ("dask-worker-0", "prefect", "s3")
 MOMENTS = (  # what lies in the release once a step has begun or is done
     "_staging/plan.json",
-    "_staging/images/",
-    "_staging/objects/found/",
+    "_staging/images",
+    "_staging/objects/found",
     "fidelity.ecsv",
 )
 PATIENCE = 900.0
@@ -103,7 +103,8 @@ def survey(stack, tmp_path_factory) -> Path:
     if not ceph.is_installed():
         pytest.skip("moto forgets everything when it is killed; install radosgw")
     folder = tmp_path_factory.mktemp("outages") / "survey"
-    text = resume.small_survey(folder, images=3, size=256, rows=50).read_text()
+    text = resume.small_survey(folder, images=3, size=256, rows=10).read_text()
+    text = text[: text.index("[[catalogs]]")] + text[text.index("[training]") :]
     text = text.replace("archive/demo/dr1", "s3://skyfold/PLACE/demo/dr1")
     first = folder / "dr1.toml"
     first.write_text(text.replace("night1/*.fits", "night1/*_0000_*.fits"))
