@@ -24,7 +24,6 @@ The layers `direct2`, `direct4` and `direct8` hold bits of floats; of a column t
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from dataclasses import asdict, dataclass, field, replace
@@ -33,12 +32,11 @@ from typing import Any
 import numpy as np
 import zarr
 
-from skyfold.access.parquet import read_columns
 from skyfold.access.trust import load_json, reading
 from skyfold.catalogs.columns import LEVELS
 from skyfold.catalogs.relations import Relation
 from skyfold.codecs.columns import ListsCodec, NumbersCodec, TextCodec
-from skyfold.errors import CorruptDataError, LevelNotStoredError, UnknownNameError
+from skyfold.errors import LevelNotStoredError, UnknownNameError
 
 CHUNK_ROWS = 16384
 MAX_CHUNK_ROWS = 2**17
@@ -453,63 +451,3 @@ def check_level(level: str) -> str:
 def catalog_path(name: str) -> str:
     """Key below which a catalog lies; names hold no slash, but for the table of the objects."""
     return name if "/" in name else f"catalogs/{name}"
-
-
-@dataclass(frozen=True)
-class Chunks:
-    """The index of a catalog's chunks.
-
-    Attributes
-    ----------
-    low, high : ndarray, shape (chunks,), int64
-        Lowest and highest HEALPix cell of order 29, nested; -1 without positions.
-    least, most : ndarray, shape (chunks, elements), float64
-        Of each real, then each whole element, exact values that are not missing; NaN without any.
-    cells : ndarray, shape (chunks, cells of the map), bool
-        Whether a cell of the map has rows there.
-    """
-
-    low: np.ndarray[Any, Any]
-    high: np.ndarray[Any, Any]
-    least: np.ndarray[Any, Any]
-    most: np.ndarray[Any, Any]
-    cells: np.ndarray[Any, Any]
-
-    def to_parquet(self) -> bytes:
-        """The index as Parquet; the same index always gives the same bytes."""
-        import pyarrow as pa  # the writing side has it; readers need it not
-        import pyarrow.parquet as pq
-
-        def rows_of(values: np.ndarray[Any, Any]) -> Any:
-            return pa.array(list(values), pa.list_(pa.float64()))
-
-        table = pa.table(
-            {
-                "healpix_low": self.low,
-                "healpix_high": self.high,
-                "least": rows_of(self.least),
-                "most": rows_of(self.most),
-                "cells": [np.packbits(row).tobytes() for row in self.cells],
-            }
-        )
-        sink = io.BytesIO()
-        pq.write_table(table, sink, compression="zstd")
-        return sink.getvalue()
-
-    @classmethod
-    def from_parquet(cls, data: bytes, info: CatalogInfo, key: str) -> Chunks:
-        """Inverse of `to_parquet`; CorruptDataError if it is not the index of this catalog."""
-        count = int(np.prod(info.som.get("shape", (0,))))
-        with reading(key, "an index of chunks"):
-            columns = read_columns(data)
-            bits = [np.frombuffer(one, np.uint8) for one in columns["cells"]]
-            chunks = cls(
-                np.array(columns["healpix_low"], np.int64),
-                np.array(columns["healpix_high"], np.int64),
-                np.array(columns["least"], float).reshape(len(bits), -1),
-                np.array(columns["most"], float).reshape(len(bits), -1),
-                np.array([np.unpackbits(one, count=count) for one in bits], bool),
-            )
-        if len(chunks.low) != info.chunks:
-            raise CorruptDataError(f"{key} lists {len(chunks.low)} chunks; there are {info.chunks}")
-        return chunks

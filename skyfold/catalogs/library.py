@@ -19,11 +19,11 @@ from astropy.table import QTable
 from skyfold.access.model_files import CARD
 from skyfold.access.products import Products
 from skyfold.access.trust import reading, require_memory
+from skyfold.catalogs.chunks import Chunks
 from skyfold.catalogs.columns import LEVELS
 from skyfold.catalogs.index import (
     HEALPIX_ORDER,
     CatalogInfo,
-    Chunks,
     Column,
     catalog_path,
     check_level,

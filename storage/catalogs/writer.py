@@ -17,8 +17,9 @@ import zarr
 from numpy.typing import NDArray
 
 from skyfold.access.model_files import files_digest
+from skyfold.catalogs.chunks import Chunks
 from skyfold.catalogs.columns import LEVELS
-from skyfold.catalogs.index import ROW_MAJOR, CatalogInfo, Chunks, Column, catalog_path
+from skyfold.catalogs.index import ROW_MAJOR, CatalogInfo, Column, catalog_path
 from skyfold.catalogs.model import TableModel, u_matrix
 from skyfold.catalogs.rows import checked_level
 from skyfold.errors import CorruptDataError, ReleaseError

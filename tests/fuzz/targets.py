@@ -21,7 +21,8 @@ from models.entropy import fit_tables
 from skyfold import open_release
 from skyfold.access.graph_check import check_graph
 from skyfold.access.model_files import CARD, files_digest
-from skyfold.catalogs.index import CatalogInfo, Chunks, Column
+from skyfold.catalogs.chunks import Chunks
+from skyfold.catalogs.index import CatalogInfo, Column
 from skyfold.catalogs.model import ARRAYS, TableModel
 from skyfold.codecs.blocks import BlocksCodec
 from skyfold.codecs.columns import ListsCodec, NumbersCodec, TextCodec
