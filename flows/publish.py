@@ -28,7 +28,7 @@ from skyfold.card import release_card
 from skyfold.errors import QuarantineError, SealedReleaseError
 from skyfold.layout import CARD_KEY, MANIFEST_KEY, PROVENANCE_KEY, REPORT_KEY
 from skyfold.release import DataRelease, open_release
-from storage.drift import GROWTH, growth, worse_rows
+from storage.drift import GROWTH, growth, strange_numbers, worse_rows
 from storage.register import register_release
 
 LIBRARIES = (
@@ -111,32 +111,48 @@ def finish(job: Job) -> None:
 
 
 def compare(job: Job, release: DataRelease) -> QuarantineError | None:
-    """Why a release may not be published, if it loses more than its base is recorded to."""
+    """Why a release may not be published: it loses more than its base, or is of another camera."""
     if job.base is None:
         return None
     logger = get_run_logger()
-    aged = growth(release.images.entries.values(), job.base.images.entries.values())
+    base = job.base.images.entries.values()
+    aged = growth(release.images.entries.values(), base)
     aged = {band: round(one, 3) for band, one in aged.items() if one > GROWTH}
     if aged:
         logger.warning("the model of %s has aged: sources grew by %s", job.base.name, aged)
         emit(DRIFTED, job, {"growth": aged, "base": job.base.name})
+    night = [one for one in release.images.entries.values() if not one.release]
+    strange = strange_numbers(night, base)
     rows = worse_rows(release.fidelity.rows(), job.base.fidelity.rows())
-    if not rows:
+    if not (rows or strange):
         return None
     create_table_artifact(
         key="quarantine",
-        table=rows,
-        description=f"Losses of {release.name} that exceed those of {job.base.name}",
+        table=rows or strange,
+        description=f"What of {release.name} is not as {job.base.name} has it",
     )
-    first = rows[0]
     message = (
-        f"{release.url} is quarantined: {len(rows)} losses exceed those of {job.base.name}, the "
-        f"first {first['case']} {first['measure']} {first['bin']} in {first['band']} at "
-        f"{first['level']}: {first['low']:.3g} to {first['high']:.3g} {first['unit']}, allowed is "
-        f"{first['allowed']:.3g}; look at the night, then publish with `accept`, or train anew"
+        f"{release.url} is quarantined: {_first(rows, strange)} in {job.base.name}; look at the "
+        "night, then publish with `accept`, or train anew"
     )
-    emit(QUARANTINED, job, {"losses": len(rows), "reason": message})
+    emit(QUARANTINED, job, {"losses": len(rows), "numbers": len(strange), "reason": message})
     return QuarantineError(message)
+
+
+def _first(rows: list[dict[str, Any]], strange: list[dict[str, Any]]) -> str:
+    """How many losses exceed those of a base, or medians lie outside, and the first of them."""
+    if rows:
+        one = rows[0]
+        return (
+            f"{len(rows)} losses exceed what is allowed, the first {one['case']} {one['measure']} "
+            f"{one['bin']} in {one['band']} at {one['level']}: {one['low']:.3g} to "
+            f"{one['high']:.3g} {one['unit']}, against {one['allowed']:.3g}"
+        )
+    one = strange[0]
+    return (
+        f"{len(strange)} medians of its images differ, the first {one['number']} in {one['band']}: "
+        f"{one['value']:.3g}, against {one['low']:.3g} to {one['high']:.3g}"
+    )
 
 
 def provenance(job: Job) -> dict[str, Any]:

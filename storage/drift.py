@@ -1,16 +1,21 @@
 """Whether a release loses more than the one it stands on, and whether its model has aged.
 
-Knows the two thresholds. Losses are compared row by row of the fidelity records, where both have
-an interval: a row is worse if its whole interval lies above the other's by more than `MARGIN`. A
+Knows the thresholds. Losses are compared row by row of the fidelity records, where both have an
+interval: a row is worse if its whole interval lies above the other's by more than `MARGIN`. What
+the images are (noise, gain, seeing, bits of `sources`) is compared by medians of the night: a
+camera that changed may lose nothing, and is still not what the model and the record are for. A
 model has aged if the blocks that it cannot explain (`sources`) grew by more than `GROWTH`: that
-costs bits and no science, so it asks for training and does not stop a night.
+costs bits and no science, so it asks for training and does not stop a night; far more does.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
+from statistics import median
 from typing import TYPE_CHECKING, Any
+
+from skyfold.science.sources import FALLBACK_FWHM
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -21,6 +26,11 @@ MARGIN = 0.25  # of the other's upper end; intervals hold 95 %, and there are hu
 FLOOR = {"sigma": 0.05}  # a loss below this is none, whatever the other's is
 GROWTH = 0.25
 LEAST = 30  # objects that a row must rest on
+FEWEST = 8  # images of a base that tell what is usual
+# Of the logarithm of each number: seeing and sky differ from night to night, fields by far more.
+REACH = {"noise": 0.3, "gain": 0.3, "fwhm": 0.25, "sources": 0.5}
+ERRORS = 3.0
+_OF_MEDIAN = 1.2533  # standard error of a median, in those of a mean (of a Gaussian)
 _WHAT = ("kind", "band", "level", "case", "measure", "bin", "unit", "statistic")
 
 
@@ -61,6 +71,64 @@ def worse_rows(
 def _is_measured(row: Mapping[str, Any]) -> bool:
     interval = (row["low"], row["high"])
     return row["n"] >= LEAST and all(v is not None and math.isfinite(v) for v in interval)
+
+
+def image_numbers(entry: ImageEntry) -> dict[str, float]:
+    """What tells one camera and sky from another, each positive; those that an image has.
+
+    ``noise`` of the sky and ``gain`` slope [stored unit], ``fwhm`` of point sources
+    [pixel], and ``sources``, the bits a pixel of that layer.
+    """
+    if entry.noise is None or entry.mode == "direct":
+        return {}
+    found = {
+        "noise": math.ldexp(entry.noise.sigma, entry.noise.grid_exponent),
+        "gain": math.ldexp(entry.noise.slope, entry.noise.grid_exponent),
+        "fwhm": entry.fwhm_pix or FALLBACK_FWHM,
+        "sources": 8 * entry.bytes.get("sources", 0) / entry.pixels,
+    }
+    unknown = {"fwhm": FALLBACK_FWHM}
+    return {k: float(v) for k, v in found.items() if v > 0 and v != unknown.get(k)}
+
+
+def strange_numbers(
+    entries: Iterable[ImageEntry], base: Iterable[ImageEntry]
+) -> list[dict[str, Any]]:
+    """Numbers of a night's images whose median is not what it is in a base.
+
+    Images of one night differ by their fields; so the median may differ by several of its standard
+    errors, and by `REACH` in any case. Bands and numbers that the base has of fewer than `FEWEST`
+    images are not compared.
+
+    Returns
+    -------
+    list of dict
+        ``band number value low high``: of `image_numbers`, and what is allowed.
+    """
+    now, then = _logarithms(entries), _logarithms(base)
+    out = []
+    for band, number in sorted(now):
+        values, usual = now[band, number], then.get((band, number), [])
+        if len(usual) < FEWEST:
+            continue
+        middle = median(usual)
+        scatter = 1.4826 * median(abs(one - middle) for one in usual)
+        error = _OF_MEDIAN * scatter * math.hypot(len(values) ** -0.5, len(usual) ** -0.5)
+        reach = max(REACH[number], ERRORS * error)
+        if abs(median(values) - middle) > reach:
+            found = (median(values), middle - reach, middle + reach)
+            named = zip(("value", "low", "high"), map(math.exp, found), strict=True)
+            out.append({"band": band, "number": number, **dict(named)})
+    return out
+
+
+def _logarithms(entries: Iterable[ImageEntry]) -> dict[tuple[str, str], list[float]]:
+    """Logarithms of the numbers of images, by band and number."""
+    out: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for entry in entries:
+        for name, value in image_numbers(entry).items():
+            out[entry.band, name].append(math.log(value))
+    return out
 
 
 def growth(entries: Iterable[ImageEntry], base: Iterable[ImageEntry]) -> dict[str, float]:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from skyfold import list_releases, open_release
 from skyfold.access.store import Store
 from skyfold.errors import ReleaseError, ReleaseNotFoundError, SealedReleaseError
 from skyfold.releases import image_provenance
-from storage.drift import growth, worse_rows
+from storage.drift import FEWEST, growth, strange_numbers, worse_rows
 from storage.gc import find_garbage, remove_garbage
 from storage.images.builder import ReleaseBuilder
 from storage.register import register_release
@@ -201,6 +202,15 @@ def test_a_loss_near_zero_is_no_loss_whatever_the_base_loses():
 def test_a_release_does_not_grow_over_itself(tiny_release):
     entries = list(tiny_release.images.entries.values())
     assert growth(entries, entries) == dict.fromkeys(sorted({e.band for e in entries}), 0.0)
+
+
+@pytest.mark.parametrize(("factor", "is_strange"), [(0.5, True), (0.85, False), (1.2, False)])
+def test_a_night_of_another_noise_is_strange(tiny_release, factor, is_strange):
+    entry = next(e for e in tiny_release.images.entries.values() if e.noise is not None)
+    noise = replace(entry.noise, sigma=factor * entry.noise.sigma)
+    found = strange_numbers([replace(entry, noise=noise)] * 3, [entry] * FEWEST)
+    assert [one["number"] for one in found] == ["noise"] * is_strange
+    assert not strange_numbers([replace(entry, noise=noise)] * 3, [entry] * (FEWEST - 1))
 
 
 def test_provenance_of_an_image_names_input_and_objects(tiny_release, tiny_survey):
