@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import threading
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+import warnings
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import aiohttp
 from aiohttp import web
@@ -206,7 +210,7 @@ class Plan:
 
 
 class FaultyServer:
-    """S3 on loopback at `url`, with faults as `plan` says."""
+    """S3 on loopback at `url`, with faults as `plan` says; without them at `behind`."""
 
     def __init__(self) -> None:
         from moto.server import ThreadedMotoServer
@@ -215,7 +219,7 @@ class FaultyServer:
         self._moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         self._moto.start()
         host, port = self._moto.get_host_and_port()
-        self._behind = f"http://{host}:{port}"
+        self.behind = f"http://{host}:{port}"
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -249,7 +253,7 @@ class FaultyServer:
         body = await request.read()
         headers = {k: v for k, v in request.headers.items() if k.lower() != "content-length"}
         async with self._client.request(
-            request.method, self._behind + request.raw_path, headers=headers, data=body
+            request.method, self.behind + request.raw_path, headers=headers, data=body
         ) as response:
             content = await response.read()
             kept = {k: v for k, v in response.headers.items() if k.lower() not in _HOP}
@@ -280,3 +284,19 @@ class FaultyServer:
         self._thread.join(10)
         self._loop.close()
         self._moto.stop()
+
+
+@contextmanager
+def faulty_server() -> Iterator[FaultyServer]:
+    """A server whose clients wait but shortly before another try."""
+    # the first wait of botocore's exponential backoff is a random share of a second
+    quick = SimpleNamespace(random=lambda: 0.01)
+    with patch("botocore.retryhandler.random", quick):
+        one = FaultyServer()
+        try:
+            yield one
+        finally:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # sockets that were cut are closed when collected
+                one.close()
+                gc.collect()

@@ -109,25 +109,21 @@ def survey() -> tuple[list[Any], list[Any], dict[str, bytes]]:
     return refs, entries, synthetic.cosine_files()
 
 
-def build(product: Path, name: str) -> None:
+def build(product: Path | str, name: str, options: dict[str, Any] | None = None) -> None:
     """What the flows do for a release; what is done is skipped."""
-    store = Store(product / name)
-    builder = ReleaseBuilder(store)
-    if not builder.is_sealed():
-        _archive(builder, name)
-        store.write(FIDELITY_KEY, FidelityRecord.from_rows([]).to_ecsv().encode())
-        store.write(PROVENANCE_KEY, json.dumps({"test": True}).encode())
-        builder.seal()
-    builder.clear_staging()
-    register_release(store, {"published": name})
+    if not ReleaseBuilder(Store(f"{product}/{name}", options)).is_sealed():
+        archive(product, name, options)
+    publish(product, name, options)
 
 
-def _archive(builder: ReleaseBuilder, name: str) -> None:
+def archive(product: Path | str, name: str, options: dict[str, Any] | None = None) -> None:
+    """All of a release but its seal."""
     refs, entries, files = survey()
+    builder = ReleaseBuilder(Store(f"{product}/{name}", options))
     count = list(BASES).index(name) + 1
     network = Network(files, model_digest(files))
     base = BASES[name]
-    release = open_release(f"{builder.store.url.rpartition('/')[0]}/{base}") if base else None
+    release = open_release(f"{product}/{base}", options=options) if base else None
     builder.write_model(files)
     referred, new = builder.refer(entries[:count], release, network.digest)
     placed, groups = plan_groups(new, network.channels, network.tables)
@@ -135,6 +131,17 @@ def _archive(builder: ReleaseBuilder, name: str) -> None:
     by_id = {ref.id: ref for ref in refs}
     written = [archive_image(builder, network, by_id[one.id], one, options={})[0] for one in placed]
     builder.write_indexes([*referred, *written])
+    builder.store.write(FIDELITY_KEY, FidelityRecord.from_rows([]).to_ecsv().encode())
+    builder.store.write(PROVENANCE_KEY, json.dumps({"test": True}).encode())
+
+
+def publish(product: Path | str, name: str, options: dict[str, Any] | None = None) -> None:
+    """Seal a release and enter it into the catalog of releases."""
+    builder = ReleaseBuilder(Store(f"{product}/{name}", options))
+    if not builder.is_sealed():
+        builder.seal()
+    builder.clear_staging()
+    register_release(builder.store, {"published": name})
 
 
 def content(release: Path) -> dict[str, str]:

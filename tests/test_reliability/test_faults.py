@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import gc
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from skyfold.access.store import Store
 from skyfold.errors import SkyfoldError
-from tests.test_reliability.faults import FAULTS, FaultyServer, Plan
+from tests.test_reliability.faults import FAULTS, FaultyServer, Plan, faulty_server
 
 pytestmark = [
     pytest.mark.s3,
@@ -27,16 +24,8 @@ CHANGED = [name for name in FAULTS if name.startswith("body") or "status 200" in
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[FaultyServer]:
-    with pytest.MonkeyPatch.context() as patch:
-        # the first wait of botocore's exponential backoff is a random share of a second
-        quick = SimpleNamespace(random=lambda: 0.01)
-        patch.setattr("botocore.retryhandler.random", quick)
-        one = FaultyServer()
+    with faulty_server() as one:
         yield one
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # sockets that were cut are closed when collected
-            one.close()
-            gc.collect()
 
 
 @pytest.fixture(scope="module")
