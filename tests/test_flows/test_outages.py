@@ -114,24 +114,27 @@ def survey(stack, tmp_path_factory) -> Path:
     return second
 
 
-def build_of(stack, survey: Path, place: str) -> Build:
-    """Build of dr2 beside a copy of dr1."""
-    build = Build(stack, survey, place)
-    build.store.fs.copy("skyfold/base/demo/", f"skyfold/{place}/demo/", recursive=True)
+def build_of(stack, survey: Path) -> Build:
+    """Build of dr2 beside a copy of dr1, always at one URL: a release names its configuration."""
+    build = Build(stack, survey, "again")
+    files = build.store.fs
+    if files.exists("skyfold/again"):
+        files.rm("skyfold/again", recursive=True)
+    files.copy("skyfold/base/demo/", "skyfold/again/demo/", recursive=True)
     return build
 
 
 @pytest.fixture(scope="module")
 def expected(stack, survey) -> dict[str, str]:
     """The release of a build that nothing disturbs."""
-    build = build_of(stack, survey, "whole")
+    build = build_of(stack, survey)
     assert build.run([]) == 1
     return build.content()
 
 
 @pytest.mark.parametrize("turn", range(len(MOMENTS)))
 def test_servers_that_are_killed_leave_the_same_bytes(stack, survey, expected, turn):
-    build = build_of(stack, survey, f"lost{turn}")
+    build = build_of(stack, survey)
     moments = [MOMENTS[(turn + place) % len(MOMENTS)] for place in range(len(SERVERS))]
     outages = sorted(zip(SERVERS, moments, strict=True), key=lambda one: MOMENTS.index(one[1]))
     runs = build.run(outages)
