@@ -97,7 +97,7 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Where to put survey and release.")] = Path(
         "build/demo"
     ),
-    minutes: Annotated[float, typer.Option(help="Training time.")] = 1.5,
+    steps: Annotated[int, typer.Option(help="Steps of training.", min=1)] = 2500,
     images: Annotated[int, typer.Option(help="Images to simulate.")] = 12,
     seed: Annotated[int, typer.Option()] = 1,
     keep: Annotated[bool, typer.Option(help="Go on with what an earlier run left.")] = False,
@@ -108,7 +108,7 @@ def demo(
     if folder.exists() and not keep:
         shutil.rmtree(folder)
     started = time.monotonic()
-    run_demo(folder, minutes=minutes, images=images, seed=seed)
+    run_demo(folder, steps=steps, images=images, seed=seed)
     print(f"done in {time.monotonic() - started:.0f} s")
 
 

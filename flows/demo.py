@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 CUTOUT = 30 * u.arcsec
 
 
-def run_demo(folder: Path, *, minutes: float, images: int, seed: int) -> None:
+def run_demo(folder: Path, *, steps: int, images: int, seed: int) -> None:
     """Simulate, build, and print what came out."""
     console = Console(width=None if Console().is_terminal else 110)
     survey = folder / "survey.toml"
     if not survey.exists():
         console.print(f"simulating {images} images of two bands, a catalog and p(z) in {folder}")
         survey = simulate_survey(
-            folder, seed=seed, images=images, minutes=minutes, progress=_Counter(console)
+            folder, seed=seed, images=images, steps=steps, progress=_Counter(console)
         )
     url = build(str(survey.resolve()))
     release = open_release(url)

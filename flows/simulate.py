@@ -59,6 +59,7 @@ def simulate_survey(
     density_per_arcmin2: float = 45.0,
     catalog_rows: int = 20000,
     minutes: float = 3.0,
+    steps: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     damage: bool = False,
 ) -> Path:
@@ -84,6 +85,8 @@ def simulate_survey(
         Galaxies in the catalog; p(z) is written for the first 5000.
     minutes : float
         Training time that `survey.toml` asks for.
+    steps : int, optional
+        Steps of training to ask for instead: the same model on a slower or busier machine.
     progress : callable or None
         Called with (files done, files in all).
     damage : bool
@@ -127,7 +130,9 @@ def simulate_survey(
     _write_truth(folder / "truth.parquet", np.concatenate(seen))
     _write_catalog(folder / "raw", sky, catalog_rows)
     report(images + 1, images + 1)
-    (folder / "survey.toml").write_text(_survey_toml(seed, minutes))
+    (folder / "survey.toml").write_text(
+        _survey_toml(seed, f"steps = {steps}" if steps else f"minutes = {minutes}")
+    )
     return folder / "survey.toml"
 
 
@@ -190,7 +195,7 @@ def _write_catalog(folder: Path, sky: Sky, number: int) -> None:
     np.save(folder / "zgrid.npy", Z_GRID)
 
 
-def _survey_toml(seed: int, minutes: float) -> str:
+def _survey_toml(seed: int, budget: str) -> str:
     errors = ", ".join(f'mag_{band} = "mag_err_{band}"' for band in BANDS)
     return f"""\
 [release]
@@ -218,7 +223,7 @@ files = ["raw/pz.npy"]
 grid = "raw/zgrid.npy"
 
 [training]
-minutes = {minutes}
+{budget}
 seed = {seed}
 
 [levels]
