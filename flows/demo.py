@@ -15,8 +15,11 @@ from flows.build import build
 from flows.simulate import GAIN, READ_NOISE_E, SKY_E, noise_entropy_bits, simulate_survey
 from skyfold import open_release
 from skyfold.layout import REPORT_KEY
+from skyfold.science import get_case
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from skyfold.release import DataRelease
 
 CUTOUT = 30 * u.arcsec
@@ -50,22 +53,33 @@ class _Counter:
 
 
 def _show_fidelity(console: Console, release: DataRelease) -> None:
+    """The default measure of every case, in the bin that holds the most objects."""
+    rows = [
+        row
+        for row in release.fidelity.rows()
+        if row["n"] and row["measure"] == get_case(row["case"]).default_measure
+    ]
+    most: dict[tuple[str, ...], int] = {}
+    for row in rows:
+        most[_about(row)] = max(row["n"], most.get(_about(row), 0))
     table = Table(title="Fidelity on sky that training never saw: p90 of the loss, or rate")
-    for name in ("band", "case", "measure", "S/N", "n", *release.levels, "unit"):
+    for name in ("of", "band", "case", "bin", "n", *release.levels, "unit"):
         table.add_column(name, no_wrap=True)
-    cells: dict[tuple[Any, ...], dict[str, str]] = {}
-    for row in release.fidelity.rows():
-        if row["kind"] != "images" or row["n"] == 0:
-            continue
-        key = tuple(str(row[name]) for name in ("band", "case", "measure", "bin"))
-        value = row["bias"] if row["statistic"] == "mean" else row["p90"]
-        shown = row["note"] if value is None else f"{value:.3f}"
-        cell = cells.setdefault(key, {"n": str(row["n"]), "unit": row["unit"]})
-        cell[row["level"]] = shown
-    for key, found in cells.items():
-        levels = (found.get(level, "") for level in release.levels)
-        table.add_row(*key, found["n"], *levels, found["unit"])
+    cells: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in rows:
+        if row["n"] == most[_about(row)]:
+            value = row["bias"] if row["statistic"] == "mean" else row["p90"]
+            key = (*_about(row), row["bin"], str(row["n"]), row["unit"])
+            shown = row["note"] if value is None else f"{value:.2g}"
+            cells.setdefault(key, {})[row["level"]] = shown
+    for (*about, unit), found in cells.items():
+        table.add_row(*about, *(found.get(level, "") for level in release.levels), unit)
     console.print(table)
+    console.print(f"every measure and bin: skyfold fidelity {release.url}", soft_wrap=True)
+
+
+def _about(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (row["set"], row["band"], row["case"])
 
 
 def _show_cutouts(console: Console, release: DataRelease) -> None:
