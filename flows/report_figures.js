@@ -38,7 +38,7 @@ function panel(number, areas, limit) {
     draw("text", { x: 4, y: 14, class: "title" }, what));
   const rates = points.map((point) => point.bpp).filter((value) => value > 0);
   if (!losses.length || !rates.length) {
-    svg.append(draw("text", { x: BOX.left, y: 110, class: "quiet" }, points.length ? "No level loses anything." : "Too few objects for a number."));
+    svg.append(draw("text", { x: BOX.left, y: 110, class: "quiet" }, points.some((point) => point.name !== "exact") ? "No level loses anything." : "Too few objects for a number."));
     return svg;
   }
   const x = axis(rates, BOX.left, BOX.right), y = axis(losses, BOX.bottom - 24, BOX.top), zero = BOX.bottom - 8;
