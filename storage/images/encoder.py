@@ -27,7 +27,7 @@ from storage.images.noise_fit import (
     mesh_correction,
     mesh_in_steps,
 )
-from storage.images.selection import select_leaves
+from storage.images.selection import blank_leaves, select_leaves
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -215,8 +215,12 @@ class _Ladder:
         self.layers["latent"] = _side_by_side(latents, self.image.tiles)
         signal, residual = self._significance(predictions)
         fwhm = self._fwhm(signal)
-        kept = _pixels(select_leaves(signal, residual, fwhm))
-        self._correct_background(np.where(self.image.coded & ~kept, residual, np.nan))
+        leaves = select_leaves(signal, residual, fwhm)
+        kept = _pixels(leaves)
+        self._correct_background(
+            np.where(self.image.coded & ~kept, residual, np.nan),
+            _pixels(blank_leaves(leaves, fwhm)),
+        )
         for number, tile in enumerate(np.ndindex(self.image.tiles)):
             self._tile(predictions[number], kept, *tile)
         self.layers["sources"] = np.where(kept, self.cells, 0)
@@ -239,12 +243,12 @@ class _Ladder:
             residual[place] = np.where(image.coded[place], (above - smooth) / sigma, 0)
         return signal, residual
 
-    def _correct_background(self, residual: NDArray[np.float32]) -> None:
-        """Move the mean error of the blocks that are not kept into the mesh: it costs no bits.
+    def _correct_background(self, residual: NDArray[np.float32], blank: NDArray[np.bool_]) -> None:
+        """Move the mean error of the sky that is not kept into the mesh: it costs no bits.
 
         The sky there is all that a measurement at `sources` has to subtract.
         """
-        self.image.correct(mesh_correction(residual, 3.0) * self.image.noise.sigma)
+        self.image.correct(mesh_correction(residual, blank, 3.0) * self.image.noise.sigma)
         self.layers["background"] = self.image.mesh
 
     def _predict(

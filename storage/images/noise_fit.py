@@ -29,6 +29,8 @@ CLIPPED_STD = 0.98658  # standard deviation of a unit Gaussian cut at 3 sigma
 PADDING_FRACTION = 0.005  # exact zeros rarer than this are pixels like any other
 MIN_INTEGER_SIGMA = 0.3  # below it an integer image holds no noise to speak of
 BRIGHT = 5.0
+CORRECTIONS = 3  # rounds of the mesh's correction
+FEW_BLANK = MESH * MESH // 32  # pixels of a cell: a mean of more is good to 0.09 of the noise
 NEAR_ZERO = 0.2533  # a fifth of a unit Gaussian lies within it
 
 
@@ -298,32 +300,57 @@ def _seen_slope(signal: NDArray[np.float64], sigma: float) -> float:
     return min(limits) if limits else 0.0
 
 
-def mesh_correction(residual: NDArray[np.float32], limit: float) -> NDArray[np.float64]:
-    """What to add to the background mesh so that no cell's prediction is off on average.
+def mesh_correction(
+    residual: NDArray[np.float32], blank: NDArray[np.bool_], limit: float
+) -> NDArray[np.float64]:
+    """What to add to the background mesh so that no cell's sky is off on average.
 
     Parameters
     ----------
     residual : ndarray, shape (ny, nx), float32
         Pixels less their prediction, whole mesh cells; NaN where there is no measurement.
+    blank : ndarray of bool, shape (ny, nx)
+        Away from sources. Cells that hold few such pixels are judged by all that they have, and
+        cells without any measurement by those nearest to them.
     limit : float
         Residuals beyond it are sources that were not expected, and do not count.
 
     Notes
     -----
-    A mesh that is bilinear between nodes blurs them by about (1/8, 3/4, 1/8) on each axis when
-    averaged over cells; one step of van Cittert's iteration undoes most of it.
+    A mesh that is bilinear between nodes blurs what its nodes are given, so what is left after
+    one round is given to the next (van Cittert's iteration).
     """
-    cells = _cells(residual, MESH)
+    ny, nx = residual.shape
+    sky = np.where(blank, residual, np.nan)
+    few = np.isfinite(_cells(sky, MESH)).sum(axis=-1) < FEW_BLANK
+    every = np.repeat(np.repeat(few, MESH, axis=0), MESH, axis=1)
+    left = np.where(every, residual, sky).astype(np.float64)
+    total = np.zeros(few.shape)
+    for _ in range(CORRECTIONS):
+        step = _nearest(_near_mean(_cells(left, MESH), limit))
+        total += step
+        left -= _stretch(step, ny, nx)
+    return total
+
+
+def _near_mean(cells: NDArray[np.float64], limit: float) -> NDArray[np.float64]:
+    """Mean over the last axis of what is at most `limit` in size; NaN where nothing is."""
     with np.errstate(invalid="ignore"):
         near = np.abs(cells) <= limit
-    mean = np.where(near, cells, 0).sum(axis=-1) / np.maximum(near.sum(axis=-1), 1)
-    return 2 * mean - _blur(_blur(mean, 0), 1)
+    number = near.sum(axis=-1)
+    mean: NDArray[np.float64] = np.where(near, cells, 0).sum(axis=-1) / np.maximum(number, 1)
+    return np.where(number > 0, mean, np.nan)
 
 
-def _blur(mesh: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    from scipy.ndimage import correlate1d
+def _nearest(mesh: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Nodes that are NaN replaced by the nearest that is not; zeros where all are."""
+    from scipy.ndimage import distance_transform_edt
 
-    return np.asarray(correlate1d(mesh, [0.125, 0.75, 0.125], axis=axis, mode="nearest"))
+    missing = np.isnan(mesh)
+    if missing.all():
+        return np.zeros_like(mesh)
+    place = distance_transform_edt(missing, return_distances=False, return_indices=True)
+    return mesh[tuple(place)]
 
 
 def mesh_in_steps(

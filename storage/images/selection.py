@@ -24,6 +24,8 @@ SOURCE_SIGNIFICANCE = 4.2  # matched filter; a source of S/N 5 in a 1 FWHM apert
 REACH = 1.0  # FWHM around what the filter sees, which is itself as wide
 EXTENDED_SIGNIFICANCE = 5.0
 RESIDUAL_SIGNIFICANCE = 5.0
+BLANK = 1.0  # FWHM beyond what is kept, from which the sky is blank
+EIGHT = math.sqrt(2)  # leaves: an aperture reaches into all that touch a source's own
 WIDE_SCALES = (2.0, 4.0)  # Gaussian sigma [pixel]
 FWHM_TO_SIGMA = 2 * math.sqrt(2 * math.log(2))
 
@@ -48,7 +50,7 @@ def select_leaves(
     """
     psf = max(fwhm / FWHM_TO_SIGMA, 0.6)
     sources = _leaves(_filtered(signal, psf, white=True) > SOURCE_SIGNIFICANCE)
-    kept = binary_dilation(sources, _disk(REACH * fwhm / LEAF))
+    kept = binary_dilation(sources, _disk(max(REACH * fwhm / LEAF, EIGHT)))
     surprises = np.abs(residual) > RESIDUAL_SIGNIFICANCE
     surprises |= np.abs(_filtered(residual, 1.0)) > RESIDUAL_SIGNIFICANCE
     kept |= _leaves(surprises)
@@ -57,6 +59,11 @@ def select_leaves(
     for scale in WIDE_SCALES:
         kept |= np.abs(_filtered(2 * _means(residual), scale / LEAF)) > RESIDUAL_SIGNIFICANCE
     return kept
+
+
+def blank_leaves(kept: NDArray[np.bool_], fwhm: float) -> NDArray[np.bool_]:
+    """Leaves away from those that are kept, where light of sources does not lift the sky."""
+    return ~np.asarray(binary_dilation(kept, _disk(max(BLANK * fwhm / LEAF, EIGHT))))
 
 
 def _leaves(pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -77,14 +84,20 @@ def _in_leaves(plane: NDArray[Any]) -> NDArray[Any]:
 def _filtered(
     plane: NDArray[np.float32], sigma: float, *, white: bool = False
 ) -> NDArray[np.float32]:
-    """Gaussian filter in units of its own noise, which is at least that of white noise."""
+    """Gaussian filter above its quiet level, in units of its noise: at least that of white noise.
+
+    The quiet level is where the lower quantiles say that the median of noise alone would be: in a
+    crowded field the median itself lies among the sources.
+    """
     smooth = gaussian_filter(plane, sigma, mode="constant", truncate=3.0)
     measured = smooth[plane != 0]
     if not measured.size:
         return smooth
-    middle, low = np.percentile(measured[:: max(measured.size // 200_000, 1)], (50, 15.87))
+    sample = measured[:: max(measured.size // 200_000, 1)]
+    middle, low, lowest = np.percentile(sample, (50, 15.87, 2.28))
+    quiet = min(middle, 2 * low - lowest)
     least = 1 / (2 * sigma * math.sqrt(math.pi))
-    return (smooth - middle) / (least if white else max(float(middle - low), least))
+    return (smooth - quiet) / (least if white else max(float(middle - low), least))
 
 
 def _disk(radius: float) -> NDArray[np.bool_]:
