@@ -64,7 +64,8 @@ def _encode_images(job: Job, plan: Plan) -> tuple[list[ImageEntry], list[dict[st
     network = job.network()
     referred, new = job.builder.refer(plan.entries, job.base, network.digest)
     if referred:
-        logger.info("%d of %d images are in %s", len(referred), len(plan.entries), job.base)
+        base = job.config.release.base
+        logger.info("%d of %d images are in %s", len(referred), len(plan.entries), base)
     placed, groups = plan_groups(new, network.channels, network.tables)
     job.builder.start(_about(job, plan, []), groups)
     work = [(plan.refs[entry.id], note_of(entry)) for entry in placed]

@@ -85,7 +85,8 @@ def publish(
         emit(PUBLISHED, job, {"objects": len(objects), "bytes": size})
     finish(job)
     link = f"{store.url}/{REPORT_KEY}"
-    create_link_artifact(key="report", link=link, link_text=f"Report of {release.name}")
+    text = f"Report of {release.name}"
+    create_link_artifact(key="report", link=link, link_text=text, description=text)
     return store.url
 
 
