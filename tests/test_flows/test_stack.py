@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +21,7 @@ pytestmark = [
 ]
 
 PATIENCE = 900.0
+PAUSE = 5.0  # s between looks at a run
 NIGHTS = ("2026-11-20", "2026-11-21")
 
 
@@ -65,23 +65,27 @@ def run(stack, deployment: str, **parameters: object) -> str:
 
 
 def wait_for_run(stack, name: str) -> str:
-    """State of the flow run of a name, once it has ended."""
-    code = (
-        "import asyncio\n"
+    """State of the flow run of a name, once it has ended; with what it logged if it failed."""
+    return ask(
+        stack,
+        "import asyncio, sys\n"
         "from prefect.client.orchestration import get_client\n"
+        "from prefect.client.schemas.filters import FlowRunFilter, LogFilter\n"
+        f"chosen = FlowRunFilter.model_validate({{'name': {{'any_': [{name!r}]}}}})\n"
         "async def main():\n"
         "    async with get_client() as client:\n"
-        "        for run in await client.read_flow_runs():\n"
-        f"            if run.name == {name!r} and run.state.is_final():\n"
-        "                print(run.state.type.value, run.state.name)\n"
-        "asyncio.run(main())"
+        f"        for _ in range({PATIENCE / PAUSE:.0f}):\n"
+        "            for run in await client.read_flow_runs(flow_run_filter=chosen):\n"
+        "                if run.state.is_final():\n"
+        "                    logged = {'flow_run_id': {'any_': [run.id]}}\n"
+        "                    logs = await client.read_logs(LogFilter.model_validate(logged))\n"
+        "                    return run.state, [one.message for one in logs]\n"
+        f"            await asyncio.sleep({PAUSE})\n"
+        f"    sys.exit({f'no run {name} has ended'!r})\n"
+        "state, logs = asyncio.run(main())\n"
+        "print(state.type.value, state.name)\n"
+        "state.is_completed() or print(*logs, sep='\\n')",
     )
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if found := ask(stack, code):
-            return found
-        time.sleep(5)
-    raise TimeoutError(name)
 
 
 @pytest.fixture(scope="module")
