@@ -24,7 +24,7 @@ class Products(Mapping[str, T]):
 
     def __init__(self, release: DataRelease, names: Sequence[str]) -> None:
         self._release = release
-        self._names = sorted(names)
+        self._names = list(names)
         self._opened: dict[str, T] = {}
 
     @abstractmethod

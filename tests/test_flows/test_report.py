@@ -22,7 +22,7 @@ from flows.report import render_report
 from skyfold import FidelityRecord, cli, open_release
 from skyfold.errors import NeedNotMetError
 from skyfold.images.index import _to_parquet, index_key, read_index
-from skyfold.layout import FIDELITY_KEY, MANIFEST_KEY, PROVENANCE_KEY, ZARR_KEY
+from skyfold.layout import CARD_KEY, FIDELITY_KEY, MANIFEST_KEY, PROVENANCE_KEY, ZARR_KEY
 
 HOSTILE = "r</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp;"
 CHROMIUM = next(
@@ -114,7 +114,7 @@ def test_page_needs_no_other_file(html, page):
     assert all(source.startswith("data:image/png;base64,") for source in sources)
     links = {attributes["href"] for _, attributes in page.elements if "href" in attributes}
     outside = {link for link in links if not link.startswith(("#", "data:,"))}
-    assert outside == {PROVENANCE_KEY, FIDELITY_KEY, MANIFEST_KEY}
+    assert outside == {PROVENANCE_KEY, FIDELITY_KEY, MANIFEST_KEY, CARD_KEY}
     style = re.search(r"<style>(.*?)</style>", html, re.DOTALL)[1]
     assert "url(" not in style
     assert "@import" not in style
