@@ -1,22 +1,24 @@
 """Flip bytes of a release and read what they touch.
 
-``python -m tests.test_reliability.corruption [--count 10000]``.
+``python -m tests.test_reliability.corruption [--count 10000] [--totals FILE]``.
 
 For each position of a sample over all objects one byte is changed, and reading what it holds must
 raise a named error or give the very same result. Then `verify` must name the objects so changed:
 one of each kind at a time, root and manifest by themselves. Prints how many positions of each kind
 of object were detected while reading, were without effect there (and found by `verify`), or gave
-another result without a word, of which there must be none.
+another result without a word, of which there must be none. Totals are told after each round over
+all kinds, so that a run which is stopped counts too.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
@@ -30,7 +32,8 @@ from skyfold.images.index import shard_key
 from skyfold.layout import MANIFEST_KEY, ZARR_KEY
 
 ALONE = (ZARR_KEY, MANIFEST_KEY)  # what `verify` stands on: it looks no further
-DETECTED, SAME, WRONG = "detected", "no effect", "WRONG"
+DETECTED, SAME, WRONG = OUTCOMES = "detected", "no effect", "WRONG"
+Found = Counter[tuple[str, str]]  # how often, by kind of object and outcome
 
 
 def kind_of(key: str) -> str:
@@ -96,8 +99,15 @@ def outcome(url: str, key: str, expected: Any) -> str:
     return SAME if found == expected else WRONG
 
 
-def flips(url: str, count: int, seed: int = 0) -> Counter[tuple[str, str]]:
+def flips(
+    url: str, count: int, seed: int = 0, tell: Callable[[Found], None] | None = None
+) -> Found:
     """Flip `count` bytes, as many of each kind of object; outcomes by kind.
+
+    Parameters
+    ----------
+    tell : callable, optional
+        Of what was found so far, after each round over all kinds.
 
     Raises
     ------
@@ -106,16 +116,16 @@ def flips(url: str, count: int, seed: int = 0) -> Counter[tuple[str, str]]:
     """
     folder, source = Path(url), random.Random(seed)
     keys = sorted(str(one.relative_to(folder)) for one in folder.rglob("*") if one.is_file())
-    by_kind: dict[str, list[str]] = {}
+    members: dict[str, list[str]] = {}
     for key in keys:
-        by_kind.setdefault(kind_of(key), []).append(key)
+        members.setdefault(kind_of(key), []).append(key)
     expected: dict[str, Any] = {}
-    found: Counter[tuple[str, str]] = Counter()
-    kinds = cycle(sorted(by_kind))
-    for done in range(0, count, len(by_kind)):
+    found: Found = Counter()
+    kinds = cycle(sorted(members))
+    for done in range(0, count, len(members)):
         changed: dict[str, bytes] = {}
-        for kind in islice(kinds, min(len(by_kind), count - done)):
-            key = source.choice(by_kind[kind])
+        for kind in islice(kinds, min(len(members), count - done)):
+            key = source.choice(members[kind])
             if key not in expected:
                 expected[key] = read_all(url, key)
             changed[key] = _flipped((folder / key).read_bytes(), source)
@@ -126,6 +136,8 @@ def flips(url: str, count: int, seed: int = 0) -> Counter[tuple[str, str]]:
                     _require_verify(url, {key})
         with _in_place(folder, changed):
             _require_verify(url, set(changed))
+        if tell is not None:
+            tell(found)
     return found
 
 
@@ -157,22 +169,40 @@ def _require_verify(url: str, keys: set[str]) -> None:
     assert problems == keys, (keys, problems)
 
 
+def by_kind(found: Found) -> dict[str, dict[str, int]]:
+    """Counts of each outcome for each kind of object, and for all."""
+    kinds = sorted({kind for kind, _ in found})
+    table = {kind: {what: found[kind, what] for what in OUTCOMES} for kind in kinds}
+    return table | {"all": {what: sum(row[what] for row in table.values()) for what in OUTCOMES}}
+
+
+def _row(kind: str, counts: dict[str, int]) -> str:
+    told = ", ".join(f"{what} {count}" for what, count in counts.items())
+    return f"{kind:40} {sum(counts.values()):6} positions: {told}"
+
+
 def main() -> None:
     """Print the table, and exit with 1 if a change was silent."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("base", nargs="?", help="a sealed release of every kind; it is restored")
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--totals", type=Path, help="JSON file of the counts so far")
     given = parser.parse_args()
-    found = flips(given.base or _build(), given.count, given.seed)
-    for kind in sorted({kind for kind, _ in found}):
-        told = ", ".join(f"{what} {found[kind, what]}" for what in (DETECTED, SAME, WRONG))
-        print(f"{kind:40} {told}")
-    total: Counter[str] = Counter()
-    for (_, what), count in found.items():
-        total[what] += count
-    print(f"{given.count} positions: {dict(total)}; verify named each")
-    sys.exit(1 if total[WRONG] else 0)
+
+    def tell(found: Found) -> None:
+        table = by_kind(found)
+        print(_row("so far", table["all"]), flush=True)
+        if given.totals is not None:
+            partial = given.totals.with_suffix(".partial")
+            partial.write_text(json.dumps(table, indent=1))
+            partial.replace(given.totals)  # a run may be killed at any time
+
+    table = by_kind(flips(given.base or _build(), given.count, given.seed, tell))
+    for kind, counts in table.items():
+        print(_row(kind, counts))
+    print("verify named each")
+    sys.exit(1 if table["all"][WRONG] else 0)
 
 
 def _build() -> str:
