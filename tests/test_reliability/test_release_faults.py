@@ -1,0 +1,18 @@
+"""Faults of object storage while a release is published: some of what the command plays."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.test_reliability.faults import faulty_server
+from tests.test_reliability.release_faults import MENDED, NAMED, Products, sample
+
+KINDS = ("reset after taking effect", "403 access denied")
+
+
+@pytest.mark.s3
+@pytest.mark.filterwarnings("ignore")  # of sockets that the proxy cuts
+def test_a_fault_while_a_release_is_published_is_mended_or_named():
+    with faulty_server() as server:
+        found = sample(Products(server), ["publish"], KINDS, seed=1)
+    assert found == {("publish", MENDED): 1, ("publish", NAMED): 1}
