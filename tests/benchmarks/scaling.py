@@ -131,6 +131,16 @@ def run(deployment: str, survey: Path) -> str:
     return str(given.id)
 
 
+async def let_follow(follow: bool) -> None:
+    """Whether what deployments start by themselves does so; it would use the same workers."""
+    from prefect.client.orchestration import get_client
+
+    async with get_client() as client:
+        for one in await client.read_automations():
+            change = client.resume_automation if follow else client.pause_automation
+            await change(one.id)
+
+
 async def tasks_of(flow_run: str) -> list[Any]:
     """All task runs of a flow run."""
     from prefect.client.orchestration import get_client
@@ -234,8 +244,12 @@ def main() -> None:
     missing = {k: v for k, v in stack.environment.items() if os.environ.get(k) != v}
     if missing:  # settings are read when libraries are imported
         os.execve(sys.executable, sys.orig_argv, os.environ | stack.environment)
-    with tempfile.TemporaryDirectory(prefix="scaling-") as name:
-        measure(stack, Path(name), arguments.images, arguments.size, arguments.workers)
+    asyncio.run(let_follow(False))
+    try:
+        with tempfile.TemporaryDirectory(prefix="scaling-") as name:
+            measure(stack, Path(name), arguments.images, arguments.size, arguments.workers)
+    finally:
+        asyncio.run(let_follow(True))
 
 
 if __name__ == "__main__":
