@@ -113,14 +113,14 @@ class Store:
 
     def zarr(self, *, read_only: bool = True) -> zarr.abc.store.Store:
         """The same objects as a Zarr store, past `traffic`."""
-        import zarr
+        from zarr.storage import LocalStore
+
+        from skyfold.access.zarr_store import NamedStore
 
         if self.is_local:
-            return zarr.storage.LocalStore(self.root, read_only=read_only)
+            return LocalStore(self.root, read_only=read_only)
         options = self.options | {"asynchronous": True}
-        return zarr.storage.FsspecStore.from_url(
-            self.url, storage_options=options, read_only=read_only
-        )
+        return NamedStore.from_url(self.url, storage_options=options, read_only=read_only)
 
     def read(self, key: str, most: int | None = None) -> bytes:
         """Whole object.

@@ -1,4 +1,4 @@
-"""A release as a read-only Zarr store, through the reader that counts and caches."""
+"""A release as a Zarr store: read through the reader that counts and caches, or written."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from zarr.abc.store import (
     Store,
     SuffixByteRequest,
 )
+from zarr.storage import FsspecStore
+
+from skyfold.access.store import named_store_errors
 
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer, BufferPrototype
@@ -21,6 +24,35 @@ if TYPE_CHECKING:
     from skyfold.access.cache import CachedReader
 
 _threads = 16  # requests at once
+
+
+class NamedStore(FsspecStore):
+    """Objects behind a URL, whose failures are a `StoreUnavailableError` that names the object."""
+
+    def _named(self, action: str, key: str) -> named_store_errors:
+        return named_store_errors(f"{self.path}/{key}", action)
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Bytes of an object, None if there is none."""
+        with self._named("read", key):
+            return await super().get(key, prototype, byte_range)
+
+    async def exists(self, key: str) -> bool:
+        """Whether there is such an object."""
+        with self._named("look for", key):
+            return await super().exists(key)
+
+    async def set(self, key: str, value: Buffer, byte_range: tuple[int, int] | None = None) -> None:
+        """Write an object."""
+        with self._named("write", key):
+            await super().set(key, value, byte_range)
+
+    async def delete(self, key: str) -> None:
+        """Remove an object."""
+        with self._named("delete", key):
+            await super().delete(key)
 
 
 class ReaderStore(Store):

@@ -154,7 +154,9 @@ def lattice_step(stored: NDArray[Any]) -> float | None:
     everything = _usable(flat)
     limit = 2 * _rounding(everything, typical, stored.dtype)
     off = np.abs(everything - (zero + np.rint((everything - zero) / step) * step))
-    return step if chance < _LOG_CHANCE and bool(np.all(off <= limit)) else None
+    if chance >= _LOG_CHANCE or not bool(np.all(off <= limit)):
+        return None
+    return float(f"{step:.12g}")  # a fit's last digits differ between versions of numpy
 
 
 def _usable(values: NDArray[Any]) -> Floats:
