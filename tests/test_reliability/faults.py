@@ -213,8 +213,10 @@ class FaultyServer:
     """S3 on loopback at `url`, with faults as `plan` says; without them at `behind`."""
 
     def __init__(self) -> None:
+        from moto.moto_api._internal.models import moto_api_backend
         from moto.server import ThreadedMotoServer
 
+        moto_api_backend.reset()  # what an earlier server of this process kept
         self.plan = Plan()
         self._moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         self._moto.start()
