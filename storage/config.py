@@ -304,6 +304,14 @@ class LevelsConfig(_Section):
     """Width of a cell [noise units]."""
 
 
+class FidelityConfig(_Section):
+    """What the fidelity record holds beside what every record does."""
+
+    shear_galaxies: Index = 0
+    """Galaxies of known shear to put into copies of the images of each set and band, from which
+    the multiplicative and additive bias of shear are measured (case `shear`); 0 for none."""
+
+
 class LimitsConfig(_Section):
     """When a flow stops: more than this share of the inputs is bad."""
 
@@ -357,6 +365,7 @@ class SurveyConfig(_Section):
     densities: tuple[DensitiesConfig, ...] = ()
     training: TrainingConfig = TrainingConfig()
     levels: LevelsConfig = LevelsConfig()
+    fidelity: FidelityConfig = FidelityConfig()
     limits: LimitsConfig = LimitsConfig()
     storage: StorageConfig = StorageConfig()
 
@@ -479,6 +488,7 @@ def _unknown_key(loc: tuple[Any, ...]) -> str:
         "densities": DensitiesConfig,
         "training": TrainingConfig,
         "levels": LevelsConfig,
+        "fidelity": FidelityConfig,
         "limits": LimitsConfig,
         "storage": StorageConfig,
         **dict.fromkeys(("mask", "weight", "variance"), PlaneConfig),
