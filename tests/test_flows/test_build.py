@@ -1,4 +1,4 @@
-"""The whole job as Prefect flows: locally, again, after damage, and on an S3 protocol server."""
+"""The whole job as Prefect flows: once, again, after damage, and from the command line."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from astropy import units as u
-from astropy.coordinates import SkyCoord
 from astropy.io import fits
 
 from skyfold.access.seal import seal_root
@@ -210,55 +206,3 @@ def _restate(release: Path, key: str) -> None:
     digests = about.pop("digests") | {key: hashlib.sha256((release / key).read_bytes()).hexdigest()}
     del about["digest"]
     (release / "zarr.json").write_bytes(seal_root(json.dumps(root).encode(), digests))
-
-
-@pytest.fixture(scope="module")
-def s3():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    code = f"from moto.server import main; main(['-p', '{port}', '-H', '127.0.0.1'])"
-    server = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    for _ in range(300):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
-        time.sleep(0.1)
-    yield f"http://127.0.0.1:{port}"
-    server.terminate()
-    server.wait(10)
-
-
-@pytest.mark.s3
-def test_build_and_read_on_object_storage(prefect, s3, survey, built, tmp_path, monkeypatch):
-    import s3fs
-
-    from flows.build import build
-    from skyfold import open_release
-    from skyfold.access.store import Store
-
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    s3fs.S3FileSystem(endpoint_url=s3).mkdir("bucket")
-    shutil.copytree(survey.parent, tmp_path / "s", ignore=shutil.ignore_patterns("archive"))
-    path = tmp_path / "s/survey.toml"
-    text = path.read_text().replace('"archive/demo/dr1"', '"s3://bucket/demo/dr1"')
-    path.write_text(text + f'[storage]\noptions = {{ endpoint_url = "{s3}" }}\n')
-    url = build(str(path))
-    assert url == "s3://bucket/demo/dr1"
-    with pytest.raises(FileExistsError):
-        Store(url, {"endpoint_url": s3}).create("manifest.json", b"another")
-    release = open_release(url, options={"endpoint_url": s3})
-    assert release.verify() == {}
-    local = open_release(built)
-    entry = local.images.entry(next(iter(local.images)))
-    position = SkyCoord(entry.ra, entry.dec, unit="deg")
-    for level in release.levels:
-        here = local.images.cutout(position, 6 * u.arcsec, band=entry.band, level=level)
-        there = release.images.cutout(position, 6 * u.arcsec, band=entry.band, level=level)
-        np.testing.assert_array_equal(here.data, there.data)
-    for text in map(release.read, ("provenance.json", "card.md", "report.html")):
-        assert b"planted-secret" not in text
