@@ -170,6 +170,6 @@ def _weights(nodes: int, window: slice) -> tuple[int, NDArray[np.float64]]:
     low, high = np.clip(below, 0, nodes - 1), np.clip(below + 1, 0, nodes - 1)
     first, pixel = int(low[0]), np.arange(len(place))
     weights = np.zeros((len(place), int(high[-1]) - first + 1))
-    np.add.at(weights, (pixel, low - first), 2 * MESH - part)
-    np.add.at(weights, (pixel, high - first), part)
+    weights[pixel, low - first] = 2 * MESH - part
+    weights[pixel, high - first] += part  # beyond the outer nodes both are one
     return first, weights

@@ -220,9 +220,9 @@ class InterlacedCodec(ChunkCodec):
 def _decode_plain(
     data: bytes, used: NDArray[np.bool_], shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> NDArray[Any]:
-    values = np.zeros(shape, dtype)
-    values[..., used] = decompress(data, int(np.count_nonzero(used)), dtype)
-    return values
+    values = np.zeros(used.shape, dtype)
+    values[used] = decompress(data, int(np.count_nonzero(used)), dtype)
+    return values.reshape(shape)
 
 
 def _coded_leaves(plane: NDArray[Any]) -> NDArray[np.bool_]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, ClassVar
 
 import constriction
@@ -39,6 +39,7 @@ from skyfold.codecs.latent_tables import (
 from skyfold.errors import CorruptDataError, InvalidRequestError
 
 CLIP = 15  # larger magnitudes add no more to an expectation
+TOGETHER = 32  # chunks that are decoded side by side: keys of theirs and 192 tables take 16 bits
 
 
 class Known:
@@ -53,15 +54,18 @@ class Known:
     def __init__(self, shape: tuple[int, ...]) -> None:
         n, h, w, channels = shape
         self.latents = np.zeros((channels, n, h, w), np.int32)
-        self._features = np.ones((2, 2 * channels + 3, n, h, w), np.int32)
+        # of each pass apart, so that a pass reads them without a gap
+        self._features = [
+            np.ones((2, 2 * channels + 3, n, len(range(y, h, 2)), len(range(x, w, 2))), np.int32)
+            for y, x in PASSES
+        ]
         self._padded = np.zeros((2, n, h + 2, w + 2), np.int32)  # magnitudes, values
 
     def features(self, channel: int, step: int) -> Ints:
         """Features of the magnitudes and of the values, shape (2, 2 channel + 3, m)."""
-        y, x = PASSES[step]
         used = 2 * channel + 3
-        part = self._features[:, :used, :, y::2, x::2]
-        part[:, 1], part[:, 2] = _edges_corners(self._padded, y, x)
+        part = self._features[step][:, :used]
+        part[:, 1], part[:, 2] = _edges_corners(self._padded, *PASSES[step])
         return part.reshape(2, used, -1)
 
     def learn(self, channel: int, step: int, symbols: Ints) -> None:
@@ -73,12 +77,16 @@ class Known:
         inside[1] = np.minimum(np.maximum(plane, -CLIP), CLIP)
         inside[0] = np.abs(inside[1])
         if step == len(PASSES) - 1:
-            here = self._padded[..., 1:-1, 1:-1]
-            rows = self._padded[..., :-2, :] + self._padded[..., 1:-1, :] + self._padded[..., 2:, :]
-            around = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] - here
-            first = 2 * channel + 3
-            self._features[:, first], self._features[:, first + 1] = here, around
+            self._learn_channel(2 * channel + 3)
             self._padded[...] = 0
+
+    def _learn_channel(self, first: int) -> None:
+        here = self._padded[..., 1:-1, 1:-1]
+        rows = self._padded[..., :-2, :] + self._padded[..., 1:-1, :] + self._padded[..., 2:, :]
+        around = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] - here
+        for part, (y, x) in zip(self._features, PASSES, strict=True):
+            part[:, first] = here[..., y::2, x::2]
+            part[:, first + 1] = around[..., y::2, x::2]
 
 
 def _edges_corners(padded: Ints, y: int, x: int) -> tuple[Ints, Ints]:
@@ -113,10 +121,14 @@ def contexts(
     table, turned : ndarray, shape (m,), intp and bool
     """
     used = 2 * channel + 3
-    magnitude = tables.magnitude_weights[channel, step, :used].astype(np.int32) @ features[0]
-    value = tables.value_weights[channel, step, :used].astype(np.int32) @ features[1]
+    weights = np.empty((2, used), np.int32)
+    weights[0] = tables.magnitude_weights[channel, step, :used]
+    weights[1] = tables.value_weights[channel, step, :used]
+    # several times faster than @, which walks down the columns of integers
+    magnitude, value = np.einsum("kf,kfm->km", weights, features)
     scale_class = np.searchsorted(tables.thresholds[channel], magnitude, side="right")
-    value_class = np.searchsorted(tables.value_thresholds[channel], np.abs(value), side="right")
+    size, cuts = np.abs(value), tables.value_thresholds[channel]
+    value_class = (size >= cuts[0]).view(np.int8) + (size >= cuts[1])
     return scale_class * VALUE_CLASSES + value_class, (value < 0) & (value_class > 0)
 
 
@@ -196,7 +208,7 @@ def encode_latents(latents: NDArray[np.int16], tables: LatentTables) -> bytes:
             encoder.encode(symbols[start : start + number], model)
             start += number
         for length in np.unique(bits[bits > 0]):
-            encoder.encode(plain[bits == length], _uniform(length))
+            encoder.encode(plain[bits == length], _uniform(int(length)))
         known.learn(channel, step, values)
     return _seal(encoder.get_compressed().astype("<u4").tobytes().rstrip(b"\0"), tables)
 
@@ -221,22 +233,20 @@ def decode_together(
         If the shape does not fit the tables.
     """
     _check(shape, np.dtype(np.int16), tables)
-    n, h, w, channels = shape
-    out = np.zeros((len(chunks) * n, h, w, channels), np.int16)
+    out = np.zeros((len(chunks), *shape), np.int16)
     bodies = [_unsealed(data, tables) for data in chunks]
     full = [number for number, body in enumerate(bodies) if body]
-    if full:
-        known = Known((len(full) * n, h, w, channels))
-        coders = [_decoder(bodies[number]) for number in full]
+    for at in range(0, len(full), TOGETHER):
+        some = full[at : at + TOGETHER]
+        known = Known((len(some) * shape[0], *shape[1:]))
         try:
-            _decode_into(known, coders, tables)
+            _decode_into(known, [_decoder(bodies[number]) for number in some], tables)
         except (AssertionError, ValueError) as error:
             raise CorruptDataError(
-                f"{len(full)} chunks hold no latents of shape {shape}: {error}; fetch them again"
+                f"{len(some)} chunks hold no latents of shape {shape}: {error}; fetch them again"
             ) from error
-        latents = np.moveaxis(known.latents, 0, -1)
-        out.reshape(len(chunks), *shape)[full] = latents.reshape(len(full), *shape)
-    return out
+        out[some] = np.moveaxis(known.latents, 0, -1).reshape(len(some), *shape)
+    return out.reshape(-1, *shape[1:])
 
 
 def _unsealed(data: bytes, tables: LatentTables) -> bytes:
@@ -260,40 +270,44 @@ def _decode_into(known: Known, coders: list[Any], tables: LatentTables) -> None:
         for step in range(len(PASSES)):
             table, turned = contexts(tables, channel, step, known.features(channel, step))
             size, count = len(models), len(table) // len(coders)
-            keys = np.repeat(np.arange(len(coders)) * size, count) + table
+            keys = (np.repeat(np.arange(len(coders)) * size, count) + table).astype(np.uint16)
             numbers = np.bincount(keys)
-            symbols = np.empty(len(keys), np.int32)
-            order, start = np.argsort(keys, kind="stable"), 0
-            for key in np.flatnonzero(numbers):
+            found, start = np.empty(len(keys), np.int32), 0
+            for key in np.flatnonzero(numbers).tolist():
                 stop = start + int(numbers[key])
                 coder = coders[key // size]
-                symbols[order[start:stop]] = coder.decode(models[key % size], stop - start)
+                found[start:stop] = coder.decode(models[key % size], stop - start)
                 start = stop
-            values = _joined(symbols, order, coders, count)
+            order = keys.argsort(kind="stable")  # of 16 bits: by digits, several times faster
+            values = np.empty_like(found)
+            values[order] = _joined(found, order // count, coders)
             known.learn(channel, step, np.where(turned, -values, values))
 
 
-def _joined(symbols: Ints, order: NDArray[np.intp], coders: list[Any], count: int) -> Ints:
-    """Values of the symbols of a pass, the plain bits of each chunk in the order of its runs."""
-    if symbols.max(initial=0) <= 2 * DIRECT:
-        return symbols - DIRECT
-    values = np.empty_like(symbols)
-    for number, coder in enumerate(coders):
-        mine = order[number * count : (number + 1) * count]
-        values[mine] = join(symbols[mine], partial(_read_plain, coder))
+def _joined(symbols: Ints, owner: NDArray[np.intp], coders: list[Any]) -> Ints:
+    """Values of the symbols of a pass in the order of its runs, and of whose coder each is."""
+    values = symbols - DIRECT
+    large = np.flatnonzero(symbols > 2 * DIRECT)
+    if large.size:
+        values[large] = join(symbols[large], partial(_read_plain, coders, owner[large]))
     return values
 
 
-def _read_plain(coder: Any, bits: Ints) -> Ints:
+def _read_plain(coders: list[Any], owner: NDArray[np.intp], bits: Ints) -> Ints:
+    """Plain bits of one pass; each coder holds its own by their number."""
     plain = np.zeros_like(bits)
-    for length in np.unique(bits[bits > 0]):
-        chosen = bits == length
-        plain[chosen] = coder.decode(_uniform(length), int(chosen.sum()))
+    keys = owner * 16 + bits
+    for key in np.flatnonzero(np.bincount(keys)).tolist():
+        if key % 16:
+            chosen = keys == key
+            count = np.count_nonzero(chosen)
+            plain[chosen] = coders[key // 16].decode(_uniform(key % 16), count)
     return plain
 
 
+@cache
 def _uniform(bits: int) -> Any:
-    return constriction.stream.model.Uniform(1 << int(bits))
+    return constriction.stream.model.Uniform(1 << bits)
 
 
 def _seal(body: bytes, tables: LatentTables) -> bytes:

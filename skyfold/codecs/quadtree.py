@@ -123,7 +123,8 @@ def _patterns(children: Mask) -> NDArray[np.int32]:
 
 def _by_row(parents: Mask) -> tuple[NDArray[np.intp], list[tuple[int, int]]]:
     """Order of the used squares by the row of their table, and how many each has."""
-    edge = np.pad(parents, 1).astype(np.uint8)
+    edge = np.zeros((parents.shape[0] + 2, parents.shape[1] + 2), np.uint8)
+    edge[1:-1, 1:-1] = parents
     around = edge[:-2, 1:-1] + 2 * edge[2:, 1:-1] + 4 * edge[1:-1, :-2] + 8 * edge[1:-1, 2:]
     rows = around[parents]
     counts = np.bincount(rows, minlength=1)

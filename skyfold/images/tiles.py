@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from skyfold.release import DataRelease
 
 _GROUP_TILES = 128  # fetched in one round, and decoded into at most 140 MB
-_RUN_TILES = 4  # neighbours in a row that are decoded in one call: one run of the network
+_BLOCK_TILES = 16  # neighbours that are decoded in one call: side by side, they cost half as much
+_ACROSS = 4  # of them in a row
 Tile = tuple[int, int]
 
 
@@ -60,7 +61,7 @@ class Job:
         return [every[at : at + _GROUP_TILES] for at in range(0, len(every), _GROUP_TILES)]
 
     def place(self, tile: Tile, part: Window) -> None:
-        """Take the pixels of a tile from a decoded run that holds it."""
+        """Take the pixels of a tile from a decoded block that holds it."""
         planes = (part.values, part.flags, part.sigma)
         shape = (self.rows.stop - self.rows.start, self.columns.stop - self.columns.start)
         if not self.planes:
@@ -222,15 +223,19 @@ class TileDecoder:
     def _decode(self, group: _Group, level: str) -> None:
         """Decode a group's tiles, on all cores, and hand them to the jobs."""
         failed = {job.entry.id for job, _ in group.pieces if job.error is not None}
-        runs = [
-            (layers, run)
+        count = sum(len(tiles) for name, tiles in group.tiles.items() if name not in failed)
+        most = min(_BLOCK_TILES, -(-count // (os.cpu_count() or 1)))
+        blocks = [
+            (layers, block)
             for image_id, layers in group.layers.items()
             if image_id not in failed
-            for run in _runs(group.tiles[image_id])
+            for block in _blocks(group.tiles[image_id], most)
         ]
         decoded: dict[tuple[str, Tile], Window | SkyfoldError] = {}
-        for (layers, run), part in zip(runs, _in_parallel(self._run, runs, level), strict=True):
-            decoded |= {(layers.entry.id, tile): part for tile in run}
+        for (layers, _), parts in zip(
+            blocks, _in_parallel(self._parts, blocks, level), strict=True
+        ):
+            decoded |= {(layers.entry.id, tile): part for tile, part in parts.items()}
         for job, tiles in group.pieces:
             for tile in tiles if job.error is None else ():
                 part = decoded[job.entry.id, tile]
@@ -239,19 +244,29 @@ class TileDecoder:
                     break
                 job.place(tile, part)
 
-    def _run(self, layers: LayerBytes, run: list[Tile], level: str) -> Window | SkyfoldError:
-        """Pixels of neighbouring tiles of a row, or what went wrong."""
+    def _parts(
+        self, layers: LayerBytes, block: list[Tile], level: str
+    ) -> dict[Tile, Window | SkyfoldError]:
+        """What holds the pixels of each tile of a block, or what went wrong with it."""
+        part = self._block(layers, block, level)
+        if isinstance(part, SkyfoldError) and len(block) > 1:  # one may have spoilt the others
+            return {tile: self._block(layers, [tile], level) for tile in block}
+        return dict.fromkeys(block, part)
+
+    def _block(self, layers: LayerBytes, block: list[Tile], level: str) -> Window | SkyfoldError:
+        """Pixels of a block of neighbouring tiles."""
         entry = layers.entry
-        (ty, first), last = run[0], run[-1][1]
-        rows = slice(ty * TILE, min((ty + 1) * TILE, entry.plane[0]))
-        columns = slice(first * TILE, min((last + 1) * TILE, entry.plane[1]))
+        rows, columns = (
+            slice(first * TILE, min((last + 1) * TILE, side))
+            for first, last, side in zip(block[0], block[-1], entry.plane, strict=True)
+        )
         try:
             network = self.release.network(entry.model) if entry.model else None
             return decode_window(entry, level, rows, columns, read=layers.window, network=network)
         except SkyfoldError as error:
             return error
         except Exception as error:  # a tile of bytes that nobody wrote may fail in any way
-            return CorruptDataError(f"tiles {run} of image {entry.id} cannot be decoded: {error}")
+            return CorruptDataError(f"tiles {block} of image {entry.id} cannot be decoded: {error}")
 
 
 def _groups(jobs: Iterable[Job]) -> list[_Group]:
@@ -271,23 +286,36 @@ def pieces(jobs: Iterable[Job]) -> int:
     return sum(len(job.tiles()) for job in jobs)
 
 
-def _runs(tiles: set[Tile]) -> list[list[Tile]]:
-    """Tiles of an image as runs of neighbours in a row."""
-    ordered = sorted(tiles)
-    keyed = groupby(enumerate(ordered), key=lambda one: (one[1][0], one[1][1] - one[0]))
-    runs = [[tile for _, tile in members] for _, members in keyed]
-    return [run[at : at + _RUN_TILES] for run in runs for at in range(0, len(run), _RUN_TILES)]
+def _blocks(tiles: set[Tile], most: int) -> list[list[Tile]]:
+    """Tiles of an image as rectangles of neighbours, row by row, of at most `most`."""
+    width = min(_ACROSS, most)
+    rows: dict[tuple[int, ...], list[int]] = {}
+    for ty, members in groupby(sorted(tiles), key=lambda tile: tile[0]):
+        for run in _runs([tx for _, tx in members], width):
+            rows.setdefault(tuple(run), []).append(ty)
+    return [
+        [(ty, tx) for ty in stack for tx in run]
+        for run, found in rows.items()
+        for stack in _runs(found, most // len(run))
+    ]
+
+
+def _runs(numbers: list[int], most: int) -> list[list[int]]:
+    """Rising numbers as runs of at most `most` that follow one another."""
+    keyed = groupby(enumerate(numbers), key=lambda one: one[1] - one[0])
+    runs = [[number for _, number in members] for _, members in keyed]
+    return [run[at : at + most] for run in runs for at in range(0, len(run), most)]
 
 
 _pools: dict[int, ThreadPoolExecutor] = {}
 _pools_lock = threading.Lock()
 
 
-def _in_parallel(function: Any, runs: list[Any], level: str) -> Iterable[Any]:
-    if len(runs) < 2:
-        return [function(*run, level) for run in runs]
+def _in_parallel(function: Any, blocks: list[Any], level: str) -> Iterable[Any]:
+    if len(blocks) < 2:
+        return [function(*block, level) for block in blocks]
     with _pools_lock:  # one pool a process: a fork leaves the threads of the other behind
         if os.getpid() not in _pools:
             _pools[os.getpid()] = ThreadPoolExecutor(os.cpu_count() or 1, "skyfold-decode")
         pool = _pools[os.getpid()]
-    return pool.map(lambda run: function(*run, level), runs)
+    return pool.map(lambda block: function(*block, level), blocks)
