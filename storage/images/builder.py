@@ -48,7 +48,7 @@ DIRECT_GAIN = 0.98  # the raw array is stored by itself where that is smaller th
 SAMPLED_TILES = (2, 8)  # of an image, that tell how many bytes it would take by itself
 CLEARLY = 1.05
 _BINARY = ("fills", "places")
-WRITER = 2  # changes when the same image would be written as other bytes
+WRITER = 3  # changes when the same image would be written as other bytes
 
 
 class ReleaseBuilder:

@@ -4,7 +4,8 @@ A leaf of 2 x 2 pixels is kept if a matched filter sees something in the data, o
 network left there is not noise: a pixel beyond 5 sigma, or a filtered residual beyond it at any
 scale. What a source is, is judged as photometry judges it, by the noise of its pixels taken as
 independent; residuals are compared with their own filtered scatter on the quiet side, so that
-correlated noise is no surprise.
+correlated noise is no surprise. Of a tile of which most is kept, all is: saying what is not would
+cost about as much as coding it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.ndimage import binary_dilation, gaussian_filter
 
-from skyfold.ladder import LEAF
+from skyfold.ladder import LEAF, TILE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,6 +28,7 @@ RESIDUAL_SIGNIFICANCE = 5.0
 BLANK = 1.0  # FWHM beyond what is kept, from which the sky is blank
 EIGHT = math.sqrt(2)  # leaves: an aperture reaches into all that touch a source's own
 WIDE_SCALES = (2.0, 4.0)  # Gaussian sigma [pixel]
+CROWDED = 0.75  # share of a tile's leaves from which all are kept
 FWHM_TO_SIGMA = 2 * math.sqrt(2 * math.log(2))
 
 
@@ -38,7 +40,8 @@ def select_leaves(
     Parameters
     ----------
     signal : ndarray, shape (ny, nx), float32
-        Background-subtracted pixels over their noise; 0 where there is no measurement.
+        Background-subtracted pixels over their noise; 0 where there is no measurement. Of whole
+        tiles.
     residual : ndarray, shape (ny, nx), float32
         Pixels less the prediction, over their noise; 0 where there is no measurement.
     fwhm : float
@@ -58,7 +61,15 @@ def select_leaves(
     kept |= _filtered(2 * _means(signal), 2.5 * psf / LEAF) > EXTENDED_SIGNIFICANCE
     for scale in WIDE_SCALES:
         kept |= np.abs(_filtered(2 * _means(residual), scale / LEAF)) > RESIDUAL_SIGNIFICANCE
-    return kept
+    return kept | _crowded(kept, _leaves(signal != 0))
+
+
+def _crowded(kept: NDArray[np.bool_], measured: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Leaves of tiles most of whose measured leaves are kept."""
+    side = TILE // LEAF
+    tiles = kept.shape[0] // side, side, kept.shape[1] // side, side
+    count, total = (one.reshape(tiles).sum(axis=(1, 3)) for one in (kept & measured, measured))
+    return np.repeat(np.repeat(count > CROWDED * total, side, axis=0), side, axis=1)
 
 
 def blank_leaves(kept: NDArray[np.bool_], fwhm: float) -> NDArray[np.bool_]:

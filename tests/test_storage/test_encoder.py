@@ -14,6 +14,7 @@ from storage.images.builder import _direct_bytes
 from storage.images.encoder import encode_image, pad_to_tiles
 from storage.images.image_input import SurveyImage
 from storage.images.noise_fit import find_fills, fit_noise
+from storage.images.selection import select_leaves
 from storage.survey import ImageRef
 
 
@@ -144,6 +145,15 @@ def test_little_is_kept_where_there_is_nothing(network):
     encoded = encode_image(survey_image(noise.astype("f4")), network, 0.5)
     kept = (encoded.layers["sources"] != 0).reshape(512, 2, 512, 2).any(axis=(1, 3))
     assert kept.mean() < 0.002
+
+
+def test_all_of_a_tile_is_kept_where_most_is():
+    sky = np.random.default_rng(6).normal(0, 1, (512, 512)).astype("f4")
+    sky[:256] = synthetic.sky((256, 512), sources=2600, sigma=1.0, seed=6, flux=(60, 200))
+    sky[:256, 300:] = 0  # not measured
+    kept = select_leaves(sky, np.zeros_like(sky), 3.0)
+    assert kept[:128].all()
+    assert kept[128:].mean() < 0.1
 
 
 def test_the_mesh_takes_the_mean_error_of_what_is_not_kept(network):
