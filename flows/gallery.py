@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from skyfold.fidelity.images import counted_pixels, images_to_measure
+from skyfold.fidelity.holdout import counted_pixels
+from skyfold.fidelity.images import images_to_measure
 from skyfold.ladder import LEVELS
 from skyfold.science import ImageContext
 from skyfold.science.sources import (

@@ -42,7 +42,7 @@ def measure(survey: Survey = "survey.toml", night: AtNight = None) -> int:
         return 0
     logger = get_run_logger()
     release = _open(job)
-    key = _state(release)
+    key = _state(job, release)
     if (job.builder.read_note("measured") or {}).get("key") == key:
         logger.info("%s is measured already", release.url)
         emit_step(MEASURED, job)
@@ -73,11 +73,13 @@ def measure_images(job: Job, work: list[tuple[str, ImageRef | None]]) -> list[tu
     """Samples of a batch of images, by image id; the whole plan would be too much for a task."""
     release = _open(job)
     logger = get_run_logger()
+    galaxies = job.config.fidelity.shear_galaxies
     measured = []
     for image_id, ref in work:
         try:
             trial = _trial(job, release, image_id, ref)
-            measured.append((image_id, measure_image(release, image_id, trial)))
+            found = measure_image(release, image_id, trial, galaxies=galaxies)
+            measured.append((image_id, found))
         except CorruptDataError:
             raise
         except Exception as error:  # sep raises Exception itself; one odd image stops no night
@@ -93,9 +95,10 @@ def _trial(job: Job, release: DataRelease, image_id: str, ref: ImageRef | None) 
     return trial_encoder(ref, entry, release.network(entry.model), job.options)
 
 
-def _state(release: DataRelease) -> str:
+def _state(job: Job, release: DataRelease) -> str:
     """Digest of everything that is measured: the indexes name the bytes of every layer."""
-    about = json.dumps(release.about, sort_keys=True).encode()
+    settings = job.config.fidelity.model_dump(mode="json")
+    about = json.dumps([release.about, settings], sort_keys=True).encode()
     indexes = [key for key in release.store.sizes() if key.endswith((".parquet", "index.json"))]
     digests = [hashlib.sha256(release.read(key)).digest() for key in indexes]
     return hashlib.sha256(about + b"".join(digests)).hexdigest()

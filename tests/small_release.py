@@ -28,12 +28,13 @@ def build_release(
     seal: bool = True,
     files: dict[str, bytes] | None = None,
     inject: bool = False,
+    galaxies: int = 0,
     seconds: dict[str, float] | None = None,
 ):
     """Build the images of a survey with the block cosine network; returns the set-aside list.
 
-    `files` are those of another model; with `inject` the record has injected sources, and
-    `seconds` takes the processor time of encoding and of measuring.
+    `files` are those of another model; with `inject` the record has injected sources and
+    `galaxies` of known shear, and `seconds` takes the processor time of encoding and of measuring.
     """
     config = load_config(survey)
     refs, bad = find_images(config)
@@ -67,7 +68,8 @@ def build_release(
     measured = []
     for one in images_to_measure(release):
         trial = trial_encoder(by_id[one], placed_by_id[one], network, options or {})
-        measured.append((one, measure_image(release, one, trial if inject else None)))
+        found = measure_image(release, one, trial if inject else None, galaxies=galaxies)
+        measured.append((one, found))
     if seconds is not None:
         seconds |= {"encode": encoded - started, "measure": time.process_time() - measuring}
     builder.store.write(FIDELITY_KEY, record_of(release, measured).to_ecsv().encode())

@@ -13,9 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from skyfold import sky
+
 if TYPE_CHECKING:
     from astropy.wcs import WCS
     from numpy.typing import NDArray
+
+    from skyfold.images.index import ImageEntry
+    from skyfold.release import DataRelease
 
 GRAIN = 32  # pixels a side that lie on one side of the split together
 FRACTION = 0.25
@@ -115,3 +120,19 @@ def in_pixels(grains: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.b
     """Grains spread out to pixels of an image."""
     spread = np.repeat(np.repeat(grains, GRAIN, axis=0), GRAIN, axis=1)
     return spread[: shape[0], : shape[1]]
+
+
+def counted_pixels(release: DataRelease, entry: ImageEntry) -> NDArray[np.bool_]:
+    """Pixels whose objects enter the record; all of them where nothing could be held out."""
+    rule = hold_out_of(release, entry.set)
+    if rule is None or rule.threshold == 0:
+        return np.ones(entry.plane, bool)
+    wcs = sky.read_wcs(entry.fits_header())
+    grains = rule.is_held_out(entry.set, entry.plane, wcs)
+    return in_pixels(grains, entry.plane)
+
+
+def hold_out_of(release: DataRelease, image_set: str) -> HoldOut | None:
+    """Rule by which a set's sky was held out of training."""
+    rule = release.about.get("hold_out", {}).get(image_set)
+    return HoldOut(**rule) if rule else None

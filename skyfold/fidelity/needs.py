@@ -4,7 +4,7 @@ This module knows how needs read as text, how their units convert to those of th
 which bins of the record a need is about. A need bounds a loss from above::
 
     0.1 sigma at S/N 10                    the case's default measure, the bin that holds S/N 10
-    0.2 sigma                              every bin from S/N 5
+    0.2 sigma                              every bin from S/N 5, or from the lowest above it
     |flux_2fwhm| < 0.1 sigma at S/N 10-20  a named measure, every bin that this range touches
     0.3 sigma at S/N >= 5                  the cumulative bin, and those in it
     5 mas at S/N 20                        the case's first measure with such a unit
@@ -204,11 +204,12 @@ def matching_bins(need: Need, recorded: Sequence[str], subject: str) -> tuple[li
         required = [name for name, (low, high) in single.items() if low <= need.sn < high]
         checked: list[str] = []
     else:
-        start, end = need.sn or (DEFAULT_SN, math.inf)
+        lowest = min((low for low, _ in spans.values()), default=math.inf)
+        start, end = need.sn or (max(DEFAULT_SN, lowest), math.inf)
         within = [name for name, (low, high) in single.items() if low < end and high > start]
         whole = [name for name in spans if is_cumulative(name) and spans[name] == (start, end)]
         required, checked = (whole, within) if whole else (within, [])
-        if start < min((low for low, _ in spans.values()), default=math.inf):
+        if start < lowest:
             required = []
     if not required:
         raise InvalidNeedError(

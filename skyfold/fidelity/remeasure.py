@@ -2,7 +2,8 @@
 
 This module knows what a consumer can repeat: every science case that is installed here, on the
 same images, rows and sky as the producer, with raw pixels from `exact` or from the survey's own
-files. What needs the producer's encoder (injected sources) cannot be repeated from a release.
+files. What needs the producer's encoder (injected sources, sheared galaxies) cannot be
+repeated from a release.
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ def split(
     unit: str,
     statistic: Literal["p90", "mean"],
     areas: NDArray[np.int64] | None = None,
+    bins: tuple[str, ...] = SN_BINS,
 ) -> list[Sample]:
     """Return one sample for each S/N bin, empty ones included.
 
@@ -48,9 +49,11 @@ def split(
         Loss and raw signal-to-noise ratio of each object; a NaN ratio is in no bin.
     measure, unit, statistic, areas
         As in `skyfold.science.Sample`.
+    bins : tuple of str
+        Names of the bins.
     """
     samples = []
-    for name in SN_BINS:
+    for name in bins:
         low, high = limits(name) or (-math.inf, math.inf)
         within = (snr >= low) & (snr < high)
         chosen = np.asarray(values, np.float64)[within]

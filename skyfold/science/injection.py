@@ -81,18 +81,43 @@ def inject(
         ``x``, ``y`` [pixel], ``flux`` [unit of raw].
     """
     rng = np.random.default_rng(seed)
-    sources = _places(raw.shape, fwhm, rng)
+    sources = _sources(raw.shape, fwhm, rng)
     error = np.array(
         [_error(sigma, x, y, fwhm) for x, y in zip(sources["x"], sources["y"], strict=True)]
     )
     snr = np.exp(rng.uniform(math.log(SNR[0]), math.log(SNR[1]), len(sources)))
     sources["flux"] = np.where(np.isfinite(error), error, 0) * snr
     light = draw(raw.shape, sources, fwhm)
-    variance = np.maximum(slope, 0) * light
-    light = light + rng.normal(size=light.shape) * np.sqrt(variance)
+    photons = rng.normal(size=light.shape)
+    injected, sigma = expose(raw, sigma, light, photons, slope=slope, step=step)
+    return injected, sigma, sources
+
+
+def expose(
+    raw: NDArray[Any],
+    sigma: NDArray[np.float64],
+    light: NDArray[np.float64],
+    photons: NDArray[np.float64],
+    *,
+    slope: float,
+    step: float | None,
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Return the image, and its standard deviations, had this light fallen on it too.
+
+    Parameters
+    ----------
+    raw, sigma, slope, step
+        As of `inject`.
+    light : ndarray, shape (ny, nx)
+        [unit of raw]
+    photons : ndarray, shape (ny, nx)
+        Photon noise of the light, in its standard deviations.
+    """
+    variance = max(slope, 0) * np.maximum(light, 0)
+    light = light + photons * np.sqrt(variance)
     if step:
         light = np.rint(light / step) * step
-    return _added(raw, light), np.sqrt(sigma**2 + variance), sources
+    return _added(raw, light), np.sqrt(sigma**2 + variance)
 
 
 def draw(shape: tuple[int, int], sources: NDArray[Any], fwhm: float) -> NDArray[np.float64]:
@@ -112,14 +137,21 @@ def draw(shape: tuple[int, int], sources: NDArray[Any], fwhm: float) -> NDArray[
     return image
 
 
-def _places(shape: tuple[int, ...], fwhm: float, rng: np.random.Generator) -> NDArray[Any]:
-    """A jittered grid."""
-    step = SPACING * fwhm
+def places(
+    shape: tuple[int, ...], step: float, jitter: float, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return x and y [pixel] of a grid whose points are up to half of `jitter` off."""
     y, x = (np.arange(step / 2, size - step / 2 + 1e-9, step) for size in shape)
     grid_y, grid_x = (plane.ravel() for plane in np.meshgrid(y, x, indexing="ij"))
-    sources = np.zeros(grid_x.size, [("x", "f8"), ("y", "f8"), ("flux", "f8")])
-    for axis, at in (("x", grid_x), ("y", grid_y)):
-        sources[axis] = at + rng.uniform(-0.5, 0.5, at.size) * fwhm
+    off_x, off_y = (rng.uniform(-0.5, 0.5, grid_x.size) * jitter for _ in range(2))
+    return grid_x + off_x, grid_y + off_y
+
+
+def _sources(shape: tuple[int, ...], fwhm: float, rng: np.random.Generator) -> NDArray[Any]:
+    """Sources on a jittered grid, without flux."""
+    x, y = places(shape, SPACING * fwhm, fwhm, rng)
+    sources = np.zeros(x.size, [("x", "f8"), ("y", "f8"), ("flux", "f8")])
+    sources["x"], sources["y"] = x, y
     return sources
 
 

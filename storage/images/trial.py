@@ -7,6 +7,7 @@ known shear. Nothing is written; the byte codecs are left out, since they lose n
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +31,7 @@ __all__ = ["encode_on_trial", "trial_encoder"]
 def trial_encoder(
     ref: ImageRef, entry: ImageEntry, network: Network, options: Mapping[str, Any]
 ) -> Callable[[NDArray[Any], slice, slice], Callable[[str], NDArray[Any]]]:
-    """Return `encode_on_trial` of one image of a survey, which is read when it is first used.
+    """Return `encode_on_trial` of one image of a survey, which is read once, when first used.
 
     Parameters
     ----------
@@ -42,10 +43,10 @@ def trial_encoder(
     options : mapping
         Of the file system.
     """
+    image = cache(lambda: read_image(ref, storage_options=options))
 
     def encode(stored: NDArray[Any], rows: slice, columns: slice) -> Callable[[str], NDArray[Any]]:
-        image = read_image(ref, storage_options=options)
-        return encode_on_trial(image, entry, network, stored, rows, columns)
+        return encode_on_trial(image(), entry, network, stored, rows, columns)
 
     return encode
 

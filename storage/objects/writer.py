@@ -19,7 +19,7 @@ import zarr
 from numpy.typing import NDArray
 
 from skyfold.errors import CorruptDataError, ReleaseError
-from skyfold.fidelity.images import counted_pixels
+from skyfold.fidelity.holdout import counted_pixels
 from skyfold.images.index import ImageEntry
 from skyfold.objects.index import KEY, TABLE, ObjectsInfo, array_path
 from skyfold.objects.model import ObjectModel

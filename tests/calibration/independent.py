@@ -20,7 +20,8 @@ from photutils.segmentation import SourceCatalog, deblend_sources, detect_source
 from scipy.signal import fftconvolve
 
 from skyfold import DataRelease
-from skyfold.fidelity.images import counted_pixels, images_to_measure
+from skyfold.fidelity.holdout import counted_pixels
+from skyfold.fidelity.images import images_to_measure
 from skyfold.science.bins import SN_BINS, limits
 
 LEVELS = ("latent", "sources", "bounded")
