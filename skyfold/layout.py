@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import zarr
 
 from skyfold.codecs.blocks import BlocksCodec
 from skyfold.codecs.interlaced import InterlacedCodec
@@ -112,6 +111,8 @@ class ImageGroup:
 
     def create(self, store: Any, path: str) -> None:
         """Create the arrays of every layer at `path`, without data."""
+        import zarr
+
         for layer in LAYERS:
             zarr.create_array(
                 store, name=f"{path}/{layer}", overwrite=True, fill_value=0, **self._spec(layer)
@@ -156,8 +157,10 @@ class ImageGroup:
             "dtype": dtype,
         }
         if serializer is None:
-            return spec | {"compressors": zarr.codecs.ZstdCodec(level=19, checksum=True)}
-        return spec | {"serializer": serializer, "compressors": None}
+            return spec | {"compressors": _zstd()}
+        from skyfold.codecs.zarr_codec import ZarrCodec
+
+        return spec | {"serializer": ZarrCodec(serializer), "compressors": None}
 
 
 def direct_codec(dtype: str) -> BlocksCodec | InterlacedCodec:
@@ -167,5 +170,11 @@ def direct_codec(dtype: str) -> BlocksCodec | InterlacedCodec:
 
 def _whole(shape: tuple[int, ...], dtype: str, *, compress: bool = True) -> dict[str, Any]:
     """Array whose chunk is everything of one image."""
-    compressors = zarr.codecs.ZstdCodec(level=19, checksum=True) if compress else None
+    compressors = _zstd() if compress else None
     return {"shape": shape, "chunks": (1, *shape[1:]), "dtype": dtype, "compressors": compressors}
+
+
+def _zstd() -> Any:
+    from zarr.codecs import ZstdCodec
+
+    return ZstdCodec(level=19, checksum=True)

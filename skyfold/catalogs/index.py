@@ -36,6 +36,7 @@ from skyfold.access.trust import load_json, reading
 from skyfold.catalogs.columns import LEVELS
 from skyfold.catalogs.relations import Relation
 from skyfold.codecs.columns import ListsCodec, NumbersCodec, TextCodec
+from skyfold.codecs.zarr_codec import ZarrCodec
 from skyfold.errors import LevelNotStoredError, UnknownNameError
 
 CHUNK_ROWS = 16384
@@ -302,7 +303,7 @@ class CatalogInfo:
                 "chunks": (self.pack, self.chunk_rows),
                 "shards": (-(-count // self.pack) * self.pack, self.shard_rows),
                 "dtype": dtype,
-                "serializer": NumbersCodec(),
+                "serializer": ZarrCodec(NumbersCodec()),
             }
             for layer, (dtype, count) in self.arrays().items()
         }
@@ -312,7 +313,7 @@ class CatalogInfo:
                 "chunks": (self.chunk_rows, column.width),
                 "shards": (self.shard_rows, column.width),
                 "dtype": "uint8",
-                "serializer": TextCodec(),
+                "serializer": ZarrCodec(TextCodec()),
             }
             for column in self.columns
             if column.kind == "text"
@@ -324,7 +325,7 @@ class CatalogInfo:
                 "chunks": (self.chunk_rows, 1 + column.width),
                 "shards": (self.shard_rows, 1 + column.width),
                 "dtype": column.list_dtype,
-                "serializer": ListsCodec(),
+                "serializer": ZarrCodec(ListsCodec()),
             }
             for column in self.columns
             if column.kind == "list"
@@ -366,11 +367,6 @@ class CatalogInfo:
             info = replace(cls(columns=columns, **plain), notices=tuple(plain["notices"]))
             _check(info)
         return info
-
-
-# Entry points are those of the version that was installed: an editable clone may be newer.
-for _codec in (NumbersCodec, TextCodec, ListsCodec):
-    zarr.registry.register_codec(_codec.codec_name, _codec)
 
 
 def _column(row: dict[str, Any]) -> Column:

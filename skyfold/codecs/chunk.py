@@ -1,32 +1,30 @@
-"""How a function from an array to bytes becomes a Zarr v3 codec.
+"""How an array becomes bytes, and how a codec is found by the name of its bytes.
 
-A subclass gives `codec_name`, `encode_chunk` and `decode_chunk`, plain and synchronous; here they
-meet Zarr's interface and run in threads, so that chunks are coded in parallel.
+A subclass gives `codec_name`, `encode_chunk` and `decode_chunk`, plain and synchronous. What reads
+images needs no more; `skyfold.codecs.zarr_codec` makes Zarr codecs of them.
 """
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, fields
+from functools import cache
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from zarr.abc.codec import ArrayBytesCodec
-
-from skyfold.errors import CorruptDataError, SkyfoldError
+from skyfold.errors import CorruptDataError, SkyfoldError, UnknownCodecError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from zarr.core.array_spec import ArraySpec
-    from zarr.core.buffer import Buffer, NDBuffer
+
+GROUP = "skyfold.codecs"
 
 
 @dataclass(frozen=True)
-class ChunkCodec(ArrayBytesCodec):
+class ChunkCodec:
     """A codec of whole chunks; equality and configuration by fields."""
 
     codec_name: ClassVar[str]
-    is_fixed_size = False
 
     def encode_chunk(self, chunk: NDArray[Any]) -> bytes:
         """Bytes of a chunk; the same chunk always gives the same bytes."""
@@ -61,22 +59,17 @@ class ChunkCodec(ArrayBytesCodec):
         configuration = {one.name: getattr(self, one.name) for one in fields(self)}
         return {"name": self.codec_name, "configuration": configuration}
 
-    def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
-        """Not known before encoding; Zarr asks only codecs of fixed size."""
-        raise NotImplementedError(f"the size of {self.codec_name} chunks depends on their content")
 
-    def _encode_sync(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
-        data = self.encode_chunk(chunk_array.as_numpy_array())
-        return chunk_spec.prototype.buffer.from_bytes(data)
+@cache
+def codec_class(name: str) -> type[ChunkCodec]:
+    """Class of a codec by its name, as the installed packages declare it.
 
-    def _decode_sync(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        dtype = chunk_spec.dtype.to_native_dtype()
-        chunk = self.decode_checked(chunk_bytes.to_bytes(), chunk_spec.shape, dtype)
-        buffer: type[Any] = chunk_spec.prototype.nd_buffer
-        return buffer.from_ndarray_like(chunk)
-
-    async def _encode_single(self, chunk_array: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
-        return await asyncio.to_thread(self._encode_sync, chunk_array, chunk_spec)
-
-    async def _decode_single(self, chunk_bytes: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        return await asyncio.to_thread(self._decode_sync, chunk_bytes, chunk_spec)
+    Raises
+    ------
+    UnknownCodecError
+    """
+    found = entry_points(group=GROUP, name=name)
+    if not found:
+        raise UnknownCodecError(f"codec {name!r} is none of this version; upgrade skyfold")
+    loaded: type[ChunkCodec] = found[name].load()
+    return loaded

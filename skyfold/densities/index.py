@@ -34,6 +34,7 @@ from skyfold.codecs.amplitude import MAX_POINTS, MIN_POINTS, Float, divergence, 
 from skyfold.codecs.columns import NumbersCodec
 from skyfold.codecs.density import DensityCodec
 from skyfold.codecs.nonzero import NonzeroCodec
+from skyfold.codecs.zarr_codec import ZarrCodec
 
 LEVELS = ("map", "latent", "bounded", "exact")
 LAYERS = ("map", "latent", "bounded", "exact", "checksum")
@@ -49,10 +50,6 @@ SHAPES = 4
 MAX_CELLS = 2**16
 NARROW = {"latent": 3 + SHAPES, "bounded": 1}
 _META = b"skyfold.densities"
-
-# Beside the entry points, so that a clone decodes before it is installed anew.
-for _codec in (DensityCodec, NonzeroCodec, NumbersCodec):
-    zarr.registry.register_codec(_codec.codec_name, _codec)
 
 
 @dataclass(frozen=True)
@@ -241,7 +238,7 @@ class DensityIndex:
                 name: (specs["map"][name][0], 1) for name in ("shape", "chunks", "shards")
             }
             specs["prototypes"] = {"shape": shape, "chunks": shape, "dtype": "int32"}
-            specs["prototypes"] |= {"serializer": NumbersCodec(), "compressors": None}
+            specs["prototypes"] |= {"serializer": ZarrCodec(NumbersCodec()), "compressors": None}
         return specs
 
     def _sharded(self, narrow: int, dtype: str, serializer: Any) -> dict[str, Any]:
@@ -251,7 +248,7 @@ class DensityIndex:
             "chunks": (self.chunk_rows, width),
             "shards": (self.shard_rows, width),
             "dtype": dtype,
-            "serializer": serializer,
+            "serializer": ZarrCodec(serializer),
             "compressors": None,
         }
 

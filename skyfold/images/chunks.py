@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from skyfold.access.trust import reading
+from skyfold.codecs.chunk import codec_class
 from skyfold.codecs.latents import LatentsCodec
 from skyfold.errors import CorruptDataError, UnknownCodecError
 from skyfold.ladder import LEVELS, TILE
@@ -131,11 +131,10 @@ class LayerArray:
 
 @cache
 def _decoder(name: str, configuration: tuple[tuple[str, Any], ...]) -> Any:
-    """Chunk codec by the name in Zarr's metadata, as the package registers it with Zarr."""
-    found = entry_points(group="zarr.codecs", name=name)
-    if not found or not name.startswith("skyfold."):
+    """Chunk codec by the name and configuration in Zarr's metadata."""
+    if not name.startswith("skyfold."):
         raise UnknownCodecError(f"codec {name!r} is none of this version; upgrade skyfold")
-    return found[name].load()(**dict(configuration))
+    return codec_class(name)(**dict(configuration))
 
 
 def _decompress(data: bytes, name: str, size: int) -> bytes:

@@ -11,6 +11,7 @@ from pcodec import ChunkConfig, standalone
 
 from skyfold.codecs.blocks import BlocksCodec
 from skyfold.codecs.sparse import SparseCodec
+from skyfold.codecs.zarr_codec import ZarrCodec
 from skyfold.errors import CorruptDataError
 
 DTYPES = ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"]
@@ -103,7 +104,7 @@ def test_sharded_arrays_of_zarr(codec, dtype):
         chunks=(1, 16, 8),
         shards=(1, 32, 24),
         dtype=dtype,
-        serializer=codec,
+        serializer=ZarrCodec(codec),
         compressors=None,
         fill_value=0,
     )

@@ -20,6 +20,7 @@ from skyfold.codecs.latent_tables import (
     register_tables,
 )
 from skyfold.codecs.latents import LatentsCodec, decode_latents, decode_together, encode_latents
+from skyfold.codecs.zarr_codec import ZarrCodec
 from skyfold.errors import CorruptDataError, InvalidRequestError, UnknownCodecError
 
 
@@ -211,14 +212,14 @@ def test_zarr_stores_and_reads_latents():
         shards=(1, 16, 16, 3),
         dtype="int16",
         fill_value=0,
-        serializer=codec,
+        serializer=ZarrCodec(codec),
         compressors=None,
     )
     latents = make_latents((2, 16, 16, 3), seed=3)
     array[:] = latents
     again = zarr.open_array(store, mode="r")
     assert np.array_equal(again[:], latents)
-    assert again.metadata.codecs[0].codecs[0] == codec
+    assert again.metadata.codecs[0].codecs[0] == ZarrCodec(codec)
     assert codec.to_dict() == {
         "name": "skyfold.latents",
         "configuration": {"tables": TABLES.digest},
