@@ -6,7 +6,7 @@ sources' (Mahalanobis 1936), with the spread of the raw image's sources. It know
 release's own model, so that it judges every level alike.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from skyfold.science.sky import Plane
 from skyfold.science.sources import (
     Field,
     areas,
+    at_centre,
     circle_sum,
     decoded_image,
     prepare_field,
@@ -27,6 +28,7 @@ LEAST = 5  # of the most unusual objects of an image, however few it has
 REACH = 2.0  # [FWHM]
 _LEAST_SNR = 5.0
 _ENOUGH = 40  # objects, to tell what is usual
+_FEWEST = 20  # of those that count, for the most unusual to be few of them
 
 Floats = NDArray[np.float64]
 
@@ -38,6 +40,7 @@ class Usual:
     Attributes
     ----------
     sources : ndarray, shape (n,), structured
+        Those that count.
     middle : ndarray, shape (features,)
     whitening : ndarray, shape (features, features)
         Takes features less `middle` to unit variance.
@@ -57,7 +60,8 @@ class Anomalies(ScienceCase):
 
     ``missed``: 1 for each of the raw image's 1 % (at least five) most unusual objects above
     S/N 5 that is not among as many of the decoded image's, else 0. Positions are the raw image's.
-    Images with fewer than 40 such objects do not count.
+    What is usual is told by all its objects, training sky included; images with fewer than 40 of
+    them, or 20 that count, are left out.
     """
 
     name = "anomalies"
@@ -68,16 +72,17 @@ class Anomalies(ScienceCase):
         """Return what is usual in the raw image; None where too few objects can tell."""
         field = prepare_field(raw, context)
         reach = int(np.ceil(REACH * field.fwhm))
-        sources, _ = stamps.measurable(field, context, reach, _LEAST_SNR)
-        if len(sources) < _ENOUGH:
+        everywhere = replace(context, counted=np.ones_like(context.counted))
+        sources, _ = stamps.measurable(field, everywhere, reach, _LEAST_SNR)
+        counted = at_centre(context.counted, sources)
+        if len(sources) < _ENOUGH or np.count_nonzero(counted) < _FEWEST:
             return None
         features = _features(field, field.image, sources)
         middle = np.median(features, axis=0)
         values, axes = np.linalg.eigh(np.cov(features - middle, rowvar=False))
         whitening = axes / np.sqrt(np.maximum(values, 1e-12 * values.max()))
-        usual = Usual(field, sources, middle, whitening, np.empty(0, np.intp))
-        top = _most_unusual(usual, features)
-        return Usual(field, sources, middle, whitening, top)
+        usual = Usual(field, sources[counted], middle, whitening, np.empty(0, np.intp))
+        return replace(usual, top=_most_unusual(usual, features[counted]))
 
     def compare(
         self, state: Usual | None, raw: NDArray[Any], decoded: NDArray[Any], context: ImageContext

@@ -5,7 +5,8 @@ This module knows the definitions, all inside circles about the source:
 - *Petrosian radius* r_p: where the surface brightness is 0.2 of the mean inside.
 - *Concentration* C = 5 log10(r80 / r20), of the flux inside 1.5 r_p (Conselice 2003, ApJS 147, 1).
 - *Asymmetry* A = (sum |I - I180| - sky) / sum |I| inside 1.5 r_p, least over nine centres half a
-  pixel apart (Conselice 2003); `sky` is what the image's own empty sky gives in as many pixels.
+  pixel apart (Conselice 2003); `sky` is what the raw image's empty sky gives in as many pixels,
+  for raw and decoded alike: a decoded image may have its noise in sources alone.
 - *Gini* of the pixels inside r_p (Lotz, Primack & Madau 2004, AJ 128, 163, eq. 6).
 - *M20*: log10 of the second moment of the brightest fifth of the light over the whole, inside r_p
   (their eq. 8), about the centre of light.
@@ -52,6 +53,7 @@ class Forms:
     snr: Floats
     radius: Floats
     values: Floats
+    sky: float
 
 
 class Morphology(ScienceCase):
@@ -70,9 +72,10 @@ class Morphology(ScienceCase):
         field = prepare_field(raw, context)
         sources, snr = stamps.measurable(field, context, _reach(field.fwhm), _LEAST_SNR, MOST)
         radius = petrosian_radius(field.image, sources, field.fwhm)
-        values = morphology(field.image, field.free, sources, radius, field.fwhm)
+        sky = sky_difference(field.image, field.free, field.fwhm)
+        values = morphology(field.image, sky, sources, radius, field.fwhm)
         found = np.isfinite(values).all(axis=1)
-        return Forms(field, sources[found], snr[found], radius[found], values[found])
+        return Forms(field, sources[found], snr[found], radius[found], values[found], sky)
 
     def compare(
         self, state: Forms, raw: NDArray[Any], decoded: NDArray[Any], context: ImageContext
@@ -82,7 +85,7 @@ class Morphology(ScienceCase):
         image = decoded_image(field, raw, decoded)
         found = petrosian_radius(image, state.sources, field.fwhm)
         radius = np.where(np.isfinite(found), found, state.radius)
-        after = morphology(image, field.free, state.sources, radius, field.fwhm)
+        after = morphology(image, state.sky, state.sources, radius, field.fwhm)
         change = np.where(np.isfinite(after), after - state.values, 1.0)
         about: dict[str, Any] = {"unit": "", "statistic": "p90", "areas": areas(state.sources)}
         return [
@@ -117,7 +120,7 @@ def _at_middle(curve: Floats) -> Floats:
 
 def morphology(
     image: Plane,
-    free: NDArray[np.bool_],
+    sky: float,
     sources: NDArray[Any],
     radius: Floats,
     fwhm: float,
@@ -128,8 +131,8 @@ def morphology(
     ----------
     image : ndarray, shape (ny, nx), float32
         Without sky.
-    free : ndarray of bool, shape (ny, nx)
-        Empty sky.
+    sky : float
+        What noise adds to |I - I180| in a pixel: `sky_difference` of the raw image.
     sources : ndarray, shape (n,), structured
         With whole stamps of 6 FWHM.
     radius : ndarray, shape (n,)
@@ -153,8 +156,7 @@ def morphology(
         out[known] = np.column_stack(
             [
                 concentration(image, sources, radius, fwhm),
-                _asymmetry(image, pixels, distance <= EXTENT * radius[:, None, None], sources)
-                - _sky_asymmetry(image, free, fwhm, pixels, distance, radius),
+                _asymmetry(image, pixels, distance <= EXTENT * radius[:, None, None], sources, sky),
                 gini(pixels.reshape(len(sources), -1), inside),
                 _m20(pixels, dx, dy, inside),
             ]
@@ -214,9 +216,13 @@ def _radius_of(share: float, radii: Floats, curve: Floats, edge: float) -> float
 
 
 def _asymmetry(
-    image: Plane, pixels: NDArray[Any], inside: NDArray[np.bool_], sources: NDArray[Any]
+    image: Plane,
+    pixels: NDArray[Any],
+    inside: NDArray[np.bool_],
+    sources: NDArray[Any],
+    sky: float,
 ) -> Floats:
-    """Least of sum |I - I180| / sum |I| over nine centres."""
+    """(sum |I - I180| - sky) / sum |I|, least over nine centres."""
     reach = pixels.shape[1] // 2
     row, column = (np.rint(sources[axis]).astype(int) for axis in ("y", "x"))
     # twice the centre is a whole number: rotating about it moves whole pixels
@@ -230,26 +236,27 @@ def _asymmetry(
         turned = image[rows[:, :, None], columns[:, None, :]]
         found.append(np.where(inside, np.abs(pixels - turned), 0).sum(axis=(1, 2)))
     total = np.where(inside, np.abs(pixels), 0).sum(axis=(1, 2))
-    return np.asarray(np.min(found, axis=0) / np.maximum(total, 1e-30), np.float64)
+    least = np.min(found, axis=0) - sky * inside.sum(axis=(1, 2))
+    return np.asarray(least / np.maximum(total, 1e-30), np.float64)
 
 
-def _sky_asymmetry(
-    image: Plane,
-    free: NDArray[np.bool_],
-    fwhm: float,
-    pixels: NDArray[Any],
-    distance: Floats,
-    radius: Floats,
-) -> Floats:
-    """What empty sky of the same image adds to the asymmetry."""
+def sky_difference(image: Plane, free: NDArray[np.bool_], fwhm: float) -> float:
+    """Return the mean difference of two pixels of empty sky that share no noise; 0 without any.
+
+    Parameters
+    ----------
+    image : ndarray, shape (ny, nx), float32
+        Without sky.
+    free : ndarray of bool, shape (ny, nx)
+        Empty sky.
+    fwhm : float
+        [pixel]
+    """
     step = int(np.ceil(3 * fwhm))
     both = free[:, step:] & free[:, :-step]
     if not both.any():
-        return np.zeros(len(radius))
-    noise = float(np.abs(image[:, step:] - image[:, :-step])[both].mean(dtype=np.float64))
-    inside = distance <= EXTENT * radius[:, None, None]
-    total = np.where(inside, np.abs(pixels), 0).sum(axis=(1, 2))
-    return np.asarray(noise * inside.sum(axis=(1, 2)) / np.maximum(total, 1e-30), np.float64)
+        return 0.0
+    return float(np.abs(image[:, step:] - image[:, :-step])[both].mean(dtype=np.float64))
 
 
 def _m20(pixels: NDArray[Any], dx: Floats, dy: Floats, inside: NDArray[np.bool_]) -> Floats:

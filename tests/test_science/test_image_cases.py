@@ -8,7 +8,14 @@ from skyfold.errors import InvalidRequestError, MissingDependencyError
 from skyfold.fidelity.record import summarise
 from skyfold.science import ImageContext, cases, get_case, injection
 from skyfold.science.epochs import align
-from skyfold.science.morphology import MEASURES, concentration, gini, morphology, petrosian_radius
+from skyfold.science.morphology import (
+    MEASURES,
+    concentration,
+    gini,
+    morphology,
+    petrosian_radius,
+    sky_difference,
+)
 from skyfold.science.shapes import adaptive_moments
 
 FWHM = 4.0
@@ -188,7 +195,8 @@ def test_morphology_agrees_with_statmorph():
     y, x = np.indices(raw.shape)
     for one in places:
         free[np.hypot(y - one["y"], x - one["x"]) < 50] = False
-    ours = morphology(raw, free, places, radius, FWHM)[known]
+    sky = sky_difference(raw, free, FWHM)
+    ours = morphology(raw, sky, places, radius, FWHM)[known]
     theirs = []
     for one in places[known]:
         row, column = int(one["y"]), int(one["x"])
