@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -222,9 +222,7 @@ class Known:
         return np.minimum(one + other, CLIP)
 
     def _at(self, plane: Ints, step: tuple[int, int], number: int) -> Ints:
-        y, x = (PAD + place + one for place, one in zip(PASSES[number], step, strict=True))
-        ny, nx = (side - 2 * PAD for side in plane.shape)
-        return plane[y : y + ny - 1 : 2, x : x + nx - 1 : 2]
+        return plane[_window(plane.shape, step, number)]
 
     def _pair(self, plane: Ints, step: tuple[int, int], number: int) -> Ints:
         """Sum of the values at a step and at its opposite."""
@@ -239,6 +237,14 @@ class Known:
     def _sizes(self, steps: Any, number: int) -> Ints:
         one, other = (self._pair(self.sizes, step, number) for step in steps)
         return one + other
+
+
+@lru_cache(1024)  # of a few shapes: a tile's at each distance
+def _window(shape: tuple[int, ...], step: tuple[int, int], number: int) -> tuple[slice, ...]:
+    """Pixels of a padded plane that lie a step away from those of a pass."""
+    first = [PAD + place + one for place, one in zip(PASSES[number], step, strict=True)]
+    ends = [at + side - 2 * PAD - 1 for at, side in zip(first, shape, strict=True)]
+    return tuple(slice(at, end, 2) for at, end in zip(first, ends, strict=True))
 
 
 def _weighed(near: Ints, across: Ints, far: list[Ints], weights: Ints) -> Ints:
