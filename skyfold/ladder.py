@@ -115,7 +115,12 @@ def find_guard(
 
 
 def cell_width(
-    prediction: Int, sigma: NDArray[np.float64], step: float, dtype: np.dtype[Any]
+    prediction: Int,
+    sigma: NDArray[np.float64],
+    step: float,
+    dtype: np.dtype[Any],
+    *,
+    odd: bool = False,
 ) -> Int:
     """Width w of each pixel's cell [grid units], so that half of it is within the bound.
 
@@ -130,6 +135,8 @@ def cell_width(
     dtype : numpy.dtype
         Of the stored pixels. Floats give up one grid unit for their rounding onto the grid, and
         what the cast of the decoded value back to single precision may cost.
+    odd : bool
+        Whether an even width of integers is one more: its largest error stays what it was.
 
     Returns
     -------
@@ -139,6 +146,8 @@ def cell_width(
     width = np.floor(step * sigma).astype(np.int64)
     if dtype.kind == "f":
         width -= 1 + (np.abs(prediction) >> 22 if dtype.itemsize == 4 else 0)
+    elif odd:
+        width |= 1
     return np.maximum(width, 1, out=width)
 
 

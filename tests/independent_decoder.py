@@ -212,6 +212,8 @@ class Image:
             width -= 1
         if self.dtype == np.float32:
             width -= np.abs(predicted) // 2**22
+        if not self.is_float and self.row.get("odd_cells"):
+            width += width % 2 == 0
         return predicted, np.maximum(width, 1)
 
     def _background(self, ty: int, tx: int) -> np.ndarray:

@@ -37,7 +37,10 @@ def pixels() -> dict[str, np.ndarray]:
     wide[0, 0], wide[269, 299] = -0.0, np.inf
     counts = (synthetic.sky(SHAPE, seed=5) > 2).astype("u1")
     cube = np.stack([sky, sky + 4]).round().astype("i4")[:, :140]
-    return {"blank": blank, "floats": floats, "wide": wide, "counts": counts, "cube": cube}
+    even = (0.85 * sky).round().astype("i4")  # cells of 8 integers, made 9
+    return {
+        "blank": blank, "floats": floats, "wide": wide, "counts": counts, "cube": cube, "even": even
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +88,7 @@ def test_both_find_the_same_bits(tiny_url, tiny_release, image_id, level):
     assert found.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("name", ["blank", "floats", "wide", "counts", "cube"])
+@pytest.mark.parametrize("name", ["blank", "floats", "wide", "counts", "cube", "even"])
 def test_it_finds_what_was_archived(ladder, pixels, name):
     archive, _ = ladder
     found = archive.decode(f"all/{name}", "exact")
@@ -93,11 +96,22 @@ def test_it_finds_what_was_archived(ladder, pixels, name):
     assert found.tobytes() == pixels[name].tobytes()
 
 
-@pytest.mark.parametrize("name", ["blank", "floats"])
+@pytest.mark.parametrize("name", ["blank", "floats", "even"])
 def test_both_find_the_same_bounded_values(ladder, name):
     archive, release = ladder
     bounded = release.images.read(f"all/{name}", "bounded").values
     assert archive.decode(f"all/{name}", "bounded").tobytes() == bounded.tobytes()
+
+
+def test_cells_of_an_even_number_of_integers_hold_one_more(ladder, pixels):
+    archive, release = ladder
+    assert archive.images["all/even"]["odd_cells"]
+    assert not archive.images["all/floats"]["odd_cells"]
+    window = release.images.read("all/even", "bounded")
+    error = np.abs(window.values.astype(float) - pixels["even"])
+    bound = release.images.entry("all/even").bound
+    assert (error <= bound * window.sigma).all()
+    assert set(np.unique(error[:100, :100])) == {0, 1, 2, 3, 4}
 
 
 def test_a_raw_array_stored_beside_the_ladder(pixels, tmp_path, monkeypatch):

@@ -67,6 +67,8 @@ class ImageEntry:
         Step of input that was already quantised [stored unit].
     quantum : Quantum or None
         How that was done, where its integers are known.
+    odd_cells : bool
+        Whether cells of an even number of integers hold one more.
     fwhm_pix : float or None
         Of point sources [pixel].
     time : str or None
@@ -130,6 +132,7 @@ class ImageEntry:
     recipe: str = ""
     release: str = ""
     quantum: Quantum | None = None
+    odd_cells: bool = False
 
     @property
     def plane(self) -> tuple[int, int]:
@@ -249,6 +252,7 @@ def _to_parquet(rows: list[dict[str, Any]]) -> bytes:
         **dict.fromkeys(("step", "bscale", "bzero", "quant_step", "fwhm_pix"), real),
         **dict.fromkeys(("ra", "dec", "radius_deg"), real),
         **dict.fromkeys(("shape", "healpix", "details"), pa.list_(whole)),
+        "odd_cells": pa.bool_(),
         "fills": pa.binary(),
         "noise": pa.struct(noise),
         "quantum": pa.struct(quantum),

@@ -237,7 +237,8 @@ class _Decoder:
         if self.level == "latent":
             self._check(predicted, name, "latent")
             return self._fill(self._unrounded(smooth), flags)
-        width = ladder.cell_width(predicted, sigma, self.entry.step, self.dtype)
+        step, odd = self.entry.step, self.entry.odd_cells
+        width = ladder.cell_width(predicted, sigma, step, self.dtype, odd=odd)
         cells = self.layers["sources"][place]
         if self.level == "sources":
             centres = ladder.from_cells(cells, predicted, width)

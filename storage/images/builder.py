@@ -234,6 +234,7 @@ class ReleaseBuilder:
             quantum=None if mode != "ladder" else encoded.quantum,
             fills=_little_endian(encoded.fills),
             fwhm_pix=encoded.fwhm_pix,
+            odd_cells=encoded.odd_cells and mode != "direct",
             bytes={layer: size for layer, size in sorted(sizes.items()) if size},
             places=self._places(entry, sizes),
         )

@@ -7,6 +7,7 @@ pixel's bound is checked before anything is written.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from storage.survey import SurveyImage
 
 FALLBACK_FWHM = 4.0
+ODD_SCATTER = 1.08  # of errors in a cell, over those in one of exactly `step` noise units
 MAX_TOLERANCE = 2e-5  # at the prediction limit the guard's residues reach 100 of 126 steps
 _INT32 = np.iinfo(np.int32)
 
@@ -55,6 +57,8 @@ class EncodedImage:
     fwhm_pix : float or None
     quantum : Quantum or None
         With the layer `quantum`, where floats were integers before.
+    odd_cells : bool
+        As `skyfold.ladder.cell_width` takes it.
     """
 
     mode: str
@@ -63,6 +67,7 @@ class EncodedImage:
     fills: NDArray[Any] = field(default_factory=lambda: np.empty(0))
     fwhm_pix: float | None = None
     quantum: Quantum | None = None
+    odd_cells: bool = False
 
 
 class NotLadderableError(Exception):
@@ -183,6 +188,7 @@ class _Ladder:
         self.image = prepared
         self.network = network
         self.step = step
+        self.odd = prepared.stored.dtype.kind != "f" and _is_odd_better(step * prepared.noise.sigma)
         shape = prepared.stored.shape
         wide = prepared.stored.dtype.itemsize == 8
         self.cells = np.zeros(shape, np.int32)
@@ -226,7 +232,7 @@ class _Ladder:
         self.layers["sources"] = np.where(kept, self.cells, 0)
         self.layers["bounded"] = np.where(kept, 0, self.cells)
         noise, fills = self.image.noise, self.image.fills
-        return EncodedImage("ladder", self.layers, noise, fills, fwhm, self.quantum)
+        return EncodedImage("ladder", self.layers, noise, fills, fwhm, self.quantum, self.odd)
 
     def _significance(
         self, predictions: NDArray[np.float32]
@@ -264,10 +270,8 @@ class _Ladder:
         guard[:, max(nx, 0) :] = 0
         self.layers["guard"][place] = guard
         predicted = ladder.predict(y, background, noise, guard)
-        dtype = self.image.stored.dtype
-        return predicted, ladder.cell_width(
-            predicted, noise.pixel_sigma(predicted - background), self.step, dtype
-        )
+        dtype, sigma = self.image.stored.dtype, noise.pixel_sigma(predicted - background)
+        return predicted, ladder.cell_width(predicted, sigma, self.step, dtype, odd=self.odd)
 
     def _tile(self, y: NDArray[np.float32], kept: NDArray[np.bool_], ty: int, tx: int) -> None:
         place = self.image.place(ty, tx)
@@ -355,6 +359,16 @@ class _Ladder:
         """Rows and columns of a tile that are of the image."""
         ny, nx = self.image.shape
         return ny - ty * TILE, nx - tx * TILE
+
+
+def _is_odd_better(width: float) -> bool:
+    """Whether cells of the sky are even, and their errors scatter little more with one more value.
+
+    Errors of w integers scatter by the root of (w^2 - 1) / 12, of a width of real numbers by its
+    root of 1 / 12.
+    """
+    even = math.floor(width)
+    return even > 0 and even % 2 == 0 and (even + 1) ** 2 - 1 <= (ODD_SCATTER * width) ** 2
 
 
 def _pixels(leaves: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -100,6 +100,7 @@ def encode_on_trial(
         noise=encoded.noise,
         fills=fills,
         fwhm_pix=encoded.fwhm_pix,
+        odd_cells=encoded.odd_cells,
     )
 
     def read(names: tuple[str, ...], tiles_y: slice, tiles_x: slice) -> dict[str, NDArray[Any]]:

@@ -73,7 +73,8 @@ def lattices(work, encoded, network) -> list[np.ndarray]:
         guard = layers["guard"][place]
         predicted = ladder.predict(predictions[number], background, noise, guard)
         sigma = noise.pixel_sigma(predicted - background)
-        width = ladder.cell_width(predicted, sigma, 0.5, work.image.stored.dtype)
+        dtype = work.image.stored.dtype
+        width = ladder.cell_width(predicted, sigma, 0.5, dtype, odd=work.odd)
         cells = layers["sources"][place] + layers["bounded"][place]
         out.append(ladder.from_cells(cells, predicted, width))
     return out
