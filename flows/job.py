@@ -115,7 +115,7 @@ class Job:
         """
         if not self.builder.is_sealed():
             return False
-        built_by = json.loads(self.builder.store.read(PROVENANCE_KEY)).get("config", {})
+        built_by = self.builder.store.read_json(PROVENANCE_KEY).get("config", {})
         if built_by.get("digest") != self.config.digest:
             self.builder.require_unsealed()
         return True

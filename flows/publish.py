@@ -24,6 +24,7 @@ from flows.job import Job
 from flows.parameters import AtNight, Survey, night_of, run_name
 from flows.report import render_report
 from flows.runner import HOUR
+from skyfold.access.trust import MAX_MANIFEST_BYTES
 from skyfold.card import release_card
 from skyfold.errors import QuarantineError, SealedReleaseError
 from skyfold.layout import CARD_KEY, MANIFEST_KEY, PROVENANCE_KEY, REPORT_KEY
@@ -94,7 +95,7 @@ def finish(job: Job) -> None:
     """What follows the seal, and is made up for if a run was stopped between."""
     store = job.builder.store
     job.builder.clear_staging()
-    manifest = json.loads(store.read(MANIFEST_KEY))
+    manifest = store.read_json(MANIFEST_KEY, MAX_MANIFEST_BYTES)
     release = open_release(store.url, options=job.options)
     entry = {
         "base": job.config.release.base,

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from skyfold import layout
 from skyfold.access.cache import CachedReader, DiskCache, MemoryCache, disk_cache
 from skyfold.access.seal import check_root, read_manifest
-from skyfold.access.store import Store, named_store_errors
+from skyfold.access.store import Store
+from skyfold.access.store_errors import named_store_errors
 from skyfold.access.traffic import Traffic
 from skyfold.access.trust import (
     MAX_MANIFEST_BYTES,

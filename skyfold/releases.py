@@ -12,10 +12,11 @@ it was published, and by which run.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
+from skyfold.access.seal import read_manifest
 from skyfold.access.store import Store
+from skyfold.access.trust import reading
 from skyfold.errors import ReleaseNotFoundError
 from skyfold.images.index import shard_key
 from skyfold.layout import MANIFEST_KEY, PROVENANCE_KEY
@@ -51,6 +52,8 @@ def list_releases(
     ------
     ReleaseNotFoundError
         If no release was ever published there.
+    CorruptDataError
+        If the catalog is not one.
     StoreUnavailableError
 
     Examples
@@ -59,13 +62,14 @@ def list_releases(
     """
     store = Store(url, options)
     try:
-        entries = json.loads(store.read(CATALOG_KEY))["releases"]
+        entries = store.read_json(CATALOG_KEY)
     except FileNotFoundError as error:
         raise ReleaseNotFoundError(
             f"no catalog of releases at {store.url}: it has no {CATALOG_KEY}; give the URL of a "
             "product, which is that of a release without its last part"
         ) from error
-    return [entry | {"url": f"{store.url}/{entry['name']}"} for entry in entries]
+    with reading(f"{store.url}/{CATALOG_KEY}", "a catalog of releases"):
+        return [entry | {"url": f"{store.url}/{entry['name']}"} for entry in entries["releases"]]
 
 
 def image_provenance(release: DataRelease, image_id: str) -> dict[str, Any]:
@@ -93,8 +97,8 @@ def image_provenance(release: DataRelease, image_id: str) -> dict[str, Any]:
     entry = release.images.entry(image_id)
     held_by = entry.release or release.store.url.rpartition("/")[2]
     home = sibling(release.store, held_by)
-    built = json.loads(home.read(PROVENANCE_KEY))
-    listed = json.loads(home.read(MANIFEST_KEY))["objects"]
+    built = home.read_json(PROVENANCE_KEY)
+    listed = read_manifest(home.read(MANIFEST_KEY), MANIFEST_KEY)
     keys = [shard_key(entry, layer) for layer in sorted(entry.bytes)]
     return {
         "image": image_id,
@@ -115,7 +119,7 @@ def _publication(release: Store) -> dict[str, Any]:
     """When and by which run a release was published; nothing where no catalog says so."""
     product, _, name = release.url.rpartition("/")
     try:
-        entry = json.loads(Store(product, release.options).read(f"{ENTRIES}/{name}.json"))
+        entry = Store(product, release.options).read_json(f"{ENTRIES}/{name}.json")
     except FileNotFoundError:
         return {"published": None, "flow_run": None}
     return {"published": entry["published"], "flow_run": entry["flow_run"]}

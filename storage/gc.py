@@ -6,11 +6,11 @@ once nothing in it has been written for a while, because somebody may still be a
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from skyfold.access.seal import read_manifest
 from skyfold.layout import MANIFEST_KEY, ZARR_KEY
 from skyfold.releases import ENTRIES
 from storage.sealing import PARTIAL, STAGING
@@ -64,6 +64,8 @@ def find_garbage(product: Store, *, older_than: timedelta = DEFAULT_AGE) -> list
 
     Raises
     ------
+    CorruptDataError
+        If a manifest is damaged: nothing may go that it may list.
     StoreUnavailableError
     """
     now = datetime.now(UTC)
@@ -80,13 +82,13 @@ def find_garbage(product: Store, *, older_than: timedelta = DEFAULT_AGE) -> list
 def remove_garbage(product: Store, garbage: list[Garbage]) -> None:
     """Remove it: a release's root first, so that a half removed one is no release any more.
 
-    A release that was sealed since it was found is left alone.
+    A release that was sealed since it was found is left alone, from the object on at which its seal
+    is met. Whoever seals makes good what was removed before, or cannot seal.
     """
     for one in garbage:
-        is_sealed = bool(one.release) and product.exists(f"{one.release}/{MANIFEST_KEY}")
-        if is_sealed and one.reason == _ABANDONED:
-            continue
         for key in sorted(one.keys, key=lambda key: (not key.endswith(f"/{ZARR_KEY}"), key)):
+            if one.reason == _ABANDONED and product.exists(f"{one.release}/{MANIFEST_KEY}"):
+                break
             product.delete(key)
 
 
@@ -127,5 +129,6 @@ def _is_release(name: str, objects: Objects) -> bool:
 
 
 def _listed(product: Store, name: str) -> set[str]:
-    manifest: dict[str, Any] = json.loads(product.read(f"{name}/{MANIFEST_KEY}"))
-    return {f"{name}/{key}" for key in (*manifest["objects"], MANIFEST_KEY)}
+    """Keys that a sealed release needs; CorruptDataError if its manifest came damaged."""
+    key = f"{name}/{MANIFEST_KEY}"
+    return {key, *(f"{name}/{one}" for one in read_manifest(product.read(key), key))}

@@ -48,7 +48,7 @@ def _list_all(product: Store) -> None:
     """Write the list until what it says is what there is."""
     while True:
         keys = [key for key in product.sizes(ENTRIES) if key.endswith(".json")]
-        entries = [json.loads(product.read(key)) for key in keys]
+        entries = [product.read_json(key) for key in keys]
         entries.sort(key=lambda entry: (entry["published"], entry["name"]))
         wanted = json.dumps({"releases": entries}, sort_keys=True, indent=1).encode()
         try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import zarr
 
 from skyfold import layout
-from skyfold.access.seal import is_read_whole, manifest_digest, seal_root
+from skyfold.access.seal import is_read_whole, manifest_digest, read_manifest, seal_root
 from skyfold.errors import ReleaseError, SealedReleaseError
 from skyfold.images.details import details_key
 from skyfold.images.index import ImageEntry, index_key, read_index, shard_key
@@ -90,7 +90,7 @@ def seal_release(
 
 
 def _about(store: Store) -> dict[str, Any]:
-    about: dict[str, Any] = json.loads(store.read(layout.ZARR_KEY))["attributes"]["skyfold"]
+    about: dict[str, Any] = store.read_json(layout.ZARR_KEY)["attributes"]["skyfold"]
     return about
 
 
@@ -174,7 +174,7 @@ def _referred(store: Store, entries: list[ImageEntry]) -> dict[str, str]:
     held = _about(store).get("held", {}).values()
     names = sorted({*(entry.release for entry in entries), *held} - {""})
     manifests = {name: sibling(store, name).read(layout.MANIFEST_KEY) for name in names}
-    return {name: json.loads(data)["digest"] for name, data in manifests.items()}
+    return {name: manifest_digest(read_manifest(data, name)) for name, data in manifests.items()}
 
 
 def _seal_metadata(store: Store) -> None:

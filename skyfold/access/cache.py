@@ -13,12 +13,12 @@ import contextlib
 import hashlib
 import os
 import threading
-import uuid
 import zlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from skyfold.access.folder import write_whole
 from skyfold.access.trust import MAX_METADATA_BYTES
 
 if TYPE_CHECKING:
@@ -84,15 +84,9 @@ class DiskCache:
         """Keep bytes; a folder that cannot be written keeps nothing, and nothing fails."""
         if len(data) > self.limit // _CHECK_EVERY:
             return
-        path = self._path(name)
-        partial = path.with_name(f".{uuid.uuid4().hex}.partial")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_bytes(data + zlib.crc32(data).to_bytes(4, "little"))
-            partial.replace(path)
+            write_whole(self._path(name), data + zlib.crc32(data).to_bytes(4, "little"))
         except OSError:
-            with contextlib.suppress(OSError):
-                partial.unlink()
             return
         self._count(len(data))
 

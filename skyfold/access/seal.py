@@ -12,7 +12,7 @@ import hashlib
 import json
 from typing import Any
 
-from skyfold.access.trust import check_key, load_json, reading
+from skyfold.access.trust import MAX_MANIFEST_BYTES, check_key, load_json, reading
 from skyfold.errors import CorruptDataError
 from skyfold.layout import (
     CARD_KEY,
@@ -49,7 +49,7 @@ def read_manifest(data: bytes, name: str) -> Objects:
     CorruptDataError
         If it is no manifest, was changed, or names what lies outside the release.
     """
-    manifest = load_json(data, name)
+    manifest = load_json(data, name, MAX_MANIFEST_BYTES)
     with reading(name, "a manifest"):
         objects: Objects = manifest["objects"]
         intact = manifest["digest"] == manifest_digest(objects)

@@ -1,39 +1,34 @@
-"""Bytes at rest behind a URL: a folder, an S3 bucket or a web server, all through fsspec.
+"""Bytes at rest behind a URL: a folder, an S3 bucket or a web server, all alike.
 
-The only place that knows file systems. Their errors become `skyfold.errors` here, and messages
-carry keys and never credentials. Local writes are renamed into place, so an object is whole or
-absent, as it is on object storage.
+What each kind needs to be asked in its own way is here and in `connection`, and nowhere else: an
+object is read whole, in ranges or part by part, and it is there whole or not at all.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
-
+from skyfold.access.connection import Connection
+from skyfold.access.folder import read_end, read_part, write_whole
+from skyfold.access.ranges import joined
+from skyfold.access.store_errors import is_precondition_failed, named_store_errors
 from skyfold.access.traffic import Traffic
-from skyfold.access.trust import check_key, check_local_file, require_small
-from skyfold.errors import SkyfoldError, StoreUnavailableError
+from skyfold.access.trust import MAX_METADATA_BYTES, check_local_file, load_json, require_small
+from skyfold.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
 
     import zarr
 
-_CONNECTIONS = 64  # of S3 at once; botocore's own 10 would make rounds of a large request
 _FIRST_PIECE = 2**23  # of an object of unknown size: most need no second request
-_WEB_SILENCE = 10.0  # s without a byte from a web server, after which it is given up
-NEAR = 0.1  # ranges are read as one where the gap is below this share of both
 
 
-class Store:
+class Store(Connection):
     """Objects under one URL.
 
     Parameters
@@ -50,66 +45,12 @@ class Store:
     """
 
     def __init__(self, url: str | os.PathLike[str], options: dict[str, Any] | None = None) -> None:
-        self.url = str(url).rstrip("/")
-        self.options = dict(options or {})
-        self._connect()
-
-    def _connect(self) -> None:
+        super().__init__(url, options)
         self.traffic = Traffic()
-        self._lock = threading.Lock()
-        self._open()
-
-    def _open(self) -> None:
-        options = self.options
-        if self.url.startswith("s3://"):
-            config = {"max_pool_connections": _CONNECTIONS} | options.get("config_kwargs", {})
-            options = options | {"config_kwargs": config}
-        if self.url.startswith(("http://", "https://")):
-            options = options | {"client_kwargs": _web_client(options.get("client_kwargs", {}))}
-        self._fs, root = fsspec.core.url_to_fs(self.url, **options)
-        self._process = os.getpid()
-        self.root = str(root).rstrip("/")
-        self.is_local = isinstance(self._fs, LocalFileSystem)
-
-    @property
-    def fs(self) -> Any:
-        """The file system; opened anew in a forked process, whose threads the fork left behind."""
-        if self._process != os.getpid():
-            self._open()
-        return self._fs
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url, "options": self.options}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._connect()
-
-    def __repr__(self) -> str:
-        return f"Store({self.url!r})"
-
-    def path(self, key: str) -> str:
-        """Path of a key in the file system; CorruptDataError if the key would lead elsewhere."""
-        return f"{self.root}/{check_key(key)}" if key else self.root
-
-    @property
-    def can_list(self) -> bool:
-        """Whether objects can be listed; a web server gives pages of links, which are no list."""
-        protocol = self.fs.protocol
-        names = (protocol,) if isinstance(protocol, str) else protocol
-        return not {"http", "https"} & set(names)
-
-    def check_plain(self, key: str) -> None:
-        """Raise unless a key may be read: below the URL and, in a folder, a plain file.
-
-        Raises
-        ------
-        CorruptDataError, FileNotFoundError
-        """
-        if self.is_local:
-            check_local_file(self.root, key)
-        else:
-            check_key(key)
+        super().__setstate__(state)
+        self.traffic = Traffic()
 
     def zarr(self, *, read_only: bool = True) -> zarr.abc.store.Store:
         """The same objects as a Zarr store, past `traffic`."""
@@ -148,6 +89,15 @@ class Store:
         self.traffic.add(requests=1, size=len(data), rounds=1)
         return data
 
+    def read_json(self, key: str, most: int | None = MAX_METADATA_BYTES) -> Any:
+        """Value of a JSON object of so many bytes at most.
+
+        Raises
+        ------
+        FileNotFoundError, CorruptDataError, StoreUnavailableError
+        """
+        return load_json(self.read(key, most), f"{self.url}/{key}", most)
+
     def _read_pieces(self, path: str, name: str, most: int | None) -> bytes:
         """An object of unknown size, without asking for it first."""
         try:
@@ -184,7 +134,7 @@ class Store:
             If one of the objects is not there.
         StoreUnavailableError
         """
-        runs = _joined(ranges)
+        runs = joined(ranges)
         data = self._fetch(list(runs))
         out: list[bytes] = [b""] * len(ranges)
         for (_, start, _), members, whole in zip(runs, runs.values(), data, strict=True):
@@ -198,9 +148,7 @@ class Store:
         with self._named("read", key):
             self.check_plain(key)
             if self.is_local:
-                with Path(self.path(key)).open("rb") as file:
-                    file.seek(max(file.seek(0, os.SEEK_END) - size, 0))
-                    data = file.read()
+                data = read_end(self.path(key), size)
             else:
                 data = bytes(self.fs.cat_file(self.path(key), start=-size))
         self.traffic.add(requests=1, size=len(data), rounds=1)
@@ -219,9 +167,7 @@ class Store:
     def _read_part(self, key: str, start: int, stop: int) -> bytes:
         with self._named("read", key):
             self.check_plain(key)
-            with Path(self.path(key)).open("rb") as file:
-                file.seek(start)
-                return file.read(stop - start)
+            return read_part(self.path(key), start, stop)
 
     def _fetch_remote(self, runs: list[tuple[str, int, int]]) -> list[bytes]:
         keys, starts, stops = (list(part) for part in zip(*runs, strict=True))
@@ -271,34 +217,15 @@ class Store:
         """Replace an object."""
         with self._named("write", key):
             if self.is_local:
-                self._rename_into_place(Path(self.path(key)), data)
+                write_whole(Path(self.path(key)), data)
             else:
                 self.fs.pipe_file(self.path(key), data)
-
-    def _rename_into_place(self, path: Path, data: bytes) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-        try:
-            partial.write_bytes(data)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-    def _link_into_place(self, path: Path, data: bytes) -> None:
-        """As renaming, but a link refuses to replace what is there."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-        try:
-            partial.write_bytes(data)
-            os.link(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
 
     def create(self, key: str, data: bytes) -> None:
         """Write an object that must not exist yet; FileExistsError if it does."""
         with self._named("create", key):
             if self.is_local:
-                self._link_into_place(Path(self.path(key)), data)
+                write_whole(Path(self.path(key)), data, is_new=True)
             elif "s3" in self.fs.protocol:
                 self._create_on_s3(key, data)
             else:
@@ -311,7 +238,7 @@ class Store:
         try:
             self.fs.call_s3("put_object", Bucket=bucket, Key=name, Body=data, IfNoneMatch="*")
         except OSError as error:
-            if not _is_precondition_failed(error):
+            if not is_precondition_failed(error):
                 raise
             # the answer to an earlier try may have been lost after it took effect
             if self.fs.cat_file(self.path(key)) != data:
@@ -397,77 +324,3 @@ class Store:
 
     def _named(self, action: str, key: str) -> AbstractContextManager[None]:
         return named_store_errors(f"{self.url}/{key}", action)
-
-
-def _joined(
-    ranges: Sequence[tuple[str, int, int]],
-) -> dict[tuple[str, int, int], list[int]]:
-    """Ranges to request, each with the numbers of those asked for that it holds."""
-    runs: list[tuple[str, int, int, list[int]]] = []
-    reach = 0.0
-    for number in sorted(range(len(ranges)), key=lambda number: ranges[number]):
-        key, start, stop = ranges[number]
-        allowed = NEAR * (stop - start)
-        if runs and runs[-1][0] == key and start - runs[-1][2] <= reach + allowed:
-            _, first, last, members = runs.pop()
-            runs.append((key, first, max(last, stop), [*members, number]))
-        else:
-            runs.append((key, start, stop, [number]))
-        reach = allowed
-    return {(key, start, stop): members for key, start, stop, members in runs}
-
-
-def _web_client(given: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a web client that is led to no other host, and does not wait in silence."""
-    import aiohttp
-
-    async def require_same_host(_: Any, __: Any, asked: Any) -> None:
-        target = asked.url.join(type(asked.url)(asked.response.headers.get("Location", "")))
-        if target.origin() != asked.url.origin():
-            raise StoreUnavailableError(
-                f"{asked.url.origin()} sends its readers to {target.origin()}, which nobody asked "
-                "for; open the release at that address if you trust it"
-            )
-
-    trace = aiohttp.TraceConfig()
-    trace.on_request_redirect.append(require_same_host)
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=_WEB_SILENCE, sock_read=_WEB_SILENCE)
-    traces = [*given.get("trace_configs", []), trace]
-    return {"timeout": timeout} | given | {"trace_configs": traces}
-
-
-class named_store_errors:
-    """Turns what a file system raises into `StoreUnavailableError` with the object's name."""
-
-    def __init__(self, name: str, action: str) -> None:
-        self.name = name
-        self.action = action
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
-        told = FileExistsError if self.action in ("write", "create") else FileNotFoundError
-        if error is None or isinstance(error, (told, SkyfoldError)):
-            return
-        if isinstance(error, (OSError, TimeoutError)) or _is_remote(error):
-            raise StoreUnavailableError(
-                f"cannot {self.action} {self.name}: {_first_line(error)}; check that the store is "
-                "reachable and that your credentials allow this"
-            ) from error
-
-
-def _is_precondition_failed(error: BaseException) -> bool:
-    """HTTP status 412 in the answer; a server's words differ, and some say nothing."""
-    answer = getattr(error.__cause__, "response", None) or {}
-    return answer.get("ResponseMetadata", {}).get("HTTPStatusCode") == 412
-
-
-def _is_remote(error: BaseException) -> bool:
-    """Errors of the libraries beneath fsspec, known by where their class was defined."""
-    return type(error).__module__.partition(".")[0] in {"botocore", "aiohttp", "aiobotocore"}
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]

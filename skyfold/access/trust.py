@@ -103,15 +103,15 @@ class reading:
             ) from error
 
 
-def load_json(data: bytes, key: str) -> Any:
+def load_json(data: bytes, key: str, most: int | None = MAX_METADATA_BYTES) -> Any:
     """Value of a JSON object of a release.
 
     Raises
     ------
     CorruptDataError
-        If it is larger than `MAX_METADATA_BYTES`, or is no JSON.
+        If it has more bytes than it may, or is no JSON.
     """
-    require_small(len(data), key)
+    require_small(len(data), key, most)
     with reading(key, "JSON"):
         return json.loads(data)
 

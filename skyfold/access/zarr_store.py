@@ -16,7 +16,7 @@ from zarr.abc.store import (
 )
 from zarr.storage import FsspecStore
 
-from skyfold.access.store import named_store_errors
+from skyfold.access.store_errors import named_store_errors
 
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer, BufferPrototype

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from skyfold.access.store import named_store_errors
+from skyfold.access.store_errors import named_store_errors
 from skyfold.catalogs.rows import RowDecoder, check, checked_level, lists_of, missing_values
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfold.access.products import Products
-from skyfold.access.store import named_store_errors
+from skyfold.access.store_errors import named_store_errors
 from skyfold.access.trust import require_memory
 from skyfold.catalogs.model import u_matrix
 from skyfold.codecs.amplitude import Float, Int, masses

@@ -15,7 +15,7 @@ from astropy.coordinates import SkyCoord
 from astropy.table import QTable
 
 from skyfold.access.model_files import CARD
-from skyfold.access.store import named_store_errors
+from skyfold.access.store_errors import named_store_errors
 from skyfold.catalogs.library import Catalog
 from skyfold.catalogs.tables import write_parquet
 from skyfold.errors import CorruptDataError, InvalidRequestError, UnknownNameError

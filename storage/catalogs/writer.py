@@ -92,11 +92,10 @@ class CatalogWriter:
     def write(self, shard: int, encoded: EncodedRows) -> None:
         """Write one shard of every layer, then the note that says so."""
         self.builder.require_unsealed()
-        root = zarr.open_group(self.store.zarr(read_only=False), mode="r+", use_consolidated=False)
+        open_array = self.builder.arrays()
         rows = self.rows_of(shard)
         for layer, values in encoded.layers.items():
-            array = root[f"{self.path}/{layer}"]
-            assert isinstance(array, zarr.Array)
+            array = open_array(f"{self.path}/{layer}")
             if _is_row_major(layer):
                 array[rows] = values
             else:
@@ -104,7 +103,7 @@ class CatalogWriter:
         if encoded.checksum.size:
             first = rows.start // self.info.chunk_rows
             chunks = slice(first, first + encoded.checksum.shape[1])
-            root[f"{self.path}/checksum"][:, chunks] = encoded.checksum  # type: ignore[index]
+            open_array(f"{self.path}/checksum")[:, chunks] = encoded.checksum
         self._note_shard(shard, encoded)
 
     def _note_shard(self, shard: int, encoded: EncodedRows) -> None:

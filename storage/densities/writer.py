@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from skyfold.densities.index import (
@@ -102,10 +101,7 @@ def start_densities(
     numbers = range(len(index.spans))
     shards = {index.shard_key(layer, number) for layer in LAYERS for number in numbers}
     if prototypes is not None:
-        array: Any = zarr.open_array(
-            builder.store.zarr(read_only=False), path=f"{index.path}/prototypes", mode="r+"
-        )
-        array[:] = prototypes.reshape(index.cells, -1)
+        builder.arrays()(f"{index.path}/prototypes")[:] = prototypes.reshape(index.cells, -1)
         shards.add(index.shard_key("prototypes", 0))
     for key in builder.store.sizes(index.path):
         if not key.endswith((ZARR_KEY, ".parquet", ".json")) and key not in shards:
@@ -176,16 +172,15 @@ def _find_written(
 def _write(
     builder: ReleaseBuilder, index: DensityIndex, number: int, encoded: EncodedShard, digest: str
 ) -> Shard:
-    root = zarr.open_group(builder.store.zarr(read_only=False), mode="r+", use_consolidated=False)
+    array = builder.arrays()
     start, stop = index.spans[number]
     sizes = {}
-    arrays: Any = root
     for layer, values in encoded.layers.items():
         rows = slice(start, stop)
         if layer == "checksum":
             each = index.chunk_rows
             rows = slice(start // each, -(-stop // each))
-        arrays[f"{index.path}/{layer}"][rows] = values
+        array(f"{index.path}/{layer}")[rows] = values
         sizes[layer] = builder.store.size(index.shard_key(layer, number))
     return Shard(
         start=start,

@@ -20,7 +20,7 @@ import zarr
 
 from skyfold import layout, sky
 from skyfold.access.store import Store
-from skyfold.errors import SealedReleaseError
+from skyfold.errors import ReleaseError, SealedReleaseError
 from skyfold.images.details import SHARDED, decode_header, details_key, encode_places, shard_index
 from skyfold.images.index import ImageEntry, index_key, shard_key, write_index
 from skyfold.images.network import model_digest
@@ -90,7 +90,7 @@ class ReleaseBuilder:
     def read_note(self, name: str) -> Any:
         """A note of an earlier step, or None."""
         try:
-            return json.loads(self.store.read(f"{STAGING}/{name}.json"))
+            return self.store.read_json(f"{STAGING}/{name}.json", None)
         except FileNotFoundError:
             return None
 
@@ -154,6 +154,13 @@ class ReleaseBuilder:
         wanted.pop("consolidated_metadata", None)
         if there != wanted:
             self.store.write(key, data)
+
+    def arrays(self) -> Callable[[str], zarr.Array[Any]]:
+        """What opens an array that `write_arrays` created, by its path, for writing.
+
+        It raises `ReleaseError` if the array is not there.
+        """
+        return partial(_open_array, self.store.url, self.store.zarr(read_only=False))
 
     # Images.
 
@@ -223,9 +230,7 @@ class ReleaseBuilder:
             With mode, noise model, fill values and the bytes of each layer filled in.
         """
         self.require_unsealed()
-        writable = self.store.zarr(read_only=False)
-        root = zarr.open_group(writable, mode="r+", use_consolidated=False)
-        mode, sizes = self._write_layers(root, entry, encoded)
+        mode, sizes = self._write_layers(entry, encoded)
         written = replace(
             entry,
             mode=mode,
@@ -241,17 +246,19 @@ class ReleaseBuilder:
         self.note(f"images/{note_name(entry.id)}", note_of(written))
         return written
 
-    def _write_layers(
-        self, root: zarr.Group, entry: ImageEntry, encoded: EncodedImage
-    ) -> tuple[str, dict[str, int]]:
+    def _write_layers(self, entry: ImageEntry, encoded: EncodedImage) -> tuple[str, dict[str, int]]:
         """Mode, and bytes by layer: the ladder, unless the raw array by itself is smaller."""
+        array = self.arrays()
+
+        def write(layer: str) -> int:
+            array(f"images/{entry.set}/{entry.group}/{layer}")[entry.row] = encoded.layers[layer]
+            return self.store.size(shard_key(entry, layer))
+
         mode, sizes = encoded.mode, {}
         quantised = encoded.quantum is not None
         if mode == "ladder":
             names = layers_read("exact", mode, quantised=quantised)
-            sizes = {
-                name: self._write_layer(root, entry, name, encoded.layers[name]) for name in names
-            }
+            sizes = {name: write(name) for name in names}
             ladder = sum(sizes[name] for name in names if name not in ("checksum", "flags"))
             direct = _direct_bytes(encoded.layers["direct"], entry.plane, ladder)
             if direct <= ladder - sizes["exact"]:
@@ -264,7 +271,7 @@ class ReleaseBuilder:
             self.store.delete(shard_key(entry, name))
             sizes.pop(name, None)
         for name in wanted - set(sizes):
-            sizes[name] = self._write_layer(root, entry, name, encoded.layers[name])
+            sizes[name] = write(name)
         return mode, sizes
 
     def _places(self, entry: ImageEntry, sizes: dict[str, int]) -> bytes:
@@ -278,13 +285,6 @@ class ReleaseBuilder:
                 if size and layer in SHARDED
             }
         )
-
-    def _write_layer(
-        self, root: zarr.Group, entry: ImageEntry, layer: str, values: np.ndarray[Any, Any]
-    ) -> int:
-        array = _array(root, f"images/{entry.set}/{entry.group}/{layer}")
-        array[entry.row] = values
-        return self.store.size(shard_key(entry, layer))
 
     # The end.
 
@@ -312,11 +312,14 @@ class ReleaseBuilder:
                 self.store.delete(key)
 
 
-def _array(root: zarr.Group, path: str) -> zarr.Array[Any]:
-    found = root[path]
-    if not isinstance(found, zarr.Array):
-        raise KeyError(path)
-    return found
+def _open_array(url: str, arrays: Any, path: str) -> zarr.Array[Any]:
+    try:
+        return zarr.open_array(arrays, path=path, mode="r+", zarr_format=3)
+    except FileNotFoundError as error:
+        raise ReleaseError(
+            f"{url} has no array {path} to write to: it was removed, or the store does not tell of "
+            "it yet; run encode again"
+        ) from error
 
 
 def _direct_bytes(stored: np.ndarray[Any, Any], plane: tuple[int, int], ladder: int) -> int:

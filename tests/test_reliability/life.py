@@ -18,7 +18,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
@@ -92,6 +92,31 @@ class Death:
 
 
 death = cache(Death)  # one hook a process: it cannot be taken back
+
+
+class Meeting(Store):
+    """A store in which something happens once so many objects were removed.
+
+    Attributes
+    ----------
+    has_met : bool
+    """
+
+    def __init__(self, url: Path, removed: int, happens: Callable[[], None]) -> None:
+        super().__init__(url)
+        self.left, self.happens, self.has_met = removed, happens, False
+        self._look()
+
+    def _look(self) -> None:
+        if self.left == 0:
+            self.has_met = True
+            self.happens()
+
+    def delete(self, key: str) -> None:
+        """Remove an object, and let happen what is due."""
+        super().delete(key)
+        self.left -= 1
+        self._look()
 
 
 @cache
@@ -234,6 +259,18 @@ class ReleaseLife(RuleBasedStateMachine):
             remove_garbage(Store(self.product), self.garbage)
             EVENTS["removals"] += len(self.garbage)
             self.garbage = []
+
+    @precondition(lambda self: len(self.sealed()) < len(BASES))
+    @rule(change=st.integers(1, MOST_CHANGES), removed=st.integers(0, 8))
+    def gc_meets_seal(self, change: int, removed: int) -> None:
+        """What was abandoned is resumed and sealed after so many of its objects were removed."""
+        self.build_killed(change)
+        name, product = list(BASES)[min(len(self.sealed()), 2)], Store(self.product)
+        found = find_garbage(product, older_than=AT_ONCE)
+        meeting = Meeting(self.product, removed, lambda: build(self.product, name))
+        remove_garbage(meeting, found)
+        is_due = name in {one.release for one in found}
+        EVENTS["seals while gc removes"] += meeting.has_met and is_due
 
     @precondition(lambda self: self.sealed())
     @rule(data=st.data())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from skyfold import open_release
-from skyfold.access import store
+from skyfold.access import connection
 from skyfold.errors import StoreUnavailableError
 
 
@@ -63,6 +63,6 @@ def test_it_leads_to_no_other_host(served):
 
 
 def test_silence_ends(served, monkeypatch):
-    monkeypatch.setattr(store, "_WEB_SILENCE", 0.5)
+    monkeypatch.setattr(connection, "_WEB_SILENCE", 0.5)
     with pytest.raises(StoreUnavailableError, match="cannot read"):
         open_release(f"{served}/silent")

@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,12 @@ from small_release import build_release
 
 from skyfold import list_releases, open_release
 from skyfold.access.store import Store
-from skyfold.errors import ReleaseError, ReleaseNotFoundError, SealedReleaseError
+from skyfold.errors import (
+    CorruptDataError,
+    ReleaseError,
+    ReleaseNotFoundError,
+    SealedReleaseError,
+)
 from skyfold.releases import image_provenance
 from storage.drift import FEWEST, growth, strange_numbers, worse_rows
 from storage.gc import find_garbage, remove_garbage
@@ -108,6 +114,9 @@ def test_the_catalog_of_releases_lists_each_once_oldest_first(tmp_path):
     assert found[0]["url"] == f"{tmp_path}/dr1"
     with pytest.raises(ReleaseNotFoundError, match="catalog of releases"):
         list_releases(tmp_path / "dr1")
+    (tmp_path / "releases.json").write_text("<html>Bad gateway</html>")
+    with pytest.raises(CorruptDataError, match="is not JSON"):
+        list_releases(tmp_path)
 
 
 def test_writers_of_the_catalog_who_meet_lose_nothing(tmp_path):
@@ -167,6 +176,22 @@ def test_a_release_that_was_sealed_since_it_was_found_stays(release):
     ReleaseBuilder(Store(release)).seal()
     remove_garbage(store, garbage)
     assert open_release(release).verify() == {}
+
+
+def test_nothing_is_removed_by_a_manifest_that_is_damaged(release):
+    ReleaseBuilder(Store(release)).seal()
+    manifest = release / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b"fidelity", b"fidelitx"))
+    with pytest.raises(CorruptDataError, match="digest that it states"):
+        find_garbage(Store(release.parent), older_than=timedelta(0))
+
+
+def test_an_array_that_is_not_there_is_named(release):
+    path = next(release.glob("images/night1/*/latent/zarr.json"))
+    path.unlink()
+    array = path.parent.relative_to(release)
+    with pytest.raises(ReleaseError, match=f"no array {array} to write to"):
+        ReleaseBuilder(Store(release)).arrays()(str(array))
 
 
 def row(low: float, high: float, *, n=100, night="n1", level="sources") -> dict:
