@@ -69,12 +69,16 @@ def _median_change(
     scale: int,
 ) -> NDArray[np.float64]:
     """Change of the median of chosen boxes, in units of the field."""
-    out = np.zeros(len(at[0]))
-    for number, (row, column) in enumerate(zip(*at, strict=True)):
-        box = np.s_[row * scale : (row + 1) * scale, column * scale : (column + 1) * scale]
-        kept = usable[box]
-        out[number] = np.median(decoded[box][kept]) - np.median(raw[box][kept])
-    return out / field.unit
+
+    def medians(image: NDArray[Any]) -> NDArray[np.float64]:
+        out = np.zeros(len(at[0]))
+        for number, (row, column) in enumerate(zip(*at, strict=True)):
+            box = np.s_[row * scale : (row + 1) * scale, column * scale : (column + 1) * scale]
+            out[number] = np.median(image[box][usable[box]])
+        return out
+
+    before: NDArray[np.float64] = field.once("medians", raw, lambda: medians(raw))
+    return (medians(decoded) - before) / field.unit
 
 
 def _boxes(plane: NDArray[np.float64], scale: int) -> NDArray[np.float64]:

@@ -98,9 +98,8 @@ class Transients(ScienceCase):
             areas=areas(places),
         )
         _, found = decoded_sources(field, decoded)
-        shape = field.good.shape
-        seen = has_neighbour(places, field.sources, field.fwhm, shape)
-        missed = ~has_neighbour(places[seen], found, field.fwhm, shape)
+        seen = has_neighbour(places, field.sources, field.fwhm)
+        missed = ~has_neighbour(places[seen], found, field.fwhm)
         return samples + split(
             missed,
             snr[seen],

@@ -7,7 +7,7 @@ from skyfold.errors import InvalidRequestError, UnknownNameError
 from skyfold.fidelity.record import summarise
 from skyfold.science import ImageContext, cases, get_case
 from skyfold.science.detection import has_neighbour
-from skyfold.science.sky import sky
+from skyfold.science.sky import row_medians, sky
 from skyfold.science.sources import FALLBACK_FWHM, circle_sum, prepare_field
 
 FWHM = 4.0
@@ -225,9 +225,22 @@ def test_neighbours_are_those_of_a_direct_search():
     kind = [("x", "f8"), ("y", "f8")]
     here, there = (np.array(list(map(tuple, rng.uniform(0, 99, (n, 2)))), kind) for n in (300, 80))
     apart = np.hypot(here["x"][:, None] - there["x"], here["y"][:, None] - there["y"])
-    near = has_neighbour(here, there, 4.0, (100, 100))
+    near = has_neighbour(here, there, 4.0)
     assert 0 < near.sum() < 300
     np.testing.assert_array_equal(near, apart.min(axis=1) <= 4.0)
+    assert not has_neighbour(here, there[:0], 4.0).any()
+    assert has_neighbour(here[:0], there, 4.0).shape == (0,)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_medians_of_rows_are_those_of_numpy(dtype):
+    rng = np.random.default_rng(6)
+    rows = rng.normal(size=(40, 9)).astype(dtype)
+    rows[rng.random(rows.shape) < 0.4] = np.nan
+    rows[0], rows[1, 1:] = np.nan, np.nan
+    with pytest.warns(RuntimeWarning, match="All-NaN"):
+        expected = np.nanmedian(rows, axis=1)
+    np.testing.assert_array_equal(row_medians(rows), expected)
 
 
 def test_images_that_cannot_be_compared(scene):
@@ -259,6 +272,7 @@ def test_cases_are_found_by_name():
         "morphology",
         "photometry",
         "shapes",
+        "shear",
         "transients",
     ]
     assert {case.name for case in cases("catalogs")} == {
