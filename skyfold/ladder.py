@@ -3,11 +3,11 @@
 One tile is refined level by level, each from the one before::
 
     latent   p = D(latent)                   prediction, rounded to M (multiples of round_step)
-    sources  M + k w   in selected blocks    k = floor((X - M + h) / w), h about w / 2
-    bounded  M + k w   everywhere            |X - (M + k w)| <= w / 2
+    sources  C         in selected blocks    C = M + d + k w, k = floor((X - M - d + h) / w)
+    bounded  C         everywhere            |X - C| <= w / 2, h about w / 2, d the dither
     exact    X, and for floats every bit     remainder inside the cell
 
-M, k, w and X are integers in grid units (see `skyfold.noise`), held in int64 and below 2**53, so
+M, d, k, w and X are integers in grid units (see `skyfold.noise`), held in int64 and below 2**53, so
 no step depends on the machine. The one step that does, the network, is caught by the *guard*: the
 list of pixels whose prediction lies so near a rounding tie that another machine could round it
 the other way, with the side that the encoder took.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -149,6 +150,37 @@ def cell_width(
     elif odd:
         width |= 1
     return np.maximum(width, 1, out=width)
+
+
+def dither(width: Int) -> Int:
+    """Shift d of each pixel's cell [grid units], in ``-(w // 2) .. w - 1 - w // 2``.
+
+    Where the prediction is level, cells of one place would round the sky of every pixel to the
+    same few values, and a median to one of them; shifted from pixel to pixel it is free of that
+    (subtractive dithering). Shifts of neighbours are spread evenly over a cell, by the additive
+    recurrence R2 in 1/65536 of a cell (Roberts 2018, "The unreasonable effectiveness of
+    quasirandom sequences").
+
+    Parameters
+    ----------
+    width : ndarray, shape (ny, nx), int64
+        Below 2**46, of a tile.
+    """
+    return (_phases()[: width.shape[0], : width.shape[1]] * width >> 16) - width // 2
+
+
+@cache
+def _phases() -> Int:
+    rows, columns = np.ogrid[:TILE, :TILE]
+    phases: Int = (49471 * columns + 37345 * rows).astype(np.int64) % 2**16
+    return phases
+
+
+def used_squares(cells: NDArray[np.integer[Any]], side: int) -> NDArray[np.bool_]:
+    """Whether each pixel lies in a square of so many pixels a side with a cell that is not 0."""
+    ny, nx = (length // side for length in cells.shape)
+    used = cells.reshape(ny, side, nx, side).any(axis=(1, 3))
+    return np.repeat(np.repeat(used, side, axis=0), side, axis=1)
 
 
 def to_cells(grid: Int, prediction: Int, width: Int) -> Int:

@@ -147,8 +147,11 @@ class Image:
             return values
         predicted, width = self._predict(ty, tx, expected[0], extent)
         cells = self.layer("sources", ty, tx).astype(np.int64)
-        assert checksum(predicted + cells * width, extent) == expected[1]
-        centres = predicted + (cells + self.layer("bounded", ty, tx)) * width
+        shift = self._shift(width)
+        used = (cells.reshape(128, 2, 128, 2) != 0).any(axis=(1, 3))
+        leaves = np.kron(used, np.ones((2, 2), int))
+        assert checksum(predicted + shift * leaves + cells * width, extent) == expected[1]
+        centres = predicted + shift + (cells + self.layer("bounded", ty, tx)) * width
         assert checksum(centres, extent) == expected[2]
         bounded = self._filled(self._from_grid(centres), flags)
         if level == "bounded":
@@ -215,6 +218,13 @@ class Image:
         if not self.is_float and self.row.get("odd_cells"):
             width += width % 2 == 0
         return predicted, np.maximum(width, 1)
+
+    def _shift(self, width: np.ndarray) -> np.ndarray:
+        """d of each pixel."""
+        if not self.row.get("dithered"):
+            return np.zeros_like(width)
+        row, column = np.indices(width.shape)
+        return (49471 * column + 37345 * row) % 65536 * width // 65536 - width // 2
 
     def _background(self, ty: int, tx: int) -> np.ndarray:
         mesh = self.layer("background", 0, 0).astype(np.float64)

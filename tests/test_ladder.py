@@ -54,8 +54,9 @@ def test_every_level_keeps_its_promise(dtype, exponent, slope, offset, step, see
         predicted, noise.pixel_sigma(predicted - background), step, stored.dtype, odd=odd
     )
     assert not odd or stored.dtype.kind == "f" or (width % 2 == 1).all()
-    cells = ladder.to_cells(grid, predicted, width)
-    centres = ladder.from_cells(cells, predicted, width)
+    shifted = predicted + (ladder.dither(width) if seed % 3 else 0)
+    cells = ladder.to_cells(grid, shifted, width)
+    centres = ladder.from_cells(cells, shifted, width)
     bounded = ladder.from_grid(centres, noise, stored.dtype)
     unit = np.ldexp(1.0, noise.grid_exponent)
     error = np.abs(bounded.astype("f8") - stored.astype("f8"))
@@ -140,3 +141,31 @@ def test_noise_units_have_unit_noise_and_return():
 def test_noise_model_refuses_what_is_no_noise(sigma, slope):
     with pytest.raises(ValueError, match="sigma"):
         NoiseModel.from_stored_units(sigma, slope, integer=False)
+
+
+@pytest.mark.parametrize("width", [1, 2, 7, 8, 1000])
+def test_shifts_of_cells_are_spread_evenly(width):
+    shift = ladder.dither(np.full((256, 256), width))
+    assert set(np.unique(shift)) == set(range(-(width // 2), width - width // 2))
+    counts = np.bincount((shift + width // 2).ravel(), minlength=width)
+    assert np.ptp(counts) <= 2 * np.sqrt(counts.mean())  # white ones: about 6
+    box = shift[40:48, 100:108]
+    assert abs(box.mean() + (width % 2 == 0) / 2) < 0.05 * width  # white ones scatter by 0.036
+
+
+def test_a_median_of_dithered_cells_stays_within_its_error():
+    """Of level sky and of cells half its noise wide, in boxes of 64 x 64 pixels."""
+    rng = np.random.default_rng(3)
+    sigma, flat = 200.0, np.zeros((256, 256), np.int64)
+    width = flat + 100
+    off = {True: [], False: []}
+    for _ in range(8):
+        grid = np.rint(rng.normal(rng.uniform(-50, 50), sigma, flat.shape)).astype(np.int64)
+        for dithered, errors in off.items():
+            start = flat + ladder.dither(width) if dithered else flat
+            decoded = ladder.from_cells(ladder.to_cells(grid, start, width), start, width)
+            raw, met = (one.reshape(4, 64, 4, 64).swapaxes(1, 2) for one in (grid, decoded))
+            errors += list((np.median(met, axis=(2, 3)) - np.median(raw, axis=(2, 3))).ravel())
+    error = 1.25 * sigma / 64
+    assert np.std(off[False]) > 3 * error  # what it would be
+    assert np.std(off[True]) < 0.5 * error

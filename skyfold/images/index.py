@@ -69,6 +69,8 @@ class ImageEntry:
         How that was done, where its integers are known.
     odd_cells : bool
         Whether cells of an even number of integers hold one more.
+    dithered : bool
+        Whether cells are shifted from pixel to pixel, see `skyfold.ladder.dither`.
     fwhm_pix : float or None
         Of point sources [pixel].
     time : str or None
@@ -133,6 +135,7 @@ class ImageEntry:
     release: str = ""
     quantum: Quantum | None = None
     odd_cells: bool = False
+    dithered: bool = False
 
     @property
     def plane(self) -> tuple[int, int]:
@@ -252,7 +255,7 @@ def _to_parquet(rows: list[dict[str, Any]]) -> bytes:
         **dict.fromkeys(("step", "bscale", "bzero", "quant_step", "fwhm_pix"), real),
         **dict.fromkeys(("ra", "dec", "radius_deg"), real),
         **dict.fromkeys(("shape", "healpix", "details"), pa.list_(whole)),
-        "odd_cells": pa.bool_(),
+        **dict.fromkeys(("odd_cells", "dithered"), pa.bool_()),
         "fills": pa.binary(),
         "noise": pa.struct(noise),
         "quantum": pa.struct(quantum),

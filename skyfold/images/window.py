@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from skyfold import ladder
 from skyfold.errors import CorruptDataError, InvalidRequestError, LevelNotStoredError
 from skyfold.images.index import FLAG_FILL
-from skyfold.ladder import BLOCK, LEVELS, TILE
+from skyfold.ladder import BLOCK, LEAF, LEVELS, TILE
 from skyfold.layout import STRIDE
 from skyfold.noise import NoiseModel, background_at
 from skyfold.quantum import Quantum, QuantumWindow
@@ -240,14 +240,17 @@ class _Decoder:
         step, odd = self.entry.step, self.entry.odd_cells
         width = ladder.cell_width(predicted, sigma, step, self.dtype, odd=odd)
         cells = self.layers["sources"][place]
+        shift = ladder.dither(width) if self.entry.dithered else np.zeros_like(width)
         if self.level == "sources":
-            centres = ladder.from_cells(cells, predicted, width)
+            shift *= ladder.used_squares(cells, LEAF)
+            centres = ladder.from_cells(cells, predicted + shift, width)
             self._check(centres, name, "sources")
             refined = ladder.from_grid(centres, self._noise, self.dtype)
             values = self._unrounded(smooth)
-            np.copyto(values, refined, where=in_used_blocks(cells), casting="unsafe")
+            np.copyto(values, refined, where=ladder.used_squares(cells, BLOCK), casting="unsafe")
             return self._fill(values, flags)
-        centres = ladder.from_cells(cells + self.layers["bounded"][place], predicted, width)
+        cells = cells + self.layers["bounded"][place]
+        centres = ladder.from_cells(cells, predicted + shift, width)
         bounded = ladder.from_grid(centres, self._noise, self.dtype)
         if self.level == "bounded":
             self._check(centres, name, "bounded")
@@ -307,10 +310,3 @@ class _Decoder:
                 f"is {expected:08x}: layers under images/{self.entry.set}/{self.entry.group} at "
                 f"row {self.entry.row} are damaged; run `skyfold verify` and fetch them again"
             )
-
-
-def in_used_blocks(cells: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
-    """Whether each pixel lies in a block of 8 x 8 with a cell that is not zero."""
-    ny, nx = (side // BLOCK for side in cells.shape)
-    used = cells.reshape(ny, BLOCK, nx, BLOCK).any(axis=(1, 3))
-    return np.repeat(np.repeat(used, BLOCK, axis=0), BLOCK, axis=1)

@@ -20,6 +20,7 @@ import zarr
 
 from skyfold import layout, sky
 from skyfold.access.store import Store
+from skyfold.access.trust import reading
 from skyfold.errors import ReleaseError, SealedReleaseError
 from skyfold.images.details import SHARDED, decode_header, details_key, encode_places, shard_index
 from skyfold.images.index import ImageEntry, index_key, shard_key, write_index
@@ -48,7 +49,7 @@ DIRECT_GAIN = 0.98  # the raw array is stored by itself where that is smaller th
 SAMPLED_TILES = (2, 8)  # of an image, that tell how many bytes it would take by itself
 CLEARLY = 1.05
 _BINARY = ("fills", "places")
-WRITER = 3  # changes when the same image would be written as other bytes
+WRITER = 4  # changes when the same image would be written as other bytes
 
 
 class ReleaseBuilder:
@@ -240,6 +241,7 @@ class ReleaseBuilder:
             fills=_little_endian(encoded.fills),
             fwhm_pix=encoded.fwhm_pix,
             odd_cells=encoded.odd_cells and mode != "direct",
+            dithered=encoded.dithered and mode != "direct",
             bytes={layer: size for layer, size in sorted(sizes.items()) if size},
             places=self._places(entry, sizes),
         )
@@ -278,13 +280,13 @@ class ReleaseBuilder:
         """Where the chunks of an image lie, as its shards say."""
         ny, nx = (-(-side // TILE) for side in entry.plane)
         tail = 16 * ny * nx + 4
-        return encode_places(
-            {
-                layer: shard_index(self.store.read_end(shard_key(entry, layer), tail), ny * nx)
-                for layer, size in sorted(sizes.items())
-                if size and layer in SHARDED
-            }
-        )
+        found = {}
+        for layer, size in sorted(sizes.items()):
+            if size and layer in SHARDED:
+                key = shard_key(entry, layer)
+                with reading(f"{self.store.url}/{key}", "a shard"):
+                    found[layer] = shard_index(self.store.read_end(key, tail), ny * nx)
+        return encode_places(found)
 
     # The end.
 

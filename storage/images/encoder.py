@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skyfold import ladder
+from skyfold.codecs.blocks import BlocksCodec
 from skyfold.errors import UntrustedModelError
 from skyfold.images.index import FLAG_FILL
 from skyfold.ladder import LEAF, LEVELS, SAFE_INTEGER, TILE
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from storage.survey import SurveyImage
 
 FALLBACK_FWHM = 4.0
+DITHER_COST = 1.01  # bytes of remainders in dithered cells, over those in others
 ODD_SCATTER = 1.08  # of errors in a cell, over those in one of exactly `step` noise units
 MAX_TOLERANCE = 2e-5  # at the prediction limit the guard's residues reach 100 of 126 steps
 _INT32 = np.iinfo(np.int32)
@@ -59,6 +61,8 @@ class EncodedImage:
         With the layer `quantum`, where floats were integers before.
     odd_cells : bool
         As `skyfold.ladder.cell_width` takes it.
+    dithered : bool
+        Whether cells are shifted, see `skyfold.ladder.dither`.
     """
 
     mode: str
@@ -68,6 +72,7 @@ class EncodedImage:
     fwhm_pix: float | None = None
     quantum: Quantum | None = None
     odd_cells: bool = False
+    dithered: bool = False
 
 
 class NotLadderableError(Exception):
@@ -188,6 +193,7 @@ class _Ladder:
         self.image = prepared
         self.network = network
         self.step = step
+        self.dithered = True
         self.odd = prepared.stored.dtype.kind != "f" and _is_odd_better(step * prepared.noise.sigma)
         shape = prepared.stored.shape
         wide = prepared.stored.dtype.itemsize == 8
@@ -227,12 +233,29 @@ class _Ladder:
             np.where(self.image.coded & ~kept, residual, np.nan),
             _pixels(blank_leaves(leaves, fwhm)),
         )
+        self.dithered = self._is_dither_cheap(predictions, kept)
         for number, tile in enumerate(np.ndindex(self.image.tiles)):
             self._tile(predictions[number], kept, *tile)
         self.layers["sources"] = np.where(kept, self.cells, 0)
         self.layers["bounded"] = np.where(kept, 0, self.cells)
         noise, fills = self.image.noise, self.image.fills
-        return EncodedImage("ladder", self.layers, noise, fills, fwhm, self.quantum, self.odd)
+        return EncodedImage(
+            "ladder", self.layers, noise, fills, fwhm, self.quantum, self.odd, self.dithered
+        )
+
+    def _is_dither_cheap(self, predictions: NDArray[np.float32], kept: NDArray[np.bool_]) -> bool:
+        """Whether remainders have no pattern that dithered cells would scatter, by one tile.
+
+        Pixels of few values, such as those that were rounded before, lie at few places of a cell.
+        """
+        tiles = list(np.ndindex(self.image.tiles))
+        number = int(np.argmax([self.image.coded[self.image.place(*tile)].sum() for tile in tiles]))
+        sizes = []
+        for self.dithered in (False, True):
+            self._tile(predictions[number], kept, *tiles[number])
+            rest = self.layers["exact"][self.image.place(*tiles[number])]
+            sizes.append(len(BlocksCodec().encode_chunk(rest[np.newaxis])))
+        return sizes[1] <= DITHER_COST * sizes[0]
 
     def _significance(
         self, predictions: NDArray[np.float32]
@@ -276,13 +299,17 @@ class _Ladder:
     def _tile(self, y: NDArray[np.float32], kept: NDArray[np.bool_], ty: int, tx: int) -> None:
         place = self.image.place(ty, tx)
         predicted, width = self._predict(y, ty, tx)
-        cells = ladder.to_cells(self.image.grid(ty, tx), predicted, width)
+        shift = ladder.dither(width) if self.dithered else np.zeros_like(width)
+        cells = ladder.to_cells(self.image.grid(ty, tx), predicted + shift, width)
         cells = np.where(self.image.coded[place], cells, 0)
         if cells.min() < _INT32.min or cells.max() > _INT32.max:
             raise NotLadderableError
         self.cells[place] = cells
-        self._finish_tile(predicted, width, cells, ty, tx)
-        sources = ladder.from_cells(np.where(kept[place], cells, 0), predicted, width)
+        centres = ladder.from_cells(cells, predicted + shift, width)
+        self._finish_tile(predicted, width, centres, ty, tx)
+        cells = np.where(kept[place], cells, 0)
+        shift *= ladder.used_squares(cells, LEAF)
+        sources = ladder.from_cells(cells, predicted + shift, width)
         met = ladder.checksum(sources, *self._extent(ty, tx))
         self.layers["checksum"][ty, tx, LEVELS.index("sources")] = met
 
@@ -290,14 +317,13 @@ class _Ladder:
         self,
         predicted: NDArray[np.int64],
         width: NDArray[np.int64],
-        cells: NDArray[np.int64],
+        centres: NDArray[np.int64],
         ty: int,
         tx: int,
     ) -> None:
         """Remainder, checksums and the check of the bound."""
         place = self.image.place(ty, tx)
         stored, coded = self.image.stored[place], self.image.coded[place]
-        centres = ladder.from_cells(cells, predicted, width)
         bounded = ladder.from_grid(centres, self.image.noise, stored.dtype)
         bounded = self._filled(bounded, place)
         rest = ladder.remainder(stored, centres, width, bounded)

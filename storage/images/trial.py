@@ -101,6 +101,7 @@ def encode_on_trial(
         fills=fills,
         fwhm_pix=encoded.fwhm_pix,
         odd_cells=encoded.odd_cells,
+        dithered=encoded.dithered,
     )
 
     def read(names: tuple[str, ...], tiles_y: slice, tiles_x: slice) -> dict[str, NDArray[Any]]:
