@@ -31,6 +31,7 @@ from skyfold.layout import CARD_KEY, MANIFEST_KEY, PROVENANCE_KEY, REPORT_KEY
 from skyfold.release import DataRelease, open_release
 from storage.drift import GROWTH, growth, strange_numbers, worse_rows
 from storage.register import register_release
+from storage.trails import crossed_images, more_crossed
 
 LIBRARIES = (
     "numpy",
@@ -125,6 +126,7 @@ def compare(job: Job, release: DataRelease) -> QuarantineError | None:
         emit(DRIFTED, job, {"growth": aged, "base": job.base.name})
     night = [one for one in release.images.entries.values() if not one.release]
     strange = strange_numbers(night, base)
+    strange += more_crossed(crossed_images(release, night), crossed_images(job.base, base))
     rows = worse_rows(release.fidelity.rows(), job.base.fidelity.rows())
     if not (rows or strange):
         return None
@@ -142,7 +144,7 @@ def compare(job: Job, release: DataRelease) -> QuarantineError | None:
 
 
 def _first(rows: list[dict[str, Any]], strange: list[dict[str, Any]]) -> str:
-    """How many losses exceed those of a base, or medians lie outside, and the first of them."""
+    """How many losses exceed those of a base, or numbers lie outside, and the first of them."""
     if rows:
         one = rows[0]
         return (
@@ -152,7 +154,7 @@ def _first(rows: list[dict[str, Any]], strange: list[dict[str, Any]]) -> str:
         )
     one = strange[0]
     return (
-        f"{len(strange)} medians of its images differ, the first {one['number']} in {one['band']}: "
+        f"{len(strange)} numbers of its images differ, the first {one['number']} in {one['band']}: "
         f"{one['value']:.3g}, against {one['low']:.3g} to {one['high']:.3g}"
     )
 

@@ -28,6 +28,7 @@ from flows.simulate import Camera, Sky, simulate_image
 from skyfold import DataRelease, open_release
 from skyfold.layout import FIDELITY_KEY
 from storage.drift import strange_numbers, worse_rows
+from storage.trails import crossed_images, more_crossed
 
 Pixels = NDArray[np.uint16]
 PEDESTAL = 1000.0
@@ -132,8 +133,10 @@ def verdict(release: DataRelease, base: DataRelease) -> list[str]:
     """Why a night would be quarantined; empty if it is published."""
     entries, others = release.images.entries.values(), base.images.entries.values()
     rows = worse_rows(release.fidelity.rows(), base.fidelity.rows())
+    numbers = strange_numbers(entries, others)
+    numbers += more_crossed(crossed_images(release, entries), crossed_images(base, others))
     strange = [f"{one['number']} {one['value']:.3g}, allowed {one['low']:.3g} to {one['high']:.3g}"
-               for one in strange_numbers(entries, others)]  # fmt: skip
+               for one in numbers]  # fmt: skip
     lost = [f"{one['case']} {one['measure']} {one['level']} {one['low']:.3g}, allowed "
             f"{one['allowed']:.3g}" for one in rows]  # fmt: skip
     return [*strange[:3], *lost[:3]]
