@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import threading
 import weakref
@@ -12,31 +11,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from skyfold import layout
 from skyfold.access.cache import CachedReader, DiskCache, MemoryCache, disk_cache
-from skyfold.access.seal import check_root, read_manifest
+from skyfold.access.contents import ReleaseContents
+from skyfold.access.root import check_stated, read_root
 from skyfold.access.store import Store
-from skyfold.access.store_errors import named_store_errors
-from skyfold.access.traffic import Traffic
 from skyfold.access.trust import (
-    MAX_MANIFEST_BYTES,
-    MAX_METADATA_BYTES,
     check_key,
-    default_cap,
-    load_json,
-    reading,
 )
 from skyfold.errors import (
     CorruptDataError,
-    FormatVersionError,
-    ReleaseNotFoundError,
-    SkyfoldError,
     UnsealedReleaseError,
 )
 from skyfold.ladder import LEVELS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import zarr
+    from collections.abc import Callable
 
     from skyfold.catalogs.library import CatalogLibrary
     from skyfold.densities.library import DensityLibrary
@@ -92,39 +80,14 @@ def open_release(
     >>> release = skyfold.open_release("s3://bucket/demo/dr1")  # doctest: +SKIP
     """
     store = Store(url, options)
-    try:
-        data = store.read(layout.ZARR_KEY, MAX_METADATA_BYTES)
-        root = json.loads(data)
-        about = root["attributes"]["skyfold"]
-        version = about.get("format")
-    except FileNotFoundError as error:
-        raise ReleaseNotFoundError(
-            f"no release at {store.url}: it has no {layout.ZARR_KEY}; check the URL"
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ReleaseNotFoundError(
-            f"{store.url}/{layout.ZARR_KEY} does not describe a skyfold release; check the URL"
-        ) from error
-    if version != layout.FORMAT:
-        raise FormatVersionError(
-            f"{store.url} has format {version!r}; this version of skyfold reads {layout.FORMAT}: "
-            "upgrade skyfold"
-        )
+    data, root = read_root(store)
     seal = store.fingerprint(layout.MANIFEST_KEY)
     if seal is None and not unsealed:
         raise UnsealedReleaseError(
             f"{store.url} is not sealed: it is still being written, or its build was stopped; wait "
             "for it, or finish it with `python -m flows publish`"
         )
-    with reading(f"{store.url}/{layout.ZARR_KEY}", "the root of a release"):
-        if seal is not None:
-            check_root(data, about, f"{store.url}/{layout.ZARR_KEY}")
-        for kind in ("images", "catalogs", "densities"):
-            for name in about.get(kind, []):
-                check_key(name)
-        for name in dict(about.get("held", {})).values():
-            check_key(name)
-        dict((root.get("consolidated_metadata") or {}).get("metadata", {}))
+    check_stated(data, root, store, sealed=seal is not None)
     digest = hashlib.sha256(data).hexdigest()
     identity = "\n".join([store.url, str(seal), digest])
     disk, memory = (disk_cache(cache), MemoryCache()) if seal is not None else (None, None)
@@ -132,7 +95,7 @@ def open_release(
     return DataRelease(reader, root, sealed=seal is not None, max_bytes=max_bytes)
 
 
-class DataRelease:
+class DataRelease(ReleaseContents):
     """A data release; made by `open_release`.
 
     It may be used from several threads, and sent to other processes: there it is opened anew, once
@@ -156,36 +119,10 @@ class DataRelease:
 
     levels = LEVELS
 
-    def __init__(
-        self,
-        reader: CachedReader,
-        root: dict[str, Any],
-        *,
-        sealed: bool,
-        max_bytes: int | None = None,
-    ) -> None:
-        self.reader = reader
-        self.max_bytes = default_cap() if max_bytes is None else max_bytes
-        self.store = reader.store
-        self.about: dict[str, Any] = root["attributes"]["skyfold"]
-        self.sealed = sealed
-        consolidated = root.get("consolidated_metadata") or {}
-        self._metadata: dict[str, Any] = consolidated.get("metadata", {}) if sealed else {}
-        self._lock = threading.RLock()
-        self._parts: dict[str, Any] = {}
-
     def __reduce__(self) -> tuple[Any, ...]:
         disk = self.reader.disk
         arguments = (self.url, self.store.options, not self.sealed, disk, self.max_bytes)
         return _open_once, arguments
-
-    def _part(self, name: str, make: Callable[[], T]) -> T:
-        """Something that is made when it is first used."""
-        with self._lock:
-            if name not in self._parts:
-                self._parts[name] = make()
-            found: T = self._parts[name]
-            return found
 
     def _names(self, kind: str) -> list[str]:
         return sorted(self.about.get(kind, []))
@@ -219,19 +156,9 @@ class DataRelease:
         return self._part("objects", lambda: ObjectLibrary(self))
 
     @property
-    def url(self) -> str:
-        """Where the release is."""
-        return self.store.url
-
-    @property
     def name(self) -> str:
         """Name of the release, such as ``dr1``."""
         return str(self.about.get("name", self.url.rsplit("/", 1)[-1]))
-
-    @property
-    def traffic(self) -> Traffic:
-        """Requests and bytes that reading has cost so far."""
-        return self.store.traffic
 
     def __repr__(self) -> str:
         state = "sealed" if self.sealed else "NOT SEALED"
@@ -243,26 +170,6 @@ class DataRelease:
         from skyfold.pages import release_html
 
         return release_html(self)
-
-    def read(self, key: str) -> bytes:
-        """Whole object of the release.
-
-        Raises
-        ------
-        CorruptDataError
-            If it is missing, or has another digest than the release's root states.
-        """
-        try:
-            data = self.reader.read(key)
-        except FileNotFoundError as error:
-            raise self._missing(key) from error
-        stated = self.about.get("digests", {}).get(key)
-        if self.sealed and stated is not None and hashlib.sha256(data).hexdigest() != stated:
-            raise CorruptDataError(
-                f"{self.url}/{key} does not have the SHA-256 {stated} that {layout.ZARR_KEY} "
-                "states; run `skyfold verify`"
-            )
-        return data
 
     def home(self, name: str) -> DataRelease:
         """The release that holds an image's layers, or an earlier one; else CorruptDataError."""
@@ -286,67 +193,6 @@ class DataRelease:
         """The release that holds a table, such as ``catalogs/galaxies``: this or an earlier one."""
         return self.home(self.about.get("held", {}).get(path, ""))
 
-    def _missing(self, key: str) -> CorruptDataError:
-        return CorruptDataError(
-            f"{self.url}/{key} is missing; the release is not complete: run `skyfold verify`"
-        )
-
-    def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes | SkyfoldError]:
-        """Parts of objects (key, first byte, byte after the last), in one round of requests.
-
-        What cannot be read has an error in its place.
-        """
-        try:
-            return list(self.reader.read_ranges(ranges))
-        except (FileNotFoundError, SkyfoldError) as error:
-            keys = list(dict.fromkeys(key for key, _, _ in ranges))
-            if len(keys) == 1:
-                if isinstance(error, SkyfoldError):
-                    return [error] * len(ranges)
-                return [self._missing(keys[0])] * len(ranges)
-        found = {  # object by object, so that one that is missing fails by itself
-            key: iter(self.read_ranges([one for one in ranges if one[0] == key])) for key in keys
-        }
-        return [next(found[key]) for key, _, _ in ranges]
-
-    def metadata(self, path: str) -> dict[str, Any]:
-        """Zarr metadata of an array; CorruptDataError if there is none."""
-        found = self._metadata.get(path)
-        try:
-            metadata: dict[str, Any] = found or load_json(
-                self.read(f"{path}/{layout.ZARR_KEY}"), f"{path}/{layout.ZARR_KEY}"
-            )
-            metadata["shape"], metadata["codecs"]  # a group has none
-        except (ValueError, KeyError, TypeError) as error:
-            raise CorruptDataError(
-                f"{self.url}/{path} is not described as an array: {error}; run `skyfold verify`"
-            ) from error
-        return metadata
-
-    def array(self, path: str, spec: Mapping[str, Any]) -> zarr.Array[Any]:
-        """Zarr array that is as the layout says; see `skyfold.access.arrays.open_array`."""
-        from skyfold.access.arrays import open_array
-        from skyfold.access.zarr_store import ReaderStore
-
-        store = self._part("zarr store", lambda: ReaderStore(self.reader))
-        return self._part(f"array {path}", lambda: open_array(self, store, path, spec))
-
-    @property
-    def group(self) -> zarr.Group:
-        """Root group of the Zarr arrays."""
-
-        def make() -> zarr.Group:
-            import zarr
-
-            from skyfold.access.zarr_store import ReaderStore
-
-            with named_store_errors(self.url, "open"):
-                return zarr.open_group(
-                    ReaderStore(self.reader), mode="r", use_consolidated=self.sealed or None
-                )
-
-        return self._part("group", make)
-
     def network(self, digest: str) -> Network:
         """Model of a digest, checked and ready to run."""
         from skyfold.access.graph_check import MAX_MODEL_BYTES
@@ -357,37 +203,6 @@ class DataRelease:
             return Network(files, digest)
 
         return self._part(f"network {digest}", make)
-
-    def model_files(self, digest: str, names: Sequence[str], limit: int) -> dict[str, bytes]:
-        """Files of a model, none of which may take more bytes than a limit.
-
-        Parameters
-        ----------
-        digest : str
-            Of the model.
-        names : sequence of str
-            Of the files.
-        limit : int
-            No more is fetched.
-
-        Raises
-        ------
-        CorruptDataError
-            If one is missing or larger.
-        """
-        keys = [f"models/{digest}/{name}" for name in names]
-        files = {}
-        found = self.read_ranges([(key, 0, limit + 1) for key in keys])
-        for name, data in zip(names, found, strict=True):
-            if isinstance(data, SkyfoldError):
-                raise data
-            if len(data) > limit:
-                raise CorruptDataError(
-                    f"{self.url}/models/{digest}/{name} is larger than {limit} bytes; fetch the "
-                    "release again, or ask its publisher"
-                )
-            files[name] = data
-        return files
 
     @property
     def fidelity(self) -> FidelityRecord:
@@ -444,42 +259,9 @@ class DataRelease:
 
     def info(self) -> dict[str, Any]:
         """What is in the release: sets, levels, bytes, bits per pixel, what was set aside."""
-        return {
-            "name": self.name,
-            "url": self.url,
-            "sealed": self.sealed,
-            "format": self.about["format"],
-            "images": {name: self._image_set_info(name) for name in self.images.sets},
-            "catalogs": {name: one.info() for name, one in self.catalogs.items()},
-            "densities": {name: one.info() for name, one in self.densities.items()},
-            "objects": self.objects.info() if len(self.objects) else {},
-            "set_aside": self.about.get("set_aside", []),
-            "quarantined": self.about.get("quarantined", []),
-        }
+        from skyfold.summary import release_info
 
-    def _image_set_info(self, name: str) -> dict[str, Any]:
-        entries = [entry for entry in self.images.entries.values() if entry.set == name]
-        pixels = sum(entry.pixels for entry in entries)
-        stored = {level: sum(entry.bytes_at(level) for entry in entries) for level in LEVELS}
-        return {
-            "count": len(entries),
-            "pixels": pixels,
-            "bands": sorted({entry.band for entry in entries}),
-            "bound": max((entry.bound for entry in entries), default=0.0),
-            "levels": {
-                level: {"bytes": size, "bpp": 8 * size / max(pixels, 1)}
-                for level, size in stored.items()
-            },
-        }
-
-    def manifest(self) -> dict[str, dict[str, Any]]:
-        """Size and SHA-256 of every object, by key; CorruptDataError if it was changed."""
-        key = layout.MANIFEST_KEY
-        name = f"{self.url}/{key}"
-        try:  # past the cache, which may hold it from before
-            return read_manifest(self.store.read(key, MAX_MANIFEST_BYTES), name)
-        except FileNotFoundError as error:
-            raise self._missing(key) from error
+        return release_info(self)
 
     def verify(
         self,

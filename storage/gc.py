@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from skyfold.access.seal import read_manifest
@@ -80,13 +81,13 @@ def find_garbage(product: Store, *, older_than: timedelta = DEFAULT_AGE) -> list
 
 
 def remove_garbage(product: Store, garbage: list[Garbage]) -> None:
-    """Remove it: a release's root first, so that a half removed one is no release any more.
+    """Remove it: last that by which a release is known, so that a cut removal can be taken up.
 
     A release that was sealed since it was found is left alone, from the object on at which its seal
     is met. Whoever seals makes good what was removed before, or cannot seal.
     """
     for one in garbage:
-        for key in sorted(one.keys, key=lambda key: (not key.endswith(f"/{ZARR_KEY}"), key)):
+        for key in sorted(one.keys, key=partial(_is_mark, one.release)):
             if one.reason == _ABANDONED and product.exists(f"{one.release}/{MANIFEST_KEY}"):
                 break
             product.delete(key)
@@ -110,22 +111,21 @@ def _by_release(product: Store) -> dict[str, Objects]:
 
 def _candidates(product: Store, name: str, objects: Objects) -> Iterator[tuple[str, set[str]]]:
     """Reasons, and the objects that they concern."""
-    partial = {key for key in objects if key.endswith(PARTIAL)}
+    unfinished = {key for key in objects if key.endswith(PARTIAL)}
     if not name:
-        yield "half written", partial
+        yield "half written", unfinished
     elif f"{name}/{MANIFEST_KEY}" in objects:
         listed = _listed(product, name)
         yield "not of the sealed release", {k for k in objects if k not in listed}
-    elif _is_release(name, objects):
+    elif any(_is_mark(name, key) for key in objects):
         yield _ABANDONED, set(objects)
     else:
-        yield "half written", partial
+        yield "half written", unfinished
 
 
-def _is_release(name: str, objects: Objects) -> bool:
-    """Whether a prefix is one of ours: a root, or the notes of a build."""
-    staged = (key.startswith(f"{name}/{STAGING}/") for key in objects)
-    return f"{name}/{ZARR_KEY}" in objects or any(staged)
+def _is_mark(name: str, key: str) -> bool:
+    """Whether a prefix with this key is a release of ours: its root, or a note of its build."""
+    return key == f"{name}/{ZARR_KEY}" or key.startswith(f"{name}/{STAGING}/")
 
 
 def _listed(product: Store, name: str) -> set[str]:

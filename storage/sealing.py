@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import zarr
+from zarr.core.buffer import cpu
 
 from skyfold import layout
 from skyfold.access.seal import is_read_whole, manifest_digest, read_manifest, seal_root
@@ -68,10 +69,6 @@ def seal_release(
     entries = _require_images(store)
     for key in orphans(store, entries):
         store.delete(key)
-    with warnings.catch_warnings():
-        # record, report and models lie beside the arrays on purpose
-        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
-        zarr.consolidate_metadata(store.zarr(read_only=False))
     _seal_metadata(store)
     objects = _digests(store, progress)
     manifest = {
@@ -178,10 +175,23 @@ def _referred(store: Store, entries: list[ImageEntry]) -> dict[str, str]:
 
 
 def _seal_metadata(store: Store) -> None:
-    """State in the root the digests of what a reader takes whole, and the root's own."""
-    keys = [key for key in store.sizes() if is_read_whole(key)]
-    digests = {key: hashlib.sha256(store.read(key)).hexdigest() for key in keys}
-    store.write(layout.ZARR_KEY, seal_root(store.read(layout.ZARR_KEY), digests))
+    """State in the root all metadata, the digests of what a reader takes whole, and its own.
+
+    It is written once, as it stays: another process that seals may be reading it already.
+    """
+    keys = [key for key in store.sizes() if not key.startswith(f"{STAGING}/")]
+    digests = {
+        key: hashlib.sha256(store.read(key)).hexdigest() for key in filter(is_read_whole, keys)
+    }
+    documents: dict[str, Any] = {
+        key: cpu.Buffer.from_bytes(store.read(key))
+        for key in keys
+        if key.rpartition("/")[2] == layout.ZARR_KEY
+    }
+    with warnings.catch_warnings():  # other Zarr libraries may not know of it
+        warnings.simplefilter("ignore", zarr.errors.ZarrUserWarning)
+        zarr.consolidate_metadata(zarr.storage.MemoryStore(documents))
+    store.write(layout.ZARR_KEY, seal_root(documents[layout.ZARR_KEY].to_bytes(), digests))
 
 
 def _digests(store: Store, progress: Callable[[int, int], None] | None) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from skyfold.errors import CorruptDataError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from skyfold.access.contents import ReleaseContents
     from skyfold.access.store import Store
-    from skyfold.release import DataRelease
 
 _SLACK = 4096  # bytes that compressed numbers may take beyond plain ones, and for each chunk
 _CHUNK_SLACK = 256
@@ -119,7 +119,7 @@ class BoundedStore(WrapperStore[Any]):
 
 
 def open_array(
-    release: DataRelease, store: Any, path: str, spec: Mapping[str, Any]
+    release: ReleaseContents, store: Any, path: str, spec: Mapping[str, Any]
 ) -> zarr.Array[Any]:
     """Zarr array of a release, if it is the layout's.
 

@@ -20,7 +20,7 @@ from skyfold.errors import StoreUnavailableError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     import zarr
@@ -226,7 +226,7 @@ class Store(Connection):
         with self._named("create", key):
             if self.is_local:
                 write_whole(Path(self.path(key)), data, is_new=True)
-            elif "s3" in self.fs.protocol:
+            elif self._is_s3:
                 self._create_on_s3(key, data)
             else:
                 if self.fs.exists(self.path(key)):
@@ -269,13 +269,18 @@ class Store(Connection):
     def delete(self, key: str) -> None:
         """Remove an object if it is there."""
         with self._named("delete", key):
-            if self.fs.exists(self.path(key)):
+            if self._is_s3:  # which minds no absence, but that of the bucket
+                self._require_bucket(lambda: self.fs.rm_file(self.path(key)))
+            elif self.fs.exists(self.path(key)):
                 self.fs.rm_file(self.path(key))
 
     def delete_prefix(self, prefix: str) -> None:
         """Remove every object below a prefix."""
         with self._named("delete", prefix):
-            if self.fs.exists(self.path(prefix)):
+            if self._is_s3:
+                if keys := list(self._listed(prefix)):
+                    self.fs.rm([self.path(key) for key in keys])
+            elif self.fs.exists(self.path(prefix)):
                 self.fs.rm(self.path(prefix), recursive=True)
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
@@ -301,17 +306,27 @@ class Store(Connection):
         """What the file system says of every object below a prefix."""
         with self._named("list", prefix):
             self.fs.invalidate_cache()
-            try:
-                found = self.fs.find(self.path(prefix), detail=True)
-            except FileNotFoundError as error:
-                if "s3" in self.fs.protocol:  # an empty prefix is an empty list; this is no bucket
-                    raise StoreUnavailableError(
-                        f"cannot list {self.url}: there is no such bucket; create it, or check the "
-                        "URL"
-                    ) from error
+            try:  # of an empty prefix on S3, an empty list
+                found = self._require_bucket(lambda: self.fs.find(self.path(prefix), detail=True))
+            except FileNotFoundError:
                 return {}
         start = len(self.root) + 1
         return {str(path)[start:]: info for path, info in sorted(found.items())}
+
+    @property
+    def _is_s3(self) -> bool:
+        return "s3" in self.fs.protocol
+
+    def _require_bucket(self, act: Callable[[], Any]) -> Any:
+        """Result of what finds nothing on S3 only where there is no bucket."""
+        try:
+            return act()
+        except FileNotFoundError as error:
+            if not self._is_s3:
+                raise
+            raise StoreUnavailableError(
+                f"there is no bucket for {self.url}; create it, or check the URL"
+            ) from error
 
     def size(self, key: str) -> int:
         """Bytes of one object, 0 if there is none."""

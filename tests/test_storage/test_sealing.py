@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from skyfold.errors import (
     ReleaseError,
     ReleaseNotFoundError,
     SealedReleaseError,
+    StoreUnavailableError,
 )
 from skyfold.releases import image_provenance
 from storage.drift import FEWEST, growth, strange_numbers, worse_rows
@@ -176,6 +178,29 @@ def test_a_release_that_was_sealed_since_it_was_found_stays(release):
     ReleaseBuilder(Store(release)).seal()
     remove_garbage(store, garbage)
     assert open_release(release).verify() == {}
+
+
+@pytest.mark.parametrize("removed", [1, 12, -1])
+def test_a_removal_that_is_cut_off_is_found_again(release, monkeypatch, removed):
+    store = Store(release.parent)
+    (garbage,) = find_garbage(store, older_than=timedelta(0))
+    left = removed % len(garbage.keys)
+
+    def delete(store: Store, key: str, whole: Callable[[Store, str], None] = Store.delete) -> None:
+        nonlocal left
+        if left == 0:
+            raise StoreUnavailableError("cut off")
+        left -= 1
+        whole(store, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "delete", delete)
+        with pytest.raises(StoreUnavailableError):
+            remove_garbage(store, [garbage])
+    (rest,) = find_garbage(store, older_than=timedelta(0))
+    assert len(rest.keys) == len(garbage.keys) - removed % len(garbage.keys)
+    remove_garbage(store, [rest])
+    assert store.sizes() == {}
 
 
 def test_nothing_is_removed_by_a_manifest_that_is_damaged(release):
