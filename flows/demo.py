@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from skyfold.release import DataRelease
 
 CUTOUT = 30 * u.arcsec
+SHEAR_GALAXIES = 200  # a band: enough to show what the record says of them
 
 
 def run_demo(folder: Path, *, steps: int, images: int, seed: int) -> None:
@@ -32,7 +33,12 @@ def run_demo(folder: Path, *, steps: int, images: int, seed: int) -> None:
     if not survey.exists():
         console.print(f"simulating {images} images of two bands, a catalog and p(z) in {folder}")
         survey = simulate_survey(
-            folder, seed=seed, images=images, steps=steps, progress=_Counter(console)
+            folder,
+            seed=seed,
+            images=images,
+            steps=steps,
+            shear_galaxies=SHEAR_GALAXIES,
+            progress=_Counter(console),
         )
     url = build(str(survey.resolve()))
     release = open_release(url)

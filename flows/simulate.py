@@ -60,6 +60,7 @@ def simulate_survey(
     catalog_rows: int = 20000,
     minutes: float = 3.0,
     steps: int | None = None,
+    shear_galaxies: int = 0,
     progress: Callable[[int, int], None] | None = None,
     damage: bool = False,
 ) -> Path:
@@ -87,6 +88,8 @@ def simulate_survey(
         Training time that `survey.toml` asks for.
     steps : int, optional
         Steps of training to ask for instead: the same model on a slower or busier machine.
+    shear_galaxies : int
+        Galaxies of known shear that `survey.toml` asks the fidelity record for.
     progress : callable or None
         Called with (files done, files in all).
     damage : bool
@@ -131,7 +134,7 @@ def simulate_survey(
     _write_catalog(folder / "raw", sky, catalog_rows)
     report(images + 1, images + 1)
     (folder / "survey.toml").write_text(
-        _survey_toml(seed, f"steps = {steps}" if steps else f"minutes = {minutes}")
+        _survey_toml(seed, f"steps = {steps}" if steps else f"minutes = {minutes}", shear_galaxies)
     )
     return folder / "survey.toml"
 
@@ -195,7 +198,7 @@ def _write_catalog(folder: Path, sky: Sky, number: int) -> None:
     np.save(folder / "zgrid.npy", Z_GRID)
 
 
-def _survey_toml(seed: int, budget: str) -> str:
+def _survey_toml(seed: int, budget: str, shear_galaxies: int) -> str:
     errors = ", ".join(f'mag_{band} = "mag_err_{band}"' for band in BANDS)
     return f"""\
 [release]
@@ -228,4 +231,7 @@ seed = {seed}
 
 [levels]
 step = 0.5
+
+[fidelity]
+shear_galaxies = {shear_galaxies}
 """

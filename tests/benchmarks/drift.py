@@ -1,6 +1,6 @@
 """Does the gate stop nights that drifted, and no others? Simulated nights, encoded and compared.
 
-    python -m tests.benchmarks.drift [--nights 20] [--images 10] [--size 256] [--folder FOLDER]
+    python -m tests.benchmarks.drift [--nights 20] [--images 10] [--size 512] [--folder FOLDER]
 
 A base of twice as many images, ordinary nights of other sky seeds, and nights in which one thing
 went wrong, all encoded by one model; what `storage.drift` says of each is printed, then false
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nights", type=int, default=20)
     parser.add_argument("--images", type=int, default=10)
-    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--folder", type=Path, default=Path("build/benchmarks/drift"))
     given = parser.parse_args()
     size, images = given.size, given.images
@@ -129,12 +130,18 @@ def _expose(
         fits.PrimaryHDU(change(pixels, number), header).writeto(path, overwrite=True)
 
 
+@cache
+def crossed(release: DataRelease) -> dict[str, list[bool]]:
+    """Which images of a release trails lie on."""
+    return crossed_images(release, release.images.entries.values())
+
+
 def verdict(release: DataRelease, base: DataRelease) -> list[str]:
     """Why a night would be quarantined; empty if it is published."""
     entries, others = release.images.entries.values(), base.images.entries.values()
     rows = worse_rows(release.fidelity.rows(), base.fidelity.rows())
     numbers = strange_numbers(entries, others)
-    numbers += more_crossed(crossed_images(release, entries), crossed_images(base, others))
+    numbers += more_crossed(crossed(release), crossed(base))
     strange = [f"{one['number']} {one['value']:.3g}, allowed {one['low']:.3g} to {one['high']:.3g}"
                for one in numbers]  # fmt: skip
     lost = [f"{one['case']} {one['measure']} {one['level']} {one['low']:.3g}, allowed "
