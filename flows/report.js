@@ -67,6 +67,7 @@ function areasOf(number, chosen) {
   const kinds = new Set(used.map((row) => record.areas[row[AREA]].kind));
   return record.areas.flatMap((area, i) => (kinds.has(area.kind) ? [i] : []));
 }
+const rateIn = (areas) => `bits per ${areas.some((i) => record.areas[i].kind === "images") ? "pixel" : "value"}`;
 function cost(level, areas) {
   const here = areas.map((area) => storedAt.get(`${level},${area}`));
   if (here.some((row) => !row)) return null;
@@ -115,7 +116,7 @@ function fillAnswer(now, verdicts) {
     const why = found.name === LOSSLESS ? "It is the stored array bit for bit, so nothing is lost."
       : `Upper end of its recorded loss: ${amount(found.high, now.measure)} (${place(found)}), within the ${allowed} allowed.`;
     box.replaceChildren(
-      make("p", { class: "big" }, make("code", {}, found.name), ` at ${digits(found.bpp)} bits per pixel`),
+      make("p", { class: "big" }, make("code", {}, found.name), ` at ${digits(found.bpp)} ${rateIn(now.areas)}`),
       make("p", {}, `My area: ${priceOf(found, now)}. ${why}`));
     return found;
   }
@@ -130,7 +131,7 @@ function fillAnswer(now, verdicts) {
   return null;
 }
 function fillVerdicts(now, verdicts, chosen) {
-  const head = ["level", "meets the need", "bits per pixel", "my area", "upper end of the loss"];
+  const head = ["level", "meets the need", rateIn(now.areas), "my area", "upper end of the loss"];
   const rows = verdicts.map((one) => {
     const exact = one.name === LOSSLESS, open = one.high === null && !exact;
     const [kind, text] = meets(one) ? ["yes", "✓ yes"] : open ? ["unknown", "? too few objects"] : ["no", "✗ no"];

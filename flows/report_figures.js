@@ -1,5 +1,6 @@
 // Rate against loss and the training curves, drawn as SVG from the embedded record.
 const BOX = { left: 46, right: 350, top: 48, bottom: 212, width: 360, height: 250 };
+const TITLE = 46; // letters of a panel's title that fit
 function axis(values, start, end) {
   const low = Math.log10(Math.min(...values)), high = Math.log10(Math.max(...values));
   const pad = Math.max((high - low) * 0.06, 0.05);
@@ -34,16 +35,18 @@ function panel(number, areas, limit) {
   const points = lines.flatMap((line) => line.points);
   const losses = points.flatMap((point) => [point.value, point.low, point.high]).filter((value) => value > 0);
   const what = `${measure.name}: ${measure.statistic === "p90" ? "90th percentile of the loss" : "mean loss"}${isRate(measure) ? " [%]" : measure.unit ? ` [${measure.unit}]` : ""}`;
-  const svg = draw("svg", { viewBox: `0 0 ${BOX.width} ${BOX.height}`, role: "img", "aria-label": `${what}, against bits per pixel. ${summary(lines, measure)}` },
-    draw("text", { x: 4, y: 14, class: "title" }, what));
   const rates = points.map((point) => point.bpp).filter((value) => value > 0);
-  if (!losses.length || !rates.length) {
-    svg.append(draw("text", { x: BOX.left, y: 110, class: "quiet" }, points.some((point) => point.name !== "exact") ? "No level loses anything." : "Too few objects for a number."));
+  const isEmpty = !losses.length || !rates.length;
+  const fitted = what.length > TITLE ? { textLength: BOX.width - 8, lengthAdjust: "spacingAndGlyphs" } : {};
+  const svg = draw("svg", { viewBox: `0 0 ${BOX.width} ${isEmpty ? 56 : BOX.height}`, role: "img", "aria-label": `${what}, against ${rateIn(areas)}. ${summary(lines, measure)}` },
+    draw("text", { x: 4, y: 14, class: "title", ...fitted }, what));
+  if (isEmpty) {
+    svg.append(draw("text", { x: BOX.left, y: 40, class: "quiet" }, points.some((point) => point.name !== "exact") ? "No level loses anything." : "Too few objects for a number."));
     return svg;
   }
   const x = axis(rates, BOX.left, BOX.right), y = axis(losses, BOX.bottom - 24, BOX.top), zero = BOX.bottom - 8;
   const height = (value) => (value > 0 ? y.at(value) : zero);
-  frame(svg, x, y, zero, measure, points);
+  frame(svg, x, y, zero, measure, points, rateIn(areas));
   if (limit !== null && limit > 0) {
     const at = Math.min(Math.max(y.at(limit), BOX.top), zero);
     svg.append(draw("line", { x1: BOX.left, x2: BOX.right, y1: at, y2: at, class: "need" }, draw("title", {}, `your need: ${amount(limit, measure)}`)));
@@ -51,7 +54,7 @@ function panel(number, areas, limit) {
   lines.forEach((line) => svg.append(curve(line, x, height, measure, lines.length)));
   return svg;
 }
-function frame(svg, x, y, zero, measure, points) {
+function frame(svg, x, y, zero, measure, points, rate) {
   for (const tick of x.ticks) svg.append(draw("text", { x: x.at(tick), y: BOX.bottom + 14, "text-anchor": "middle", class: "quiet" }, digits(tick)));
   for (const tick of y.ticks) {
     const at = y.at(tick);
@@ -60,7 +63,7 @@ function frame(svg, x, y, zero, measure, points) {
   }
   svg.append(draw("line", { x1: BOX.left, x2: BOX.right, y1: zero, y2: zero, class: "axis" }),
     draw("text", { x: BOX.left - 6, y: zero + 4, "text-anchor": "end", class: "quiet" }, "0"),
-    draw("text", { x: (BOX.left + BOX.right) / 2, y: BOX.height - 6, "text-anchor": "middle", class: "quiet" }, "bits per pixel"));
+    draw("text", { x: (BOX.left + BOX.right) / 2, y: BOX.height - 6, "text-anchor": "middle", class: "quiet" }, rate));
   const names = new Map(points.map((point) => [point.name, x.at(point.bpp)]));
   [...names].sort((a, b) => a[1] - b[1]).forEach(([name, at], i) => svg.append(
     draw("line", { x1: at, x2: at, y1: BOX.top - 4, y2: BOX.bottom, class: "grid" }),
@@ -91,7 +94,7 @@ function numbers(number, areas) {
   record.cases[number].measures.forEach((measure, i) => curvesOf([number, i], areas).lines.forEach((line) => line.points.forEach((point) => body.append(
     make("tr", {}, ...[measure.name, line.label, point.name].map((text) => make("td", {}, text)),
       ...[digits(point.bpp), String(point.count), amount(point.value, measure), `${amount(point.low, measure)} to ${amount(point.high, measure)}`].map((text) => make("td", { class: "n" }, text)))))));
-  const head = ["measure", "objects", "level", "bits per pixel", "n", "loss", "95 % interval"];
+  const head = ["measure", "objects", "level", rateIn(areas), "n", "loss", "95 % interval"];
   return make("table", {}, make("thead", {}, make("tr", {}, ...head.map((text, i) => make("th", { scope: "col", ...(i > 2 ? { class: "n" } : {}) }, text)))), body);
 }
 function card(i, now) {
