@@ -31,6 +31,7 @@ from skyfold.codecs.latent_tables import LatentTables
 from skyfold.codecs.latents import decode_latents, encode_latents
 from skyfold.codecs.nonzero import NonzeroCodec
 from skyfold.codecs.sparse import SparseCodec
+from skyfold.codecs.zarr_codec import ZarrCodec
 from skyfold.densities.index import Bounds, DensityIndex, Shard
 from skyfold.densities.index import read_index as read_density_index
 from skyfold.densities.index import write_index as write_density_index
@@ -102,7 +103,8 @@ def _as_zarr_reads(codec: Any, data: bytes, shape: tuple[int, ...], dtype: np.dt
         config=ArrayConfig.from_dict({}),
         prototype=prototype,
     )
-    decoded = codec._decode_sync(prototype.buffer.from_bytes(data), spec).as_numpy_array()
+    stored = prototype.buffer.from_bytes(data)
+    decoded = ZarrCodec(codec)._decode_sync(stored, spec).as_numpy_array()
     assert decoded.shape == shape
     assert decoded.dtype == dtype
 

@@ -97,7 +97,8 @@ def objects_survey(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build_objects(survey: Path, url: str) -> ReleaseBuilder:
     """Images and objects of a survey, not sealed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("small_release.measure_image", lambda *_: {})  # the record has its own tests
+        # the record has its own tests
+        patch.setattr("small_release.measure_image", lambda *_, **__: {})
         build_release(survey, url, seal=False)
     builder = ReleaseBuilder(Store(url))
     add_objects(builder)
