@@ -1,14 +1,13 @@
 """Decoding windows of many images together: each tile is fetched and decoded once.
 
 Requests become pieces of at most a group's tiles. A group is fetched in one round while the one
-before it is decoded, tiles side by side on all cores, so that memory is bounded by two groups
-however much is asked for.
+before it is decoded, blocks of tiles side by side, so that memory is bounded by two groups however
+much is asked for. Decoding takes one thread: most of it holds the interpreter's lock, so that a
+second thread makes it slower. Who has more cores takes as many processes; releases pickle.
 """
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -221,21 +220,13 @@ class TileDecoder:
                 layers.held[place] = part
 
     def _decode(self, group: _Group, level: str) -> None:
-        """Decode a group's tiles, on all cores, and hand them to the jobs."""
+        """Decode a group's tiles and hand them to the jobs."""
         failed = {job.entry.id for job, _ in group.pieces if job.error is not None}
-        count = sum(len(tiles) for name, tiles in group.tiles.items() if name not in failed)
-        most = min(_BLOCK_TILES, -(-count // (os.cpu_count() or 1)))
-        blocks = [
-            (layers, block)
-            for image_id, layers in group.layers.items()
-            if image_id not in failed
-            for block in _blocks(group.tiles[image_id], most)
-        ]
         decoded: dict[tuple[str, Tile], Window | SkyfoldError] = {}
-        for (layers, _), parts in zip(
-            blocks, _in_parallel(self._parts, blocks, level), strict=True
-        ):
-            decoded |= {(layers.entry.id, tile): part for tile, part in parts.items()}
+        for image_id, layers in group.layers.items():
+            for block in _blocks(group.tiles[image_id]) if image_id not in failed else ():
+                parts = self._parts(layers, block, level)
+                decoded |= {(image_id, tile): part for tile, part in parts.items()}
         for job, tiles in group.pieces:
             for tile in tiles if job.error is None else ():
                 part = decoded[job.entry.id, tile]
@@ -286,17 +277,16 @@ def pieces(jobs: Iterable[Job]) -> int:
     return sum(len(job.tiles()) for job in jobs)
 
 
-def _blocks(tiles: set[Tile], most: int) -> list[list[Tile]]:
-    """Tiles of an image as rectangles of neighbours, row by row, of at most `most`."""
-    width = min(_ACROSS, most)
+def _blocks(tiles: set[Tile]) -> list[list[Tile]]:
+    """Tiles of an image as rectangles of neighbours, row by row."""
     rows: dict[tuple[int, ...], list[int]] = {}
     for ty, members in groupby(sorted(tiles), key=lambda tile: tile[0]):
-        for run in _runs([tx for _, tx in members], width):
+        for run in _runs([tx for _, tx in members], _ACROSS):
             rows.setdefault(tuple(run), []).append(ty)
     return [
         [(ty, tx) for ty in stack for tx in run]
         for run, found in rows.items()
-        for stack in _runs(found, most // len(run))
+        for stack in _runs(found, _BLOCK_TILES // len(run))
     ]
 
 
@@ -305,17 +295,3 @@ def _runs(numbers: list[int], most: int) -> list[list[int]]:
     keyed = groupby(enumerate(numbers), key=lambda one: one[1] - one[0])
     runs = [[number for _, number in members] for _, members in keyed]
     return [run[at : at + most] for run in runs for at in range(0, len(run), most)]
-
-
-_pools: dict[int, ThreadPoolExecutor] = {}
-_pools_lock = threading.Lock()
-
-
-def _in_parallel(function: Any, blocks: list[Any], level: str) -> Iterable[Any]:
-    if len(blocks) < 2:
-        return [function(*block, level) for block in blocks]
-    with _pools_lock:  # one pool a process: a fork leaves the threads of the other behind
-        if os.getpid() not in _pools:
-            _pools[os.getpid()] = ThreadPoolExecutor(os.cpu_count() or 1, "skyfold-decode")
-        pool = _pools[os.getpid()]
-    return pool.map(lambda block: function(*block, level), blocks)
