@@ -181,7 +181,7 @@ function span(measure, number) {
   const mine = record.rows.filter((row) => row[CASE] === number[0] && row[MEASURE] === number[1] && row[HIGH] > 0);
   const highs = mine.map((row) => row[HIGH]).sort((a, b) => a - b);
   if (!highs.length) return { low: 1e-3, high: 1, start: 0.1 };
-  const start = measure.unit === "sigma" ? 0.3 : isRate(measure) ? 0.05 : Number(highs[highs.length >> 1].toPrecision(1));
+  const start = measure.unit === "sigma" ? 0.5 : isRate(measure) ? 0.05 : Number(highs[highs.length >> 1].toPrecision(1));
   return { low: Math.min(highs[0] / 2, start), high: Math.max(highs[highs.length - 1] * 2, start), start };
 }
 let range = null;
