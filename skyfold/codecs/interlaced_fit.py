@@ -35,6 +35,7 @@ MIN_SPREAD = 1.2  # of most doubts, largest to smallest: below it one context wi
 _NO_CONTEXT = np.array([16, 0, 0, 0], np.int32)
 _GAUSSIAN = 6  # shape from which the search starts
 _RIDGE = 1e-4
+_SAMPLE = 4096  # pixels of a pass that weights are fitted to: a few numbers need no more
 _STEPS = ((-4, 0), (4, 0), (-1, 0), (1, 0), (0, -2), (0, 2), (0, -1), (0, 1), (-2, -1), (2, 1))
 
 Floats = NDArray[np.floating[Any]]
@@ -128,6 +129,15 @@ def _chosen(plane: Plane, used: Used, distance: int, number: int) -> Plane:
     return plane.ravel() if used is None else plane[_places(used, distance, number)]
 
 
+def _sample(plane: Plane, used: Used, distance: int, number: int) -> Plane:
+    """Some of the values of a pass that are coded, from whole rows."""
+    rows = plane.size if used is None else int(_places(used, distance, number).sum())
+    step = slice(None, None, max(rows // _SAMPLE, 1))
+    if used is None:
+        return plane[step].ravel()
+    return plane[step][_places(used, distance, number)[step]]
+
+
 def _places(plane: Plane, distance: int, number: int) -> Plane:
     y, x = (step * distance for step in PASSES[number])
     return plane[y :: 2 * distance, x :: 2 * distance]
@@ -136,7 +146,7 @@ def _places(plane: Plane, distance: int, number: int) -> Plane:
 def _value_weights(known: Known, used: Used, distance: int, number: int) -> Weights:
     """Weights of a prediction by least squares, for all pixels or for calm and steep ones."""
     columns = [*known.features(number), known.target(number), known.apart(number)]
-    matrix = np.stack([_chosen(one, used, distance, number) for one in columns]).astype(np.float32)
+    matrix = np.stack([_sample(one, used, distance, number) for one in columns]).astype(np.float32)
     features, target, apart = matrix[:-2] / 512, matrix[-2], matrix[-1]
     none = Weights(_NO_CONTEXT, 0, (np.zeros(len(features), np.int32),))
     if target.size < 16 * len(features):
@@ -200,10 +210,10 @@ def _predicted(values: Ints, used: Used, weights: list[Weights]) -> tuple[Ints, 
 def _context_weights(values: Ints, sizes: Ints, used: Used, distance: int, number: int) -> Ints:
     """Weights of a doubt: what the size of a residual is seen to depend on, times 8."""
     known = _known(values, sizes, distance)
-    target = _chosen(_places(sizes, distance, number), used, distance, number).astype(np.float32)
+    target = _sample(_places(sizes, distance, number), used, distance, number).astype(np.float32)
     if target.size < 64:
         return _NO_CONTEXT
-    doubts = [_chosen(one, used, distance, number) for one in known.doubts(number)]
+    doubts = [_sample(one, used, distance, number) for one in known.doubts(number)]
     features = np.stack([np.ones(target.size, np.int32), *doubts]).astype(np.float32)
     typical = float(target.mean()) + 0.25
     weighted = features / (typical + 0.25 * features[1]) ** 2

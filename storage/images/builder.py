@@ -11,9 +11,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import zarr
@@ -45,11 +46,12 @@ if TYPE_CHECKING:
     from storage.images.encoder import EncodedImage
     from storage.survey import SurveyImage
 
+_T = TypeVar("_T")
 DIRECT_GAIN = 0.98  # the raw array is stored by itself where that is smaller than this times
 SAMPLED_TILES = (2, 8)  # of an image, that tell how many bytes it would take by itself
 CLEARLY = 1.05
 _BINARY = ("fills", "places")
-WRITER = 4  # changes when the same image would be written as other bytes
+WRITER = 5  # changes when the same image would be written as other bytes
 
 
 class ReleaseBuilder:
@@ -175,11 +177,10 @@ class ReleaseBuilder:
             getattr(written, name) == getattr(entry, name)
             for name in ("digest", "recipe", "step", "group", "row", "band", "file", "hdu")
         ) and written.model in ("", entry.model)
-        there = same and all(
-            self.store.size(shard_key(written, layer)) == size
-            for layer, size in written.bytes.items()
-        )
-        return written if there else None
+        if not same:
+            return None
+        there = _at_once(lambda layer: self.store.size(shard_key(written, layer)), written.bytes)
+        return written if there == written.bytes else None
 
     def refer(
         self, entries: list[ImageEntry], base: DataRelease | None, model: str
@@ -260,7 +261,7 @@ class ReleaseBuilder:
         quantised = encoded.quantum is not None
         if mode == "ladder":
             names = layers_read("exact", mode, quantised=quantised)
-            sizes = {name: write(name) for name in names}
+            sizes = _at_once(write, names)
             ladder = sum(sizes[name] for name in names if name not in ("checksum", "flags"))
             direct = _direct_bytes(encoded.layers["direct"], entry.plane, ladder)
             if direct <= ladder - sizes["exact"]:
@@ -269,24 +270,22 @@ class ReleaseBuilder:
                 mode = "ladder+direct"
         wanted = {*layers_read("exact", mode, quantised=quantised), *layers_read("latent", mode)}
         wanted |= {*layers_read("bounded", mode)}
-        for name in set(LAYERS) - wanted:
-            self.store.delete(shard_key(entry, name))
-            sizes.pop(name, None)
-        for name in wanted - set(sizes):
-            sizes[name] = write(name)
-        return mode, sizes
+        _at_once(lambda name: self.store.delete(shard_key(entry, name)), set(LAYERS) - wanted)
+        sizes |= _at_once(write, wanted - set(sizes))
+        return mode, {name: size for name, size in sizes.items() if name in wanted}
 
     def _places(self, entry: ImageEntry, sizes: dict[str, int]) -> bytes:
         """Where the chunks of an image lie, as its shards say."""
         ny, nx = (-(-side // TILE) for side in entry.plane)
         tail = 16 * ny * nx + 4
-        found = {}
-        for layer, size in sorted(sizes.items()):
-            if size and layer in SHARDED:
-                key = shard_key(entry, layer)
-                with reading(f"{self.store.url}/{key}", "a shard"):
-                    found[layer] = shard_index(self.store.read_end(key, tail), ny * nx)
-        return encode_places(found)
+
+        def find(layer: str) -> Any:
+            key = shard_key(entry, layer)
+            with reading(f"{self.store.url}/{key}", "a shard"):
+                return shard_index(self.store.read_end(key, tail), ny * nx)
+
+        sharded = [layer for layer, size in sorted(sizes.items()) if size and layer in SHARDED]
+        return encode_places(_at_once(find, sharded))
 
     # The end.
 
@@ -314,6 +313,13 @@ class ReleaseBuilder:
                 self.store.delete(key)
 
 
+def _at_once(act: Callable[[str], _T], names: Iterable[str]) -> dict[str, _T]:
+    """What `act` returns for each name; requests of object storage wait side by side."""
+    names = list(names)
+    with ThreadPoolExecutor(len(LAYERS)) as threads:
+        return dict(zip(names, threads.map(act, names), strict=True))
+
+
 def _open_array(url: str, arrays: Any, path: str) -> zarr.Array[Any]:
     try:
         return zarr.open_array(arrays, path=path, mode="r+", zarr_format=3)
@@ -332,14 +338,16 @@ def _direct_bytes(stored: np.ndarray[Any, Any], plane: tuple[int, int], ladder: 
     """
     codec = layout.direct_codec(stored.dtype.name)
     places = list(np.ndindex(stored.shape[0] // TILE, stored.shape[1] // TILE))
+    sizes: dict[tuple[int, ...], int] = {}
     for count in SAMPLED_TILES:
         some = places[:: -(-len(places) // count)]
-        tiles = (stored[y * TILE : (y + 1) * TILE, x * TILE : (x + 1) * TILE] for y, x in some)
-        found = sum(len(codec.encode_chunk(tile[np.newaxis])) + 16 for tile in tiles)
+        for y, x in set(some) - set(sizes):
+            tile = stored[y * TILE : (y + 1) * TILE, x * TILE : (x + 1) * TILE]
+            sizes[y, x] = len(codec.encode_chunk(tile[np.newaxis])) + 16
         pixels = sum(
-            min(TILE, plane[0] - y * TILE) * min(TILE, plane[1] - x * TILE) for y, x in some
+            min(TILE, plane[0] - y * TILE) * min(TILE, plane[1] - x * TILE) for y, x in sizes
         )
-        total = round(found * plane[0] * plane[1] / pixels)
+        total = round(sum(sizes.values()) * plane[0] * plane[1] / pixels)
         if total > CLEARLY * ladder:
             break
     return total
