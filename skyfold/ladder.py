@@ -69,17 +69,21 @@ def round_prediction(
 ) -> Int:
     """As `predict`, of the sum of background and signal, float64 [grid units]."""
     steps = smooth / noise.round_step
-    shifted = steps + ROUND_UP
-    rounded = np.floor(shifted, out=shifted).astype(np.int64)
-    if not guard.any():
-        rounded *= noise.round_step
-        return rounded
-    near = (guard == 1) | (guard == 2)
-    rounded[near] = np.floor(steps[near]).astype(np.int64) + (guard[near] == 2)
-    far = guard > 2
-    apart = (guard[far].astype(np.int64) - 3 - rounded[far]) % MODULUS
-    rounded[far] += np.where(apart > MODULUS // 2, apart - MODULUS, apart)
-    return rounded * noise.round_step
+    guarded = np.flatnonzero(guard)
+    asked = _follow(guard.ravel()[guarded], steps.ravel()[guarded])
+    steps += ROUND_UP
+    rounded = np.floor(steps, out=steps).astype(np.int64)
+    rounded.reshape(-1)[guarded] = asked
+    rounded *= noise.round_step
+    return rounded
+
+
+def _follow(codes: NDArray[np.uint8], steps: NDArray[np.float64]) -> Int:
+    """M in steps, of pixels whose guard code is not 0."""
+    rounded = np.floor(steps + ROUND_UP).astype(np.int64)
+    apart = (codes.astype(np.int64) - 3 - rounded) % MODULUS
+    nearest = rounded + np.where(apart > MODULUS // 2, apart - MODULUS, apart)
+    return np.where(codes > 2, nearest, np.floor(steps).astype(np.int64) + (codes == 2))
 
 
 def find_guard(
@@ -166,7 +170,7 @@ def dither(width: Int) -> Int:
     width : ndarray, shape (ny, nx), int64
         Below 2**46, of a tile.
     """
-    return (_phases()[: width.shape[0], : width.shape[1]] * width >> 16) - width // 2
+    return (_phases()[: width.shape[0], : width.shape[1]] * width >> 16) - (width >> 1)
 
 
 @cache
@@ -179,8 +183,9 @@ def _phases() -> Int:
 def used_squares(cells: NDArray[np.integer[Any]], side: int) -> NDArray[np.bool_]:
     """Whether each pixel lies in a square of so many pixels a side with a cell that is not 0."""
     ny, nx = (length // side for length in cells.shape)
-    used = cells.reshape(ny, side, nx, side).any(axis=(1, 3))
-    return np.repeat(np.repeat(used, side, axis=0), side, axis=1)
+    rows = (cells != 0).reshape(ny, side, -1).any(axis=1)
+    used = rows.reshape(ny, nx, side).any(axis=2)
+    return np.repeat(np.repeat(used, side, axis=1), side, axis=0)
 
 
 def to_cells(grid: Int, prediction: Int, width: Int) -> Int:

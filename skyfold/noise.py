@@ -104,12 +104,12 @@ class NoiseModel:
 
     def to_signal(self, y: NDArray[np.float32]) -> NDArray[np.float64]:
         """Background-subtracted values in grid units, float64, of noise-unit values."""
-        wide = y.astype(np.float64)
-        np.clip(wide, -PREDICTION_LIMIT, PREDICTION_LIMIT, out=wide)
+        wide = np.clip(y, -PREDICTION_LIMIT, PREDICTION_LIMIT).astype(np.float64)
         if np.isnan(wide.sum()):
             wide[np.isnan(wide)] = 0
-        signal = (self.stretch / 4) * wide
-        signal *= np.maximum(wide, 0)
+        signal = np.maximum(wide, 0)
+        signal *= self.stretch / 4
+        signal *= wide
         signal += wide
         signal *= self.sigma
         return signal
@@ -123,10 +123,10 @@ class NoiseModel:
         """Noise of a pixel [grid units] whose background-subtracted value is `signal`."""
         if not self.slope:
             return np.full(np.shape(signal), self.sigma)
-        variance: NDArray[np.float64] = np.maximum(signal, 0.0)
+        variance = np.asarray(np.maximum(signal, 0.0))
         variance *= self.slope
         variance += self.sigma * self.sigma
-        return np.sqrt(variance)  # of no slope it is sigma, bit for bit
+        return np.sqrt(variance, out=variance)  # of no slope it is sigma, bit for bit
 
 
 def background_nodes(pixels: int) -> int:
