@@ -150,14 +150,23 @@ def _list_array(lists: NDArray[np.object_]) -> Any:
     return arro3.core.list_array(arro3.core.Array.from_numpy(offsets), _to_arrow(flat, None))
 
 
+def _bytes_array(values: NDArray[np.bytes_]) -> Any:
+    """Text where all bytes are, as FITS has it; bytes otherwise."""
+    try:
+        texts = np.strings.decode(values, "utf-8").tolist()
+    except UnicodeDecodeError:
+        return arro3.core.Array(values.tolist(), arro3.core.DataType.binary())
+    return arro3.core.Array(texts, arro3.core.DataType.string())
+
+
 def _to_arrow(values: NDArray[Any], nulls: NDArray[np.bool_] | None) -> Any:
     if values.ndim > 1:
         flat = _to_arrow(values.reshape(-1), None if nulls is None else nulls.reshape(-1))
         return arro3.core.fixed_size_list_array(flat, int(np.prod(values.shape[1:])))
-    if values.dtype.kind == "S":
-        values = np.strings.decode(values, "utf-8", "replace")
     if values.dtype.kind == "O":
         array = _list_array(values)
+    elif values.dtype.kind == "S":
+        array = _bytes_array(values)
     elif values.dtype.kind == "U":
         array = arro3.core.Array(values.tolist(), arro3.core.DataType.string())
     else:

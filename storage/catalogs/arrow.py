@@ -21,9 +21,16 @@ from storage.catalogs.source import (
     MemorySource,
     Values,
     as_lists,
+    encoded,
+    is_archived,
     join,
+    left_out,
     reading,
 )
+
+BYTES = "S"  # of any length
+_TEXTS = (pa.string(), pa.large_string(), pa.string_view())
+_BINARIES = (pa.binary(), pa.large_binary(), pa.binary_view())
 
 
 class ParquetSource(CatalogSource):
@@ -36,9 +43,9 @@ class ParquetSource(CatalogSource):
         self.rows = self._file.metadata.num_rows
         self.columns, self.notices = [], []
         for field in self._file.schema_arrow:
-            found = arrow_column(field)
+            found = arrow_column(file, field)
             if isinstance(found, str):
-                self.notices.append(f"{file}: column {field.name!r} {found}")
+                self.notices.append(found)
             else:
                 self.columns.append(found)
 
@@ -77,7 +84,7 @@ class ParquetSource(CatalogSource):
         return self.take(np.arange(start, stop))[name]
 
 
-def arrow_column(field: Any) -> InputColumn | str:
+def arrow_column(file: str, field: Any) -> InputColumn | str:
     """Description of an Arrow field, or why it cannot be archived."""
     about = {k.decode(): v.decode("utf-8", "replace") for k, v in (field.metadata or {}).items()}
     extra = {"unit": about.get("unit") or None, "description": about.get("description", "")}
@@ -90,19 +97,21 @@ def arrow_column(field: Any) -> InputColumn | str:
         kind = kind.value_type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    if is_text and not is_list:
-        return InputColumn(field.name, "str", shape, **extra)
+    code = "str" if kind in _TEXTS else BYTES if kind in _BINARIES else None
+    if code is not None and not is_list:
+        return InputColumn(field.name, code, shape, **extra)
     if pa.types.is_null(kind):  # nothing but nulls, in a text format: a number fits as well as any
         return InputColumn(field.name, "<f8", shape, **extra)
     try:
         dtype = np.dtype(kind.to_pandas_dtype())
     except (NotImplementedError, TypeError):
         dtype = np.dtype(object)
+    if pa.types.is_date(kind):
+        dtype = np.dtype("M8[D]" if pa.types.is_date32(kind) else "M8[ms]")
     if pa.types.is_timestamp(kind) or pa.types.is_duration(kind):
         dtype = np.dtype(f"{'M' if pa.types.is_timestamp(kind) else 'm'}8[{kind.unit}]")
-    if dtype.kind not in "biufMm" or (is_list and is_text):
-        return f"is of type {field.type}, which is not archived; flatten or convert it"
+    if code is not None or not is_archived(dtype):
+        return left_out(file, field.name, field.type)
     return InputColumn(field.name, dtype.str, shape, **extra, is_list=is_list)
 
 
@@ -116,30 +125,32 @@ def from_arrow(column: Any, about: InputColumn) -> Values:
     if about.is_list:
         return _lists(column, about), nulls
     if about.shape:
-        size = int(np.prod(about.shape))
-        rows = len(column)
-        filled = column if nulls is None else column.fill_null([0] * size)
-        while pa.types.is_fixed_size_list(filled.type):
-            filled = filled.flatten()
-        inner = replace(about, shape=())
-        values, inside = from_arrow(filled, inner)
-        mask = np.zeros((rows, size), bool) if inside is None else inside.reshape(rows, size)
-        if nulls is not None:
-            mask = mask | nulls[:, None]
-        shape = (rows, *about.shape)
-        return values.reshape(shape), mask.reshape(shape) if mask.any() else None
-    if about.dtype == "str":
-        texts = column.fill_null("").to_pylist() if nulls is not None else column.to_pylist()
-        return _encoded(texts), nulls
+        return _vectors(column, about, np.zeros(len(column), bool) if nulls is None else nulls)
+    if about.dtype in ("str", BYTES):
+        return encoded(one or "" for one in column.to_pylist()), nulls
     dtype = np.dtype(about.dtype)
     if dtype.kind in "Mm":
-        column = column.cast(pa.int64()).fill_null(0)
+        days = pa.types.is_date32(column.type)  # which Arrow casts to 32 bits alone
+        column = (column.cast(pa.int32()) if days else column).cast(pa.int64()).fill_null(0)
         return np.asarray(column).view(dtype), nulls
     if pa.types.is_null(column.type):
         return np.zeros(len(column), dtype), np.ones(len(column), bool)
     if nulls is not None:
         column = column.fill_null(False if dtype.kind == "b" else pa.scalar(0, column.type))
     return np.asarray(column.to_numpy(zero_copy_only=False)).astype(dtype, copy=False), nulls
+
+
+def _vectors(column: Any, about: InputColumn, nulls: NDArray[np.bool_]) -> Values:
+    """Vectors of one length, whose own elements may be vectors; zeros where there is none."""
+    inner = replace(about, shape=about.shape[1:])
+    values, inside = from_arrow(column.flatten(), inner)  # without those that are null
+    shape = (len(column), *about.shape)
+    out, mask = np.zeros(shape, values.dtype), np.zeros(shape, bool)
+    out[~nulls] = values.reshape(-1, *about.shape)
+    mask[nulls] = True
+    if inside is not None:
+        mask[~nulls] = inside.reshape(-1, *about.shape)
+    return out, mask if mask.any() else None
 
 
 def _lists(column: Any, about: InputColumn) -> NDArray[np.object_]:
@@ -155,13 +166,6 @@ def _lists(column: Any, about: InputColumn) -> NDArray[np.object_]:
     return as_lists(values[a:b] for a, b in zip(ends - lengths, ends, strict=True))
 
 
-def _encoded(texts: list[str]) -> NDArray[np.bytes_]:
-    encoded = [text.encode() for text in texts]
-    if any(text.endswith(b"\0") for text in encoded):
-        raise InputError("text ends in a zero byte, which is not archived; take the zero away")
-    return np.array(encoded, f"S{max(map(len, encoded), default=1) or 1}")
-
-
 def from_arrow_table(file: str, table: Any) -> CatalogSource:
     """Source of an Arrow table in memory; InputError if two columns have one name."""
     columns, notices = {}, []
@@ -170,9 +174,9 @@ def from_arrow_table(file: str, table: Any) -> CatalogSource:
     if twice:
         raise InputError(f"{file}: columns {twice} are named twice; give each its own name")
     for field in table.schema:
-        about = arrow_column(field)
+        about = arrow_column(file, field)
         if isinstance(about, str):
-            notices.append(f"{file}: column {field.name!r} {about}")
+            notices.append(about)
         else:
             columns[field.name] = about, from_arrow(table.column(field.name), about)
     source = MemorySource(file, columns)

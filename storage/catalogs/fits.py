@@ -15,6 +15,8 @@ from storage.catalogs.source import (
     InputColumn,
     Values,
     as_lists,
+    is_archived,
+    left_out,
     native,
 )
 
@@ -74,6 +76,9 @@ class FitsSource(CatalogSource):
             return
         if values.dtype.kind == "U":
             values = np.asarray(values, "S")
+        if not is_archived(values.dtype):
+            self.notices.append(left_out(self.file, column.name, values.dtype.name))
+            return
         dtype = values.dtype.str if values.dtype.kind != "S" else f"S{_text_width(column.format)}"
         if column.null is not None and values.dtype.kind in "iu":
             self._nulls[column.name] = int(column.null)

@@ -19,7 +19,7 @@ from skyfold.catalogs.index import PACKED_VALUES, CatalogInfo, Column
 from skyfold.catalogs.model import TableModel
 from skyfold.codecs.columns import encode_numbers
 from storage.catalogs.encoder import RowEncoder
-from storage.catalogs.plan import place_directly
+from storage.catalogs.kinds import place_directly
 from storage.catalogs.reader import Batch
 from storage.catalogs.relations import Told, choose_relations, find_relations
 

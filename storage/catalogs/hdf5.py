@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 
 from skyfold.errors import InputError
-from storage.catalogs.source import CatalogSource, InputColumn, Values, as_lists, native
+from storage.catalogs.source import (
+    CatalogSource,
+    InputColumn,
+    Values,
+    as_lists,
+    encoded,
+    is_archived,
+    left_out,
+    native,
+)
 
 
 class Hdf5Source(CatalogSource):
@@ -44,7 +53,8 @@ class Hdf5Source(CatalogSource):
                     "give one of them"
                 )
             return self._file[key]
-        if any(isinstance(one, h5py.Dataset) for one in self._file.values()):
+        here = [one for one in self._file.values() if isinstance(one, h5py.Dataset)]
+        if any(not one.dtype.names for one in here):
             return self._file
         groups = self._groups()
         if len(groups) != 1:
@@ -77,7 +87,7 @@ class Hdf5Source(CatalogSource):
         inner = dataset.dtype[part] if part else dataset.dtype
         dtype, shape = inner.base, (*dataset.shape[1:], *inner.shape)
         text = h5py.check_string_dtype(dtype)
-        lists = h5py.check_vlen_dtype(dtype)
+        lists = None if text else h5py.check_vlen_dtype(dtype)
         dtype = np.dtype(lists) if lists is not None and len(dataset.shape) == 1 else dtype
         if not dataset.shape or dataset.shape[0] != self.rows:
             self.notices.append(
@@ -85,10 +95,8 @@ class Hdf5Source(CatalogSource):
                 f"{self.rows} "
                 "rows, and is left out"
             )
-        elif dtype.kind not in "biufS" and not text:
-            self.notices.append(
-                f"{self.file}: column {name!r} is of type {dtype}, which is not archived"
-            )
+        elif not text and not is_archived(dtype):
+            self.notices.append(left_out(self.file, name, dtype))
         else:
             code = "str" if text and dtype.kind == "O" else dtype.str
             unit = _attribute(dataset, ("units", "unit"))
@@ -102,11 +110,10 @@ class Hdf5Source(CatalogSource):
 
         dataset, part = self._named[name]
         values = dataset[start:stop][part] if part else dataset[start:stop]
+        if h5py.check_string_dtype(values.dtype) and values.dtype.kind == "O":
+            return encoded(values.ravel().tolist()).reshape(values.shape), None
         if h5py.check_vlen_dtype(values.dtype) is not None:
             return as_lists(values), None
-        if values.dtype.kind == "O":
-            texts = [one if isinstance(one, bytes) else str(one).encode() for one in values.ravel()]
-            return np.array(texts, "S").reshape(values.shape), None
         return native(values), None
 
 

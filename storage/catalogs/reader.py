@@ -69,6 +69,11 @@ def open_catalog(file: str, url: str, key: str | None, options: Mapping[str, Any
             f"{file}: the catalog has no column that can be archived: {'; '.join(source.notices)}"
         )
     names = [column.name for column in source.columns]
+    if "" in names:
+        raise InputError(
+            f"{file}: column {names.index('') + 1} of {len(names)} has no name (as an index of "
+            "pandas that is written along); name it, or take it out"
+        )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise InputError(f"{file}: columns {twice} are named twice; give each its own name")

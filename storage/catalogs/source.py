@@ -89,6 +89,17 @@ class CatalogSource(ABC):
         """Values of one column in a range of rows."""
 
 
+def is_archived(dtype: np.dtype[Any]) -> bool:
+    """Whether columns of a type are archived: numbers of up to 8 bytes, bytes and times."""
+    return dtype.kind == "S" or (dtype.kind in "biufMm" and dtype.itemsize <= 8)
+
+
+def left_out(file: str, name: str, kind: object) -> str:
+    """Why a column is not archived, for its type."""
+    how = "divide it into its two parts" if "complex" in str(kind) else "flatten or convert it"
+    return f"{file}: column {name!r} is of type {kind}, which is not archived; {how}"
+
+
 def longest(values: NDArray[Any]) -> int:
     """Bytes of the longest text, or values of the longest list, at least."""
     if values.dtype.kind == "O":
@@ -144,6 +155,14 @@ def reading(file: str) -> Iterator[None]:
 def native(values: NDArray[Any]) -> NDArray[Any]:
     """Values in this machine's byte order, in C order."""
     return np.ascontiguousarray(values.astype(values.dtype.newbyteorder("="), copy=False))
+
+
+def encoded(texts: Iterable[str | bytes]) -> NDArray[np.bytes_]:
+    """Text of any length as bytes, that of `str` in UTF-8; InputError if one ends in a zero."""
+    found = [one.encode() if isinstance(one, str) else one for one in texts]
+    if any(one.endswith(b"\0") for one in found):
+        raise InputError("text ends in a zero byte, which is not archived; take the zero away")
+    return np.array(found, f"S{max(map(len, found), default=1) or 1}")
 
 
 def as_lists(arrays: Iterable[NDArray[Any]]) -> NDArray[np.object_]:

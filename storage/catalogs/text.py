@@ -10,11 +10,22 @@ import pyarrow.csv
 
 from skyfold.errors import InputError
 from storage.catalogs.arrow import from_arrow_table
-from storage.catalogs.source import CatalogSource, InputColumn, MemorySource, Values, native
+from storage.catalogs.source import (
+    CatalogSource,
+    InputColumn,
+    MemorySource,
+    Values,
+    is_archived,
+    left_out,
+    native,
+)
 
 
 def from_table(file: str, table: Any) -> CatalogSource:
-    """Source of an astropy table."""
+    """Source of an astropy table; times and sky positions as their parts, ``t.jd1`` or ``c.ra``."""
+    from astropy.table.serialize import represent_mixins_as_columns
+
+    table = represent_mixins_as_columns(table)
     columns: dict[str, tuple[InputColumn, Values]] = {}
     notices = []
     for name in table.colnames:
@@ -28,10 +39,8 @@ def from_table(file: str, table: Any) -> CatalogSource:
             values = values.astype(str)
         if values.dtype.kind == "U":
             values, dtype = np.strings.encode(values, "utf-8"), "str"
-        if values.dtype.kind not in "biufSMm":
-            notices.append(
-                f"{file}: column {name!r} is of type {values.dtype}, which is not archived"
-            )
+        if not is_archived(values.dtype):
+            notices.append(left_out(file, name, values.dtype))
             continue
         unit = str(column.unit) if getattr(column, "unit", None) is not None else None
         about = InputColumn(name, dtype, values.shape[1:], unit, column.info.description or "")
@@ -60,8 +69,15 @@ def open_ecsv(file: str, place: Any, _key: str | None) -> CatalogSource:
 def open_csv(file: str, place: Any, key: str | None) -> CatalogSource:
     """Values divided by commas; ECSV too, whatever its name."""
     with open(place.path, "rb") as stream:
-        if stream.read(8).startswith(b"# %ECSV"):
-            return open_ecsv(file, place, key)
+        head = stream.readline()
+    if head.startswith(b"# %ECSV"):
+        return open_ecsv(file, place, key)
+    others = [mark for mark in (";", "\t", "|") if mark.encode() in head]
+    if others and b"," not in head:
+        raise InputError(
+            f"{file}: its first line has no comma, but {others[0]!r}: columns of CSV are divided "
+            "by commas; write it so, or as ECSV, Parquet or FITS"
+        )
     table = pyarrow.csv.read_csv(place.path)
     return from_arrow_table(file, table)
 

@@ -98,6 +98,6 @@ def galaxies_survey(
 def galaxies(galaxies_survey: Path) -> Any:
     """Catalog of 10,000 galaxies in three chunks and three shards."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("storage.catalogs.plan.SHARD_BYTES", 1)
-        patch.setattr("storage.catalogs.plan.CHUNK_ROWS", 4096)
+        patch.setattr("storage.catalogs.order.SHARD_BYTES", 1)
+        patch.setattr("storage.catalogs.order.CHUNK_ROWS", 4096)
         return build(galaxies_survey, "galaxies")

@@ -61,8 +61,8 @@ def catalog(request, tmp_path_factory):
     WRITERS[request.param](folder / request.param)
     survey = made.write_survey(folder, "curves", [request.param], 'id = "object"')
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("storage.catalogs.plan.SHARD_BYTES", 1)
-        patch.setattr("storage.catalogs.plan.CHUNK_ROWS", 200)
+        patch.setattr("storage.catalogs.order.SHARD_BYTES", 1)
+        patch.setattr("storage.catalogs.order.CHUNK_ROWS", 200)
         yield made.build(survey, "curves")
 
 
@@ -128,9 +128,9 @@ def test_lists_that_cannot_be_kept_are_an_error(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="lists with nulls inside"):
         made.build(survey, "t")
     write_parquet(tmp_path / "t.parquet")
-    with pytest.raises(InputError, match="'times' holds a list in each row"):
+    with pytest.raises(InputError, match="'times' holds several values in each row"):
         made.build(made.write_survey(tmp_path, "named", ["t.parquet"], 'id = "times"'), "named")
-    monkeypatch.setattr("storage.catalogs.plan.MAX_LIST_CHUNK_BYTES", 64 * 8 * 5)
+    monkeypatch.setattr("storage.catalogs.kinds.MAX_LIST_CHUNK_BYTES", 64 * 8 * 5)
     with pytest.raises(InputError, match="lists of up to 8 values; up to 4 are archived"):
         made.build(survey, "t")
 
