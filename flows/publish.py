@@ -30,8 +30,8 @@ from skyfold.errors import QuarantineError, SealedReleaseError
 from skyfold.layout import CARD_KEY, MANIFEST_KEY, PROVENANCE_KEY, REPORT_KEY
 from skyfold.release import DataRelease, open_release
 from storage.drift import GROWTH, growth, strange_numbers, worse_rows
+from storage.night import look_at, strange_looks
 from storage.register import register_release
-from storage.trails import crossed_images, more_crossed
 
 LIBRARIES = (
     "numpy",
@@ -126,7 +126,7 @@ def compare(job: Job, release: DataRelease) -> QuarantineError | None:
         emit(DRIFTED, job, {"growth": aged, "base": job.base.name})
     night = [one for one in release.images.entries.values() if not one.release]
     strange = strange_numbers(night, base)
-    strange += more_crossed(crossed_images(release, night), crossed_images(job.base, base))
+    strange += strange_looks(look_at(release, night), look_at(job.base, base))
     rows = worse_rows(release.fidelity.rows(), job.base.fidelity.rows())
     if not (rows or strange):
         return None

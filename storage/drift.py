@@ -2,10 +2,11 @@
 
 Knows the thresholds. Losses are compared row by row of the fidelity records, where both have an
 interval: a row is worse if its whole interval lies above the other's by more than `MARGIN`. What
-the images are (noise, gain, seeing, bits of `sources`) is compared by medians of the night: a
-camera that changed may lose nothing, and is still not what the model and the record are for. A
-model has aged if the blocks that it cannot explain (`sources`) grew by more than `GROWTH`: that
-costs bits and no science, so it asks for training and does not stop a night; far more does.
+the images are (noise, gain, bits of `sources`) is compared by medians of the night: a camera that
+changed may lose nothing, and is still not what the model and the record are for; `storage.night`
+compares what their pixels show. A model has aged if the blocks that it cannot explain (`sources`)
+grew by more than `GROWTH`: that costs bits and no science, so it asks for training and does not
+stop a night; far more does.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ from collections import defaultdict
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from skyfold.science.sources import FALLBACK_FWHM
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -25,10 +24,10 @@ if TYPE_CHECKING:
 MARGIN = 0.25  # of the other's upper end; intervals hold 95 %, and there are hundreds of rows
 FLOOR = {"sigma": 0.05}  # a loss below this is none, whatever the other's is
 GROWTH = 0.25
-LEAST = 30  # objects that a row must rest on
+LEAST = 100  # objects that a row must rest on: then ten lie above a 90th percentile
 FEWEST = 8  # images of a base that tell what is usual
 # Of the logarithm of each number: seeing and sky differ from night to night, fields by far more.
-REACH = {"noise": 0.3, "gain": 0.3, "fwhm": 0.25, "sources": 0.5}
+REACH = {"noise": 0.3, "gain": 0.3, "width": 0.25, "sources": 0.5}
 ERRORS = 3.0
 _OF_MEDIAN = 1.2533  # standard error of a median, in those of a mean (of a Gaussian)
 _WHAT = ("kind", "band", "level", "case", "measure", "bin", "unit", "statistic")
@@ -76,19 +75,17 @@ def _is_measured(row: Mapping[str, Any]) -> bool:
 def image_numbers(entry: ImageEntry) -> dict[str, float]:
     """What tells one camera and sky from another, each positive; those that an image has.
 
-    ``noise`` of the sky and ``gain`` slope [stored unit], ``fwhm`` of point sources
-    [pixel], and ``sources``, the bits a pixel of that layer.
+    ``noise`` of the sky and ``gain`` slope [stored unit], and ``sources``, the bits a pixel of
+    that layer.
     """
     if entry.noise is None or entry.mode == "direct":
         return {}
     found = {
         "noise": math.ldexp(entry.noise.sigma, entry.noise.grid_exponent),
         "gain": math.ldexp(entry.noise.slope, entry.noise.grid_exponent),
-        "fwhm": entry.fwhm_pix or FALLBACK_FWHM,
         "sources": 8 * entry.bytes.get("sources", 0) / entry.pixels,
     }
-    unknown = {"fwhm": FALLBACK_FWHM}
-    return {k: float(v) for k, v in found.items() if v > 0 and v != unknown.get(k)}
+    return {name: float(value) for name, value in found.items() if value > 0}
 
 
 def strange_numbers(
@@ -114,12 +111,24 @@ def strange_numbers(
         middle = median(usual)
         scatter = 1.4826 * median(abs(one - middle) for one in usual)
         error = _OF_MEDIAN * scatter * math.hypot(len(values) ** -0.5, len(usual) ** -0.5)
-        reach = max(REACH[number], ERRORS * error)
-        if abs(median(values) - middle) > reach:
-            found = (median(values), middle - reach, middle + reach)
-            named = zip(("value", "low", "high"), map(math.exp, found), strict=True)
-            out.append({"band": band, "number": number, **dict(named)})
+        told = outside(band, number, median(values), middle, ERRORS * error)
+        out += [told] if told else []
     return out
+
+
+def outside(
+    band: str, number: str, value: float, middle: float, errors: float
+) -> dict[str, Any] | None:
+    """What is told of a logarithm that is off by more than its errors and `REACH`; else None."""
+    reach = max(REACH[number], errors)
+    if abs(value - middle) <= reach:
+        return None
+    found = map(math.exp, (value, middle - reach, middle + reach))
+    return {
+        "band": band,
+        "number": number,
+        **dict(zip(("value", "low", "high"), found, strict=True)),
+    }
 
 
 def _logarithms(entries: Iterable[ImageEntry]) -> dict[tuple[str, str], list[float]]:

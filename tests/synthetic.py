@@ -120,3 +120,10 @@ def survey_toml(folder: Path, images: str, **sections: dict[str, Any]) -> Path:
     path = folder / "survey.toml"
     path.write_text("\n".join(lines))
     return path
+
+
+def trail(shape, angle, offset, peak, fwhm=4.0):
+    """Light of a satellite's trail at an angle [rad], so many pixels beside the centre."""
+    y, x = (plane - size / 2 for plane, size in zip(np.indices(shape), shape, strict=True))
+    apart = (x * np.sin(angle) - y * np.cos(angle) - offset) / fwhm
+    return peak * np.exp(-4 * np.log(2) * apart**2)
