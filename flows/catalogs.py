@@ -31,7 +31,7 @@ from storage.catalogs.writer import CatalogWriter, write_table_model
 from storage.config import CatalogConfig, TrainingConfig
 
 FRACTION = 0.1  # of each value's own error, at `bounded`
-WRITER = 1  # changes when the same catalog would be written as other bytes
+WRITER = 2  # changes when the same catalog would be written as other bytes
 
 
 def train_catalogs(job: Job) -> list[dict[str, str]]:

@@ -254,10 +254,9 @@ def _running_median(values: Floats, other: Floats, knots: Floats) -> Floats:
     order = np.argsort(values, kind="stable")
     place = np.searchsorted(values[order], knots)
     half = max(len(values) // (2 * KNOTS), 2)
-    sorted_other = other[order]
-    last = len(values)
-    starts = np.clip(place - half, 0, max(last - 2 * half, 0))
-    return np.array([np.median(sorted_other[a : a + 2 * half]) for a in starts])
+    window = min(2 * half, len(values))
+    starts = np.clip(place - half, 0, len(values) - window)
+    return np.asarray(np.median(other[order][starts[:, None] + np.arange(window)], axis=1))
 
 
 def _to_units(

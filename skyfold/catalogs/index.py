@@ -20,6 +20,9 @@ the input, so that their numbers cost little and neighbours in the file stay nei
 
 The layers `direct2`, `direct4` and `direct8` hold bits of floats; of a column that names a
 *relation*, how far its bits are from what other columns say (`skyfold.catalogs.relations`).
+Likewise the cells of a column that names a *centre* are counted from what other columns say at
+`bounded`, and not from the table's model. Those others have no centre themselves, nor have their
+errors.
 """
 
 from __future__ import annotations
@@ -104,6 +107,9 @@ class Column:
         Bytes of the longest string, or values of the longest list.
     relation : Relation or None
         How its bits are told from other columns; they are stored as they are without.
+    centre : Relation or None
+        How the centre of its cells is told from other columns, as decoded at `bounded`; by the
+        table's model without.
     """
 
     name: str
@@ -124,6 +130,7 @@ class Column:
     missing: tuple[float, ...] = ()
     width: int = 1
     relation: Relation | None = None
+    centre: Relation | None = None
 
     @property
     def elements(self) -> int:
@@ -156,6 +163,12 @@ class Column:
         """Bytes that one row takes in memory, at most."""
         sizes = {"text": self.width, "list": (1 + self.width) * self.list_dtype.itemsize}
         return self.elements * sizes.get(self.kind, 8)
+
+    @property
+    def bounded_from(self) -> tuple[str, ...]:
+        """Columns whose values at `bounded` its own are decoded from: of its centre, its errors."""
+        told = self.centre.columns if self.centre else ()
+        return (*told, self.partner) if self.partner else told
 
     def fill_values(self) -> np.ndarray[Any, Any]:
         """Values of the flags from `FLAG_FILL` on."""
@@ -264,7 +277,7 @@ class CatalogInfo:
         return sum(map(self.numbers, before[: before.index(sort)])) + column.first
 
     def layers_read(self, column: Column, level: str) -> tuple[str, ...]:
-        """Layers that decoding a column at a level reads, without those of its errors."""
+        """Layers that decoding a column at a level reads, without those of other columns."""
         if not column.is_real:
             return (column.kind, "nulls")
         if column.is_position and level in ("map", "latent"):
@@ -273,7 +286,7 @@ class CatalogInfo:
             return ("map",)
         if level == "latent":
             return ("map", "latent", "flags", "nulls")
-        model = () if column.is_position else ("map", "latent")
+        model = () if column.is_position or column.centre else ("map", "latent")
         if column.kind == "plain" or (level == "exact" and not column.is_refined):
             return (column.direct_layer, "nulls")
         cells = (*model, "flags", "bounded", "raw", "nulls")
@@ -376,8 +389,13 @@ def _column(row: dict[str, Any]) -> Column:
         shape=tuple(column.shape),
         fills=tuple(column.fills),
         missing=tuple(column.missing),
-        relation=None if row.get("relation") is None else Relation.from_json(row["relation"]),
+        relation=_relation(row.get("relation")),
+        centre=_relation(row.get("centre")),
     )
+
+
+def _relation(row: dict[str, Any] | None) -> Relation | None:
+    return None if row is None else Relation.from_json(row)
 
 
 def _check(info: CatalogInfo) -> None:
@@ -408,6 +426,7 @@ def _check(info: CatalogInfo) -> None:
         if column.kind == "list":
             _check_list(column, info)
         _check_relation(column, info)
+        _check_bounded(column, info)
     if sum(counts.values()) > MAX_ELEMENTS:
         raise ValueError(f"{sum(counts.values())} elements; {MAX_ELEMENTS} are allowed")
 
@@ -433,6 +452,21 @@ def _check_relation(column: Column, info: CatalogInfo) -> None:
         fits &= other.kind == "plain" or column.kind != "plain"
         if not (fits and column.is_real and not column.is_refined):
             raise ValueError(f"column {column.name!r} cannot be told from {name!r}")
+
+
+def _check_bounded(column: Column, info: CatalogInfo) -> None:
+    """Errors have none; cells are told from columns whose cells, and errors' cells, are not."""
+    named = {one.name: one for one in info.columns}
+    if column.partner and named[column.partner].kind in ("scaled", *KINDS[len(REAL_KINDS) :]):
+        raise ValueError(f"column {column.partner!r} cannot hold errors of {column.name!r}")
+    for name in column.centre.columns if column.centre else ():
+        other = named[name]
+        partner = named[other.partner] if other.partner else other
+        fits = other.is_real and other.centre is None and partner.centre is None
+        fits &= other.elements in (1, column.elements)
+        fits &= "plain" not in (column.kind, other.kind) and not column.is_position
+        if not fits or not column.is_real:
+            raise ValueError(f"the cells of column {column.name!r} cannot be told from {name!r}")
 
 
 def check_level(level: str) -> str:

@@ -22,6 +22,7 @@ from skyfold.errors import CorruptDataError
 if TYPE_CHECKING:
     from skyfold.catalogs.index import CatalogInfo, Column
     from skyfold.catalogs.model import TableModel
+    from skyfold.catalogs.relations import Relation
 
 ReadLayer = Callable[[str, Sequence[int]], NDArray[Any]]
 _NONE = np.empty(0, np.int64)
@@ -48,6 +49,7 @@ class RowDecoder:
         self._cells: NDArray[Any] | None = None
         self._latents: NDArray[np.int64] | None = None
         self._bounded: dict[str, NDArray[Any]] = {}
+        self._centres: dict[tuple[str, Relation], NDArray[np.float64]] = {}
         self._others: dict[str, NDArray[Any]] = {}
 
     def decode(self, column: Column, level: str) -> NDArray[Any]:
@@ -162,7 +164,7 @@ class RowDecoder:
         self, column: Column, place: int, stored: NDArray[Any], width: NDArray[np.float64]
     ) -> NDArray[Any]:
         """Values of one element's cell numbers."""
-        predicted = self._prediction(column, place)
+        predicted = self.base_of(column, place)
         if column.kind == "error":
             return cells.from_error_cells(
                 stored + self.error_base(column, predicted), column.native
@@ -179,8 +181,13 @@ class RowDecoder:
         return cells.error_cells(likely.astype(column.native))
 
     def base_of(self, column: Column, place: int) -> NDArray[np.float64] | None:
-        """Prediction that the cells of one element are counted from."""
-        return self._prediction(column, place)
+        """What the cells of one element are counted from; None for 0."""
+        if column.centre is None:
+            return self._prediction(column, place)
+        key = column.name, column.centre
+        if key not in self._centres:
+            self._centres[key] = self.told(column, column.centre, self.bounded)
+        return self._centres[key][place - column.first]
 
     def _exact(self, column: Column) -> NDArray[Any]:
         if not column.is_refined:
@@ -193,16 +200,17 @@ class RowDecoder:
         bits = self._read(column.direct_layer, column.places(column.direct_layer))
         if column.relation is None:
             return np.ascontiguousarray(bits).view(column.native)
-        predicted = self.told(column, self._by_itself)
+        predicted = self.told(column, column.relation, self._by_itself)
         return from_rest(bits, predicted, column.native)
 
-    def told(self, column: Column, values: Callable[[Column], NDArray[Any]]) -> NDArray[np.float64]:
-        """What a column's relation says of it, from the exact values of the others."""
-        assert column.relation is not None
-        others = [values(self.info.column(name)) for name in column.relation.columns]
+    def told(
+        self, column: Column, relation: Relation, values: Callable[[Column], NDArray[Any]]
+    ) -> NDArray[np.float64]:
+        """What a relation says of a column, shape (elements, n), from values of the others."""
+        others = [values(self.info.column(name)) for name in relation.columns]
         with np.errstate(invalid="ignore"):  # of NaN that signal
             wide = [one.astype(np.float64) for one in others]
-        predicted = column.relation.predict(wide)
+        predicted = relation.predict(wide)
         return np.broadcast_to(predicted, (column.elements, predicted.shape[1]))
 
     def _by_itself(self, column: Column) -> NDArray[Any]:

@@ -160,11 +160,18 @@ class RowEncoder:
             found = self.model.assign(units)
             self.layers["map"][0] = found
             self.layers["latent"][:] = self.model.encode(units, found)
-        for column in sorted(self.info.columns, key=_turn):
+        for column in sorted(self.info.columns, key=self._turn):
             self._column(column)
         checks = self._checksums()
         least, most = self._extremes()
         return EncodedRows(self.layers, checks, least, most, self._sums())
+
+    def _turn(self, column: Column) -> int:
+        """Order of encoding: bits, errors before their values' cells, then what is told."""
+        if column.kind == "plain":
+            return 0
+        others = map(self.info.column, column.bounded_from)
+        return 1 + max(map(self._turn, others), default=0)
 
     def _column(self, column: Column) -> None:
         first = self.info.null_place(column)
@@ -181,28 +188,34 @@ class RowEncoder:
             self._real(column, values)
 
     def _real(self, column: Column, values: NDArray[Any]) -> None:
-        flags = self._flags(column, values)
-        places = column.places("bounded")
-        if column.kind != "plain":
-            stored, good = self._cells(column, values)
-            stored = np.where((flags == 0) & good, stored, 0)
-            flags = np.where((flags == 0) & ~good, FLAG_RAW, flags).astype(np.uint8)
-            self.layers["bounded"][places] = stored
-            kept = (flags == FLAG_RAW) | (flags == FLAG_NOT_FINITE)
-            self.layers["raw"][places] = np.where(kept, cells.bits_of(values), 0)
-        self.layers["flags"][places] = flags
+        for layer, rows in self.bounded_layers(column).items():
+            self.layers[layer][column.places("bounded")] = rows
         if column.is_refined:
             bounded = self.decoder.bounded(column)
-            self.layers["exact"][places] = ladder.remainder(values, _NONE, _NONE, bounded)
+            exact = ladder.remainder(values, _NONE, _NONE, bounded)
+            self.layers["exact"][column.places("exact")] = exact
         else:
             layer = column.direct_layer
             self.layers[layer][column.places(layer)] = self._bits(column, values)
+
+    def bounded_layers(self, column: Column) -> dict[str, NDArray[Any]]:
+        """Flags of a column, and unless they are kept as they are, its cells and what has none."""
+        values = self.values[column.name]
+        flags = self._flags(column, values)
+        if column.kind == "plain":
+            return {"flags": flags}
+        stored, good = self._cells(column, values)
+        stored = np.where((flags == 0) & good, stored, 0)
+        flags = np.where((flags == 0) & ~good, FLAG_RAW, flags).astype(np.uint8)
+        kept = (flags == FLAG_RAW) | (flags == FLAG_NOT_FINITE)
+        raw = np.where(kept, cells.bits_of(values), np.uint64(0))
+        return {"flags": flags, "bounded": stored, "raw": raw}
 
     def _bits(self, column: Column, values: NDArray[Any]) -> NDArray[Any]:
         """Bits of values, or how far they are from what other columns say."""
         if column.relation is None:
             return cells.bits_of(values)
-        told = self.decoder.told(column, lambda other: self.values[other.name])
+        told = self.decoder.told(column, column.relation, lambda other: self.values[other.name])
         return to_rest(values, told)
 
     def _flags(self, column: Column, values: NDArray[Any]) -> NDArray[np.uint8]:
@@ -296,11 +309,6 @@ class RowEncoder:
                         weights = row[good] ** power
                     out[power, :, number] = np.bincount(place[good], weights, count)
         return out
-
-
-def _turn(column: Column) -> tuple[bool, bool, bool]:
-    """Order of encoding: bits before what is told from them, errors before their values' cells."""
-    return column.kind != "plain", column.kind != "error", column.relation is not None
 
 
 def _outward(values: NDArray[Any], missing: NDArray[np.bool_]) -> tuple[Any, Any]:

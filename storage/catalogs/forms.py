@@ -14,14 +14,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfold.catalogs.columns import bits_of
+from skyfold.catalogs.columns import ERROR_BITS, bits_of
 from skyfold.catalogs.index import PACKED_VALUES, CatalogInfo, Column
 from skyfold.catalogs.model import TableModel
+from skyfold.catalogs.relations import Relation
+from skyfold.catalogs.rows import missing_values
 from skyfold.codecs.columns import encode_numbers
 from storage.catalogs.encoder import RowEncoder
 from storage.catalogs.kinds import place_directly
 from storage.catalogs.reader import Batch
-from storage.catalogs.relations import Told, choose_relations, find_relations
+from storage.catalogs.relations import (
+    Told,
+    choose_relations,
+    choose_together,
+    find_centres,
+    find_relations,
+)
 
 _HEAD = 24  # bytes that a stream alone takes beyond one that shares a chunk
 _ROWS = 16384  # of the sample that are encoded
@@ -57,6 +65,10 @@ def choose_forms(info: CatalogInfo, model: TableModel | None, batch: Batch) -> C
     left.
     """
     trial = _encode(info, model, batch)
+    if centres := _find_centres(trial):
+        columns = (replace(c, centre=centres.get(c.name)) for c in info.columns)
+        info = replace(info, columns=tuple(columns))
+        trial = _encode(info, model, batch)
     found = find_relations(info.real_columns, trial.values)
     told = choose_relations(found, info.real_columns)
     able = [c for c in info.real_columns if c.kind != "plain"]
@@ -72,6 +84,35 @@ def choose_forms(info: CatalogInfo, model: TableModel | None, batch: Batch) -> C
     refined: list[set[str]] = [set(), _useful(able, gains), _useful(able, alone)]
     formed = [_formed(info, plain, names, found) for names in refined]
     return min(formed, key=lambda one: _exact_size(one, sizes, found, shared))
+
+
+def _find_centres(trial: RowEncoder) -> dict[str, Relation]:
+    """Centres of cells that are told from other columns rather than from the table's model."""
+    # Of columns whose bits `bounded` reads many lie in one chunk: none is told from those.
+    columns = [c for c in trial.info.real_columns if c.kind != "plain"]
+    values = {c.name: _seen(trial, c) for c in columns}
+    widths = {c.name: _cell_widths(trial, c) for c in columns if not c.is_position}
+
+    def size_of(column: Column, centre: Relation | None) -> int:
+        layers = trial.bounded_layers(replace(column, centre=centre))
+        return sum(map(_size, layers.values()))
+
+    found = find_centres(columns, values, widths, size_of)
+    return {name: one.relation for name, one in choose_together(found).items()}
+
+
+def _seen(trial: RowEncoder, column: Column) -> NDArray[Any]:
+    """Values of a column as `bounded` has them, NaN where missing."""
+    missing = missing_values(column, trial.values[column.name], trial.nulls[column.name])
+    return np.where(missing, np.nan, trial.decoder.bounded(column))
+
+
+def _cell_widths(trial: RowEncoder, column: Column) -> NDArray[np.float64]:
+    """How wide the cells of a column are, those of errors as near as it matters."""
+    values = trial.decoder.bounded(column)
+    if column.kind == "error":
+        return np.abs(values.astype(np.float64)) / 2**ERROR_BITS
+    return trial.decoder.widths(column, values.shape)
 
 
 def _exact_size(
@@ -106,7 +147,9 @@ def _formed(
     info: CatalogInfo, plain: set[str], refined: set[str], found: list[Told]
 ) -> CatalogInfo:
     chosen = [
-        replace(c, is_refined=c.name in refined, kind="plain" if c.name in plain else c.kind)
+        replace(c, kind="plain", centre=None)
+        if c.name in plain
+        else replace(c, is_refined=c.name in refined)
         for c in info.columns
     ]
     told = choose_relations(found, [c for c in chosen if c.is_real and not c.is_refined])

@@ -95,10 +95,10 @@ def _column(
         return replace(base, kind="whole", missing=config.missing if kind in "iu" else ())
     missing = _missing(sampled[0], config.missing)
     base = replace(base, missing=missing, fills=_fills(sampled[0], missing))
-    if column.name in (scan.positions or ()):
-        return replace(
-            base, kind="fixed", is_position=True, precision=_position_precision(column, config)
-        )
+    is_position = column.name in (scan.positions or ())
+    if is_position or column.name in scan.angles:
+        precision = _position_precision(column, config)
+        return replace(base, kind="fixed", is_position=is_position, precision=precision)
     if column.name in config.precision:
         return replace(base, kind="fixed", precision=config.precision[column.name])
     if column.name in errors:

@@ -1,4 +1,4 @@
-"""Which columns belong together: values and their errors, right ascension and declination.
+"""Which columns belong together: values and their errors, right ascensions and declinations.
 
 Only names (and units, where stated) are looked at. A declaration in the configuration always wins.
 """
@@ -25,6 +25,14 @@ _POSITIONS = (
     ("alphawin_j2000", "deltawin_j2000"),
     ("coord_ra", "coord_dec"),
 )
+
+
+# Of one of an object's positions: ALPHAWIN_J2000, coord_ra, ra_psf; the latitude is named alike.
+_LONGITUDE = re.compile(
+    r"^(?P<before>(?:.*_)?)(?P<mark>ra|alpha)(?P<after>(?:[a-z]*_?[bj]?\d{4}|_.*)?)$"
+)
+_LATITUDES = {"ra": ("dec", "decl", "de"), "alpha": ("delta",)}
+_NO_POSITION = re.compile(r"err|ivar|unc|sigma|corr|cov|pm|rate")
 
 
 def find_errors(
@@ -152,3 +160,27 @@ def find_positions(
         if first in lower and second in lower:
             return lower[first], lower[second]
     return None
+
+
+def find_angles(columns: Sequence[InputColumn]) -> list[tuple[str, str]]:
+    """Names of every pair of columns that are positions on the sky, by their names and units.
+
+    Both must state a unit of angle on the sky (not of seconds of arc, in which offsets are).
+    """
+    lower = {one.name.lower(): one for one in columns if _is_float(one) and _is_angle(one.unit)}
+    found = []
+    for name, first in lower.items():
+        match = _LONGITUDE.match(name)
+        for mark in _LATITUDES[match["mark"]] if match and not _NO_POSITION.search(name) else ():
+            second = lower.get(f"{match['before']}{mark}{match['after']}") if match else None
+            if second is not None and first.shape == second.shape == ():
+                found.append((first.name, second.name))
+    return found
+
+
+def _is_angle(unit: str | None) -> bool:
+    """Whether a unit is one in which positions on the sky are stated."""
+    try:
+        return u.Unit(unit) in (u.deg, u.rad, u.hourangle) if unit else False
+    except (ValueError, TypeError):
+        return False

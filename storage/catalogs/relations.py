@@ -1,13 +1,13 @@
 """Finding which columns of a catalog follow from others, on a sample of its rows.
 
 Every pair and every kind of relation is looked at on a few rows, the likely ones are fitted on
-more, and what is taken must make the column's stored bits smaller. A column that others are told
-from stands by itself, so that reading any column decodes at most two others.
+more, and what is taken must make the column's stored bits, or its cells, smaller. A column that
+others are told from stands by itself, so that reading any column decodes few others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
 
@@ -25,7 +25,9 @@ MIN_ROWS = 200  # of fewer, a relation takes about as much as it saves
 WORTH = 0.97  # of a column's own bytes, or less
 _COST = 0.02  # bytes a value of a relation's description, counted on the sample
 _FITTED = 8  # rows, at least, that a fit rests on
+_EACH = 0.05  # bits a value that one more column must save
 _TRIED = 5
+_MEASURED = 2  # centres of a column that are encoded
 _NEAR = 4  # columns whose planes are tried
 _MAG = -2.5 * np.log10(2)
 
@@ -44,12 +46,15 @@ class Told:
         Of its own bytes, that are left to store.
     gain : float
         Bytes that are not stored, of the sample.
+    rests_on : frozenset of str
+        Columns that may not be told from others then.
     """
 
     column: str
     relation: Relation
     share: float
     gain: float
+    rests_on: frozenset[str]
 
 
 def find_relations(
@@ -71,23 +76,97 @@ def find_relations(
     kept = _spread_rows(rows, SAMPLE)
     sample = {c.name: np.ascontiguousarray(values[c.name][:, kept]) for c in columns}
     found = [one for column in columns for one in _relations_of(column, columns, sample)]
+    return _largest_first(found)
+
+
+def find_centres(
+    columns: Sequence[Column],
+    values: Mapping[str, NDArray[np.generic]],
+    widths: Mapping[str, Floats],
+    size_of: Callable[[Column, Relation | None], int],
+) -> list[Told]:
+    """Every relation that makes the cells of a column smaller, the largest gains first.
+
+    Parameters
+    ----------
+    columns : sequence of Column
+        Of floats.
+    values : mapping of ndarray, shape (elements, n)
+        Their values as `bounded` gives them, NaN where missing.
+    widths : mapping of ndarray, shape (elements, n)
+        About how wide the cells are of those columns that have some.
+    size_of : callable
+        Bytes of a column's cells on the sample, counted from a centre.
+    """
+    columns = columns[:MAX_COLUMNS]
+    if not columns or values[columns[0].name].shape[1] < MIN_ROWS:
+        return []
+    found: list[Told] = []
+    for column in columns:
+        if column.name in widths:
+            sources = [c for c in columns if c.partner != column.name]
+            found += _centres_of(column, sources, values, widths[column.name], size_of)
+    return _largest_first(found)
+
+
+def _centres_of(
+    column: Column,
+    columns: Sequence[Column],
+    values: Mapping[str, NDArray[np.generic]],
+    width: Floats,
+    size_of: Callable[[Column, Relation | None], int],
+) -> Iterator[Told]:
+    """Centres of one column that are worth storing."""
+    partners = {c.name: c.partner for c in columns}
+    own = values[column.name]
+    others = _others(column, columns, values, own.shape)
+    alone = size_of(column, None)
+    for relation in _likely(_wide(own, own.shape), width, others)[:_MEASURED]:
+        size = size_of(column, relation) + _COST * own.size
+        if size < WORTH * alone:
+            names = {*relation.columns, *(partners[name] for name in relation.columns)} - {None}
+            rests_on = frozenset(str(name) for name in names)
+            yield Told(column.name, relation, size / alone, alone - size, rests_on)
+
+
+def _largest_first(found: list[Told]) -> list[Told]:
     return sorted(found, key=lambda one: (-one.gain, one.column))
+
+
+def _others(
+    column: Column,
+    columns: Sequence[Column],
+    values: Mapping[str, NDArray[np.generic]],
+    shape: tuple[int, ...],
+) -> dict[str, Floats]:
+    """Values of all columns that a column may be told from, in its shape."""
+    return {
+        c.name: _wide(values[c.name], shape)
+        for c in columns
+        if c.name != column.name and c.elements in (1, column.elements)
+    }
 
 
 def choose_relations(found: Sequence[Told], columns: Sequence[Column]) -> dict[str, Told]:
     """Relations of columns whose bits are stored and not refined; each stands or is told.
 
-    The largest gains first; then a column stands after all where others gain more by that. What
-    is read at `bounded` is told from what is read there.
+    What is read at `bounded` is told from what is read there.
     """
     names = {c.name for c in columns}
     plain = {c.name for c in columns if c.kind == "plain"}
     found = [
         one
         for one in found
-        if one.column in names
-        and set(one.relation.columns) <= (plain if one.column in plain else names)
+        if one.column in names and one.rests_on <= (plain if one.column in plain else names)
     ]
+    return choose_together(found)
+
+
+def choose_together(found: list[Told]) -> dict[str, Told]:
+    """Of relations in falling order of gain those that save most, so that what they rest on stands.
+
+    The largest first; then a column stands after all where others gain more by that.
+    """
     standing: set[str] = set()
     best = _largest(found, standing)
     for name in list(best):
@@ -102,11 +181,10 @@ def _largest(found: list[Told], standing: set[str]) -> dict[str, Told]:
     chosen: dict[str, Told] = {}
     told_from = set(standing)
     for one in found:
-        others = one.relation.columns
         free = one.column not in chosen and one.column not in told_from
-        if free and not chosen.keys() & set(others):
+        if free and not chosen.keys() & one.rests_on:
             chosen[one.column] = one
-            told_from |= set(others)
+            told_from |= one.rests_on
     return chosen
 
 
@@ -119,17 +197,14 @@ def _relations_of(
 ) -> Iterator[Told]:
     """Relations of one column that are worth storing."""
     own = sample[column.name]
-    others = {
-        c.name: _wide(sample[c.name], own.shape)
-        for c in columns
-        if c.name != column.name and c.elements in (1, column.elements)
-    }
+    others = _others(column, columns, sample, own.shape)
     alone = min(_bytes(own), _bytes(bits_of(own).astype(f"u{own.dtype.itemsize}")))
     for relation in _likely(_wide(own, own.shape), _unit(own), others):
         rest = to_rest(own, relation.predict([others[name] for name in relation.columns]))
         size = _bytes(rest) + _COST * rest.size
         if size < WORTH * alone:
-            yield Told(column.name, relation, size / alone, alone - size)
+            rests_on = frozenset(relation.columns)
+            yield Told(column.name, relation, size / alone, alone - size, rests_on)
 
 
 def _wide(values: NDArray[np.generic], shape: tuple[int, ...]) -> Floats:
@@ -156,9 +231,10 @@ def _likely(own: Floats, unit: Floats, others: Values) -> list[Relation]:
     for operation, names in _drafts(own, unit, others):
         inputs = [others[name][:, rows] for name in names]
         for relation in _fits(operation, names, own[:, rows], inputs):
-            with np.errstate(over="ignore", invalid="ignore"):
+            with np.errstate(all="ignore"):  # a width may be 0
                 rest = (own[:, rows] - relation.predict(inputs)) / unit[:, rows]
-            seen[relation] = float(_bits(rest.reshape(1, -1))[0])
+            bits = float(_bits(rest.reshape(1, -1))[0])
+            seen[relation] = bits + _EACH * len(names)
     return sorted(seen, key=lambda one: seen[one])[:_TRIED]
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from skyfold.catalogs.index import CatalogInfo
 from skyfold.catalogs.library import angle_unit_deg
 from skyfold.fidelity.catalogs import NO_CELL, sky_cells
-from storage.catalogs.pairs import find_errors, find_positions
+from storage.catalogs.pairs import find_angles, find_errors, find_positions
 from storage.catalogs.reader import Batch, InputColumn, longest
 from storage.config import CatalogConfig
 
@@ -29,6 +29,8 @@ class Scan:
     ----------
     positions : tuple of str, or None
         Names of right ascension and declination.
+    angles : set of str
+        Names of all columns that are coordinates of positions.
     keys : ndarray, shape (rows,), int64
         Sky cell of each row; -1 without positions.
     chosen : ndarray, shape (sampled rows,), int64
@@ -49,6 +51,7 @@ class Scan:
     ) -> None:
         self.config = config
         self.positions = find_positions(columns, config.ra, config.dec)
+        self.angles = {name for pair in find_angles(columns) for name in pair}
         self.units = {column.name: column.unit for column in columns}
         self.rows = rows
         self.keys = np.full(rows, -1, np.int64)

@@ -311,8 +311,9 @@ def _read_by(info: CatalogInfo, column: Column, level: str) -> set[tuple[str, in
         for name in column.relation.columns:
             other = info.column(name)
             read |= {(other.direct_layer, place) for place in other.places(other.direct_layer)}
-    if "bounded" in layers and column.partner is not None:
-        read |= _read_by(info, info.column(column.partner), "bounded")
+    if "bounded" in layers:
+        for other in map(info.column, column.bounded_from):
+            read |= _read_by(info, other, "bounded")
     return read
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import conftest_catalogs as made
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from astropy.table import Column, Table
 
+from skyfold.catalogs.index import CatalogInfo
 from skyfold.catalogs.relations import Relation, from_rest, log2, to_rest
 from skyfold.catalogs.tables import plain_values
+from skyfold.codecs.columns import encode_numbers
+from skyfold.errors import CorruptDataError
+from storage.catalogs.pairs import find_angles
+from storage.catalogs.reader import InputColumn
 
 ROWS = 3000
 
@@ -80,3 +89,109 @@ def test_what_a_survey_computed_is_found_and_costs_little(tmp_path):
             assert found.tobytes() == values.tobytes(), name
     # three columns as they are, half of one that shares its leading digits, nothing of the rest
     assert catalog.info()["levels"]["exact"]["bytes_per_row"] < 3.5 * 8
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> tuple[dict[str, np.ndarray], Any]:
+    """Fluxes, and what a survey computes from them: magnitudes, their errors; two positions."""
+    rng = np.random.default_rng(5)
+    true = rng.lognormal(4, 1, (ROWS, 3))
+    noise = np.sqrt(true + 20) * rng.uniform(0.9, 1.1, (ROWS, 3))
+    flux = true + noise * rng.standard_normal((ROWS, 3))
+    flux[:9] = np.nan
+    ra, dec = 150 + rng.random(ROWS), 2 + rng.random(ROWS)
+    with np.errstate(invalid="ignore"):
+        mag = 27 - 2.5 * np.log10(np.maximum(flux, 1e-3))
+    columns = {
+        "FLUX_APER": flux.astype("f4"),
+        "FLUXERR_APER": noise.astype("f4"),
+        "MAG_APER": mag.astype("f4"),
+        "MAGERR_APER": (1.0857362 * noise / np.maximum(flux, 1e-3)).astype("f4"),
+        "ALPHA_J2000": ra,
+        "DELTA_J2000": dec,
+        "ALPHAWIN_J2000": ra + 1e-6 * rng.standard_normal(ROWS),
+        "DELTAWIN_J2000": dec + 1e-6 * rng.standard_normal(ROWS),
+    }
+    folder = tmp_path_factory.mktemp("measured")
+    angles = {name: Column(columns[name], unit="deg") for name in columns if "2000" in name}
+    Table(columns | angles).write(folder / "t.fits")
+    return columns, made.build(made.write_survey(folder, "t", ["t.fits"]), "t")
+
+
+def test_cells_are_counted_from_what_other_columns_say(measured):
+    catalog = measured[1]
+    info = catalog.description
+    centres = {c.name: c.centre for c in info.columns if c.centre is not None}
+    assert centres["ALPHAWIN_J2000"].columns == ("ALPHA_J2000",)
+    assert centres["DELTAWIN_J2000"].columns == ("DELTA_J2000",)
+    assert centres.keys() & {"FLUX_APER", "MAG_APER"}
+    for column in info.columns:
+        for name in column.centre.columns if column.centre else ():
+            assert info.column(name).centre is None
+    sizes = {c.name: _cell_bytes(catalog, c) for c in info.columns}
+    told = min(sizes["FLUX_APER"], sizes["MAG_APER"])
+    assert told < 0.5 * max(sizes["FLUX_APER"], sizes["MAG_APER"])
+    assert sizes["ALPHAWIN_J2000"] < 0.6 * sizes["ALPHA_J2000"]
+    assert CatalogInfo.from_json(info.to_json(), "x") == info
+
+
+def _cell_bytes(catalog: Any, column: Any) -> int:
+    rows = np.asarray(catalog._array("bounded")[column.first : column.first + column.elements])
+    return len(encode_numbers(rows))
+
+
+def test_told_cells_keep_their_bounds_one_by_one_and_together(measured):
+    columns, catalog = measured
+    whole = catalog.read(level="bounded")
+    for name, values in columns.items():
+        alone = plain_values(catalog.read(name, level="bounded")[name])
+        assert alone.tobytes() == plain_values(whole[name]).tobytes(), name
+        error = columns.get(name.replace("_", "ERR_", 1))
+        bound = 0.1 * error if error is not None else np.abs(values) / 64
+        bound = 0.5e-3 / 3600 if "2000" in name else bound
+        far = np.abs(alone.astype("f8") - values.astype("f8")) > bound
+        assert not far.any(), name
+        exact = plain_values(catalog.read(name)[name])
+        assert exact.astype(values.dtype).tobytes() == values.tobytes(), name
+    some = catalog.where("ALPHAWIN_J2000 < 150.2", columns=["ALPHAWIN_J2000"])
+    assert len(some) == (columns["ALPHAWIN_J2000"] < 150.2).sum()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("FLUX_APER", {"centre": ["MAG_APER"]}),  # and that from this one
+        ("FLUXERR_APER", {"centre": ["FLUX_APER"]}),  # whose error it is
+        ("ALPHA_J2000", {"centre": ["DELTA_J2000"]}),  # which every cone reads
+        ("FLUXERR_APER", {"centre": ["nothing"]}),
+        ("FLUX_APER", {"partner": "FLUX_APER"}),
+    ],
+)
+def test_cells_that_would_be_told_in_a_circle_are_refused(measured, name, change):
+    plain = json.loads(measured[1].description.to_json())
+    for row in plain["columns"]:
+        row["centre"] = None
+        if row["name"] == "MAG_APER":
+            row["centre"] = _sum_of(["FLUX_APER"])
+        if row["name"] == name:
+            told = {"centre": _sum_of(change["centre"])} if "centre" in change else change
+            row.update(told)
+    with pytest.raises(CorruptDataError):
+        CatalogInfo.from_json(json.dumps(plain).encode(), "catalog.json")
+
+
+def _sum_of(names: list[str]) -> dict[str, Any]:
+    return {"operation": "sum", "columns": names, "factors": [1.0] * len(names), "offset": 0.0}
+
+
+def test_positions_of_every_kind_are_found():
+    def column(name: str, unit: str | None = "deg") -> InputColumn:
+        return InputColumn(name, "<f8", unit=unit)
+
+    pairs = [("ALPHAWIN_J2000", "DELTAWIN_J2000"), ("ra_psf", "dec_psf"), ("RAJ2000", "DEJ2000")]
+    columns = [column(name) for pair in pairs for name in pair]
+    assert find_angles(columns) == pairs
+    others = [("ra_error", "dec_error"), ("pm_ra", "pm_dec"), ("alpha_x", "beta_x"), ("ra_b", "x")]
+    assert find_angles([column(name) for pair in others for name in pair]) == []
+    assert find_angles([column("ra_off", "arcsec"), column("dec_off", "arcsec")]) == []
+    assert find_angles([column("ra_a", None), column("dec_a", None)]) == []
