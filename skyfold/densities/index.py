@@ -105,14 +105,14 @@ class Bounds:
     divergence : float
         Kullback-Leibler divergence of `latent` from the row [nats].
     mean_shift : float
-        Shift of the mean at `latent`, as a share of the grid's points. Where tails are cut off,
-        this would add up in a stack, whose rows all lose theirs on the same side.
+        Shift of a row's mean at `latent`, as a share of the grid's points. A writer sees to it
+        that such shifts do not add up in a stack.
     hellinger : float
         Hellinger distance of `bounded` from the row.
     """
 
     divergence: float = 1e-3
-    mean_shift: float = 1 / 2048
+    mean_shift: float = 1 / 256
     hellinger: float = 1 / 256
 
     def used(self, level: str, mass: Float, decoded: Float) -> Float:

@@ -2,12 +2,14 @@
 
 Knows how a row's core is fitted, how coarse a step it can bear, and that every bound is met: each
 trial is decoded with the reader's own functions, and a row takes the coarsest step that keeps it
-within the bound, so that easy rows are cheap and hard ones are not spoilt.
+within the bound, so that easy rows are cheap and hard ones are not spoilt. Where the means of rows
+near one another are shifted to one side, some of them take a finer step, since such shifts would
+add up in a stack.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +33,9 @@ from skyfold.densities.index import FLOORS, SHAPES, Bounds
 
 DEAD_ZONE = 0.4  # coefficients below 0.6 of a step become 0: fewer bits at the same divergence
 FIRST_STEP, LAST_STEP = 7, 30
+STACK_SHIFT = 1 / 65536  # of the mean of rows that lie near one another, as a share of the grid
+_STACK_ROWS, _STACKS = 64, 8  # rows of a group of such rows, at least; groups, at most
+_FINER = 16  # times smaller is the bound on the shift of a row that is encoded again
 _LEAST_LOSS = 0.5  # squared length on the grid of a unit of wavelet coefficients, at least
 
 
@@ -54,7 +59,7 @@ class EncodedRows:
 
 
 def encode_rows(mass: Float, bounds: Bounds) -> EncodedRows:
-    """Encode good rows.
+    """Encode good rows, each by itself.
 
     Parameters
     ----------
@@ -75,6 +80,20 @@ def encode_rows(mass: Float, bounds: Bounds) -> EncodedRows:
     )
 
 
+def encode_together(mass: Float, bounds: Bounds) -> EncodedRows:
+    """Encode good rows so that the shifts of their means do not add up; see `encode_rows`."""
+    encoded = encode_rows(mass, bounds)
+    rows = shifted_rows(mass, masses(encoded.amplitudes["latent"], FLOORS["latent"]))
+    strict = replace(bounds, mean_shift=bounds.mean_shift / _FINER)
+    if not len(rows):
+        return encoded
+    again = encode_rows(mass[rows], strict)
+    encoded.latent[rows], encoded.bounded[rows] = again.latent, again.bounded
+    for level, amplitude in encoded.amplitudes.items():
+        amplitude[rows] = again.amplitudes[level]
+    return encoded
+
+
 def fit_cores(mass: Float, shapes: NDArray[np.int32]) -> Int:
     """Position, width and shape coefficients of each row's main peak, shape (n, 2 + shapes)."""
     points, count = mass.shape[1], len(shapes)
@@ -90,6 +109,28 @@ def fit_cores(mass: Float, shapes: NDArray[np.int32]) -> Int:
     found = np.linalg.solve(normal, right[..., np.newaxis])[..., 0]
     core[:, 2:] = np.clip(np.rint(found), -32767, 32767)
     return core
+
+
+def shifted_rows(mass: Float, decoded: Float) -> Int:
+    """Rows that shift the mean of their stack most, without which it would keep to its bound.
+
+    Parameters
+    ----------
+    mass, decoded : ndarray, shape (n, points), float64
+        Probability masses.
+    """
+    place = np.arange(mass.shape[1]) / mass.shape[1]
+    shift = (decoded - mass) @ place
+    stacks = np.clip(len(mass) // _STACK_ROWS, 1, _STACKS)
+    found = []
+    for rows in np.array_split(np.argsort(mass @ place, kind="stable"), stacks):
+        total = shift[rows].sum()
+        largest = rows[np.argsort(-shift[rows] * np.sign(total), kind="stable")]
+        left = abs(total) - np.cumsum(shift[largest] * np.sign(total))
+        allowed = STACK_SHIFT * len(rows)
+        count = 0 if abs(total) <= allowed else 1 + int(np.argmax(left <= allowed))
+        found.append(largest[:count])
+    return np.sort(np.concatenate(found)).astype(np.int64)
 
 
 def _refine(mass: Float, start: Int, level: str, bounds: Bounds) -> tuple[Int, Int, Int]:

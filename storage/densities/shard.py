@@ -15,7 +15,7 @@ from skyfold.catalogs.model import assign_cells
 from skyfold.codecs.amplitude import UNIT, Float, masses
 from skyfold.densities.index import FLOORS, LEVELS, NARROW, DensityIndex
 from skyfold.densities.rows import checksum, decode_rows, to_masses
-from storage.densities.encoder import encode_rows
+from storage.densities.encoder import encode_together
 
 
 class EncodedShard:
@@ -79,7 +79,7 @@ class EncodedShard:
     def _encode(self, rows: slice, mass: Float, reason: NDArray[np.str_]) -> NDArray[np.str_]:
         """Fill in the layers of good rows; those that miss a bound after all are bad."""
         index, good = self.index, np.flatnonzero(reason == "")
-        encoded = encode_rows(mass[good], index.bounds)
+        encoded = encode_together(mass[good], index.bounds)
         kept = np.ones(len(good), bool)
         for level, amplitude in encoded.amplitudes.items():
             decoded = masses(amplitude, FLOORS[level])

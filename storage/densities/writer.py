@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 LOOKED_AT = 1000  # rows that tell how a set is normalised
 SAMPLE_ROWS, SAMPLE_RUN = 8192, 64  # that the map is trained on, and how many lie together
-WRITER_VERSION = 1  # changes when the same rows would be written as other bytes
+WRITER_VERSION = 2  # changes when the same rows would be written as other bytes
 
 
 def plan_densities(source: DensitiesInput) -> DensityIndex:

@@ -30,7 +30,7 @@ from skyfold.codecs.density import DensityCodec
 from skyfold.codecs.density_tables import CONTEXTS, fit_map, histogram_of
 from skyfold.codecs.nonzero import NonzeroCodec
 from skyfold.densities.index import CHUNK_ROWS, FLOORS, NARROW, Bounds
-from storage.densities.encoder import encode_rows
+from storage.densities.encoder import encode_together
 
 Float = NDArray[np.float64]
 Way = tuple[Float, int, int]  # decoded masses, plain bytes, coded bytes
@@ -111,7 +111,7 @@ class SparseBasis:
 def ladder(mass: Float) -> Iterator[tuple[str, Float, int]]:
     """Levels of skyfold: name, decoded masses, all stored bytes up to it."""
     runs = [slice(at, at + CHUNK_ROWS) for at in range(0, len(mass), CHUNK_ROWS)]
-    parts = [encode_rows(mass[run], Bounds()) for run in runs]
+    parts = [encode_together(mass[run], Bounds()) for run in runs]
     total = 0
     for level in ("latent", "bounded"):
         codec = DensityCodec(NARROW[level])
@@ -238,7 +238,7 @@ def print_tables(every: list[Float]) -> None:
     """Maps of contexts to tables that suit these densities, as the source has them."""
     for level, narrow in NARROW.items():
         counts = sum(
-            histogram_of(getattr(encode_rows(mass, Bounds()), level), narrow) for mass in every
+            histogram_of(getattr(encode_together(mass, Bounds()), level), narrow) for mass in every
         )
         chosen = fit_map(counts, np.full(CONTEXTS, 40, np.uint8))
         print(level, base64.b85encode(zlib.compress(_filled(chosen, counts), 9)).decode())

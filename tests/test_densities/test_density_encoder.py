@@ -9,8 +9,10 @@ from hypothesis.extra import numpy as hnp
 from skyfold.codecs.amplitude import masses
 from skyfold.densities.index import FLOORS, LEVELS, Bounds, DensityIndex
 from skyfold.densities.rows import decode_rows, to_masses
-from storage.densities.encoder import encode_rows
+from storage.densities.encoder import STACK_SHIFT, encode_rows, encode_together, shifted_rows
 from storage.densities.shard import encode_shard
+
+from .conftest import make_mixtures
 
 
 def index_of(stored, normalisation="trapezoid"):
@@ -98,3 +100,24 @@ def test_tighter_bounds_cost_more_and_are_kept():
     decoded = masses(strict.amplitudes["latent"], FLOORS["latent"])
     assert tight.used("latent", mass, decoded).max() <= 1
     assert np.abs(strict.latent).sum() > np.abs(loose.latent).sum()
+
+
+def test_shifts_of_means_do_not_add_up_in_stacks():
+    mass = make_mixtures(1500, points=120)[1]
+    mass = mass / mass.sum(axis=1, keepdims=True)
+    place = np.arange(120) / 120
+    one_sided = mass * (1 + 2e-3 * (place - 0.5))
+    one_sided /= one_sided.sum(axis=1, keepdims=True)
+    rows = shifted_rows(mass, one_sided)
+    assert 0 < len(rows) < 1500
+    mended = one_sided.copy()
+    mended[rows] = mass[rows]
+    shift = (mended - mass) @ place
+    order = np.argsort(mass @ place)
+    for stack in np.array_split(order, 8):
+        assert abs(shift[stack].mean()) <= STACK_SHIFT
+    assert not len(shifted_rows(mass, mass))
+    found = masses(encode_together(mass, Bounds()).amplitudes["latent"], FLOORS["latent"])
+    shift = (found - mass) @ place
+    for stack in np.array_split(order, 5):
+        assert abs(shift[stack].mean()) < 3 * STACK_SHIFT
