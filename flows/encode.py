@@ -19,7 +19,8 @@ from flows.train import prepare
 from skyfold.errors import InputError
 from skyfold.ladder import LEVELS
 from storage.images.archive import archive_image, require_few_bad
-from storage.images.builder import entry_from_note, note_of, plan_groups
+from storage.images.entries import entry_from_note, note_of, plan_groups
+from storage.images.writer import refer, write_indexes
 from storage.survey import SetAside
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _encode_images(job: Job, plan: Plan) -> tuple[list[ImageEntry], list[dict[st
         return [], []
     logger = get_run_logger()
     network = job.network()
-    referred, new = job.builder.refer(plan.entries, job.base, network.digest)
+    referred, new = refer(plan.entries, job.base, network.digest)
     if referred:
         base = job.config.release.base
         logger.info("%d of %d images are in %s", len(referred), len(plan.entries), base)
@@ -83,7 +84,7 @@ def _encode_images(job: Job, plan: Plan) -> tuple[list[ImageEntry], list[dict[st
     require_few_bad(bad, len(plan.entries), job.config.limits.bad_fraction)
     places = {entry.id: place for place, entry in enumerate(plan.entries)}
     written.sort(key=lambda entry: places[entry.id])
-    job.builder.write_indexes(written)
+    write_indexes(job.builder, written)
     pixels = max(sum(entry.pixels for entry in written), 1)
     sizes = {level: 8 * sum(e.bytes_at(level) for e in written) / pixels for level in LEVELS}
     shown = ", ".join(f"{level} {size:.3f}" for level, size in sizes.items())

@@ -20,7 +20,7 @@ from flows.runner import HOUR, RUNNER, batches, run_batches, step, workers
 from skyfold.errors import InputError, ReleaseError
 from skyfold.layout import MODEL_FILES, PROVENANCE_KEY
 from storage.images.archive import inspect_image, plan_hold_out, require_few_bad, training_image
-from storage.images.builder import entry_from_note, note_of
+from storage.images.entries import entry_from_note, note_of
 from storage.survey import ImageRef, SetAside
 
 TRAINING_IMAGES = 64

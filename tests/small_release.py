@@ -15,8 +15,10 @@ from skyfold.images.network import Network, model_digest
 from skyfold.layout import FIDELITY_KEY, PROVENANCE_KEY
 from storage.config import load_config
 from storage.images.archive import archive_image, inspect_image, plan_hold_out
-from storage.images.builder import ReleaseBuilder, plan_groups
+from storage.images.builder import ReleaseBuilder
+from storage.images.entries import plan_groups
 from storage.images.trial import trial_encoder
+from storage.images.writer import write_indexes
 from storage.survey import SetAside, find_images
 
 
@@ -61,7 +63,7 @@ def build_release(
         for one in placed
     ]
     encoded = time.process_time()
-    builder.write_indexes(written)
+    write_indexes(builder, written)
     release = open_release(url, options=options, unsealed=True)
     measuring = time.process_time()
     placed_by_id = {one.id: one for one in written}

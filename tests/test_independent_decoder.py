@@ -15,7 +15,7 @@ from astropy.io import fits
 from independent_decoder import Archive
 from small_release import build_release
 
-import storage.images.builder
+import storage.images.shards
 from skyfold import DataRelease, open_release
 
 TINY = ("night1/g", "night1/r")  # float32 with NaN and padding, and uint16
@@ -54,7 +54,7 @@ def ladder_url(pixels, tmp_path_factory) -> str:
     survey = synthetic.survey_toml(folder, '[[images]]\nset = "all"\nfiles = ["raw/*.fits"]\n')
     url = str(folder / "archive")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(storage.images.builder, "DIRECT_GAIN", 0.0)
+        patch.setattr(storage.images.shards, "DIRECT_GAIN", 0.0)
         assert build_release(survey, url) == []
     return url
 
@@ -117,8 +117,8 @@ def test_cells_of_an_even_number_of_integers_hold_one_more(ladder, pixels):
 def test_a_raw_array_stored_beside_the_ladder(pixels, tmp_path, monkeypatch):
     synthetic.write_fits(tmp_path / "raw/blank.fits", pixels["blank"], BLANK=-32768)
     survey = synthetic.survey_toml(tmp_path, '[[images]]\nset = "all"\nfiles = ["raw/*.fits"]\n')
-    monkeypatch.setattr(storage.images.builder, "DIRECT_GAIN", 10.0)
-    monkeypatch.setattr(storage.images.builder, "CLEARLY", 10.0)
+    monkeypatch.setattr(storage.images.shards, "DIRECT_GAIN", 10.0)
+    monkeypatch.setattr(storage.images.shards, "CLEARLY", 10.0)
     url = str(tmp_path / "archive")
     assert build_release(survey, url) == []
     archive = Archive(url)

@@ -12,8 +12,10 @@ from skyfold import sky
 from skyfold.errors import EmptyInputError, InputError, TooManyBadInputsError
 from skyfold.fidelity.holdout import FRACTION, HoldOut, in_pixels, order_for
 from skyfold.ladder import TILE
-from storage.images.builder import ReleaseBuilder, describe_image
+from storage.images.builder import ReleaseBuilder
 from storage.images.encoder import NotLadderableError, encode_image, prepare
+from storage.images.entries import describe_image
+from storage.images.writer import find_written, write_image
 from storage.survey import ImageRef, SetAside, read_image
 
 if TYPE_CHECKING:
@@ -135,10 +137,10 @@ def archive_image(
         )
     now = describe_image(image, model=network.digest, step=entry.step)
     planned = _placed(now, entry)
-    written = builder.find_written(planned)
+    written = find_written(builder, planned)
     if written is not None:
         return written, False
-    return builder.write_image(planned, encode_image(image, network, entry.step)), True
+    return write_image(builder, planned, encode_image(image, network, entry.step)), True
 
 
 def _placed(now: ImageEntry, planned: ImageEntry) -> ImageEntry:

@@ -25,8 +25,10 @@ from skyfold.images.index import ImageEntry
 from skyfold.images.network import Network
 from skyfold.ladder import TILE
 from skyfold.layout import MODEL_FILES
-from storage.images.builder import ReleaseBuilder, describe_image, plan_groups
+from storage.images.builder import ReleaseBuilder
 from storage.images.encoder import NotLadderableError, encode_image, prepare
+from storage.images.entries import describe_image, plan_groups
+from storage.images.writer import write_image, write_indexes
 from storage.survey import SurveyImage
 from tests.benchmarks.images import Cost, timed
 from tests.benchmarks.skies import Case
@@ -107,7 +109,7 @@ class Ladder:
         for case, entry in zip(cases, placed, strict=True):
             one, self.costs[case.name] = timed(_writing(builder, network, entry, case.test))
             written.append(one)
-        builder.write_indexes(written)
+        write_indexes(builder, written)
         self.entries = {case.name: entry for case, entry in zip(cases, written, strict=True)}
         self.release: DataRelease = open_release(str(folder), unsealed=True)
 
@@ -125,4 +127,4 @@ class Ladder:
 def _writing(
     builder: ReleaseBuilder, network: Network, entry: ImageEntry, image: SurveyImage
 ) -> Callable[[], ImageEntry]:
-    return lambda: builder.write_image(entry, encode_image(image, network, entry.step))
+    return lambda: write_image(builder, entry, encode_image(image, network, entry.step))

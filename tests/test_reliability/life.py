@@ -46,7 +46,9 @@ from skyfold.layout import FIDELITY_KEY, MANIFEST_KEY, PROVENANCE_KEY
 from storage.config import load_config
 from storage.gc import Garbage, find_garbage, remove_garbage
 from storage.images.archive import archive_image, inspect_image
-from storage.images.builder import ReleaseBuilder, plan_groups
+from storage.images.builder import ReleaseBuilder
+from storage.images.entries import plan_groups
+from storage.images.writer import refer, write_indexes
 from storage.register import register_release
 from storage.survey import find_images
 from tests import synthetic
@@ -150,12 +152,12 @@ def archive(product: Path | str, name: str, options: dict[str, Any] | None = Non
     base = BASES[name]
     release = open_release(f"{product}/{base}", options=options) if base else None
     builder.write_model(files)
-    referred, new = builder.refer(entries[:count], release, network.digest)
+    referred, new = refer(entries[:count], release, network.digest)
     placed, groups = plan_groups(new, network.channels, network.tables)
     builder.start({"name": f"test/{name}", "images": ["night1"]}, groups)
     by_id = {ref.id: ref for ref in refs}
     written = [archive_image(builder, network, by_id[one.id], one, options={})[0] for one in placed]
-    builder.write_indexes([*referred, *written])
+    write_indexes(builder, [*referred, *written])
     builder.store.write(FIDELITY_KEY, FidelityRecord.from_rows([]).to_ecsv().encode())
     builder.store.write(PROVENANCE_KEY, json.dumps({"test": True}).encode())
 

@@ -10,11 +10,11 @@ from scipy.ndimage import gaussian_filter
 from skyfold.images.index import FLAG_FILL
 from skyfold.layout import direct_codec
 from skyfold.noise import background_at
-from storage.images.builder import _direct_bytes
 from storage.images.encoder import encode_image, pad_to_tiles
 from storage.images.image_input import SurveyImage
 from storage.images.noise_fit import find_fills, fit_noise
 from storage.images.selection import select_leaves
+from storage.images.shards import _direct_bytes
 from storage.survey import ImageRef
 
 
