@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import pkgutil
 import re
 import shlex
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,7 @@ BLOCK = re.compile(
     re.M | re.S,
 )
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
+NAMED = re.compile(r"(?<![\w./:\[])(?:skyfold|storage|models|flows|tests)(?:[./]\w+)+")
 LANGUAGES = {"python", "console", "toml", "text"}  # beside those of the site, in braces
 
 
@@ -172,6 +175,22 @@ def test_links_resolve(page):
     inside = [one.partition("#")[0] for one in targets if not one.startswith(("http", "#"))]
     missing = [one for one in inside if not (page.parent / one).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_and_modules_that_pages_name_are_there(page):
+    codecs = {one.name for one in entry_points(group="skyfold.codecs")}  # named as modules are
+    named = set(NAMED.findall(page.read_text())) - codecs
+    assert [name for name in named if not (ROOT / name).exists() and not is_python(name)] == []
+
+
+def is_python(name: str) -> bool:
+    """Whether a dotted name is a module, or an attribute of one."""
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
 
 
 def test_every_decision_is_listed():
