@@ -28,7 +28,6 @@ errors.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -36,6 +35,7 @@ import numpy as np
 import zarr
 
 from skyfold.access.trust import load_json, reading
+from skyfold.catalogs.checks import KINDS, check_info
 from skyfold.catalogs.columns import LEVELS
 from skyfold.catalogs.relations import Relation
 from skyfold.codecs.columns import ListsCodec, NumbersCodec, TextCodec
@@ -43,18 +43,11 @@ from skyfold.codecs.zarr_codec import ZarrCodec
 from skyfold.errors import LevelNotStoredError, UnknownNameError
 
 CHUNK_ROWS = 16384
-MAX_CHUNK_ROWS = 2**17
 MAX_PACK = 32
 # A chunk of a short catalog holds several elements, up to so many values; of a long one, one.
 PACKED_VALUES = 2 * CHUNK_ROWS - 1
-MAX_ELEMENTS = 2**14
-MAX_ROWS = 2**40
-_DTYPE = re.compile(r"str|[<>|=]?[A-Za-z]{1,10}[0-9]{0,7}(\[[0-9]{0,9}[A-Za-zμ]{1,3}\])?")
-HEALPIX_ORDER = 29  # of the curve that rows follow
-REAL_KINDS = ("scaled", "error", "fixed", "plain")
-ROW_MAJOR = ("text", "list")  # kinds with an array of their own for each element, rows first
-KINDS = (*REAL_KINDS, "whole", *ROW_MAJOR)
-MAX_LIST_CHUNK_BYTES = 2**26  # of the longest list, times rows of a chunk
+REAL_KINDS = KINDS[:4]
+ROW_MAJOR = KINDS[5:]  # kinds with an array of their own for each element, rows first
 _LAYER_TYPES = {
     "rows": "int64",
     "map": "int32",
@@ -378,7 +371,7 @@ class CatalogInfo:
             plain = load_json(data, key)
             columns = tuple(_column(row) for row in plain.pop("columns"))
             info = replace(cls(columns=columns, **plain), notices=tuple(plain["notices"]))
-            _check(info)
+            check_info(info)
         return info
 
 
@@ -396,77 +389,6 @@ def _column(row: dict[str, Any]) -> Column:
 
 def _relation(row: dict[str, Any] | None) -> Relation | None:
     return None if row is None else Relation.from_json(row)
-
-
-def _check(info: CatalogInfo) -> None:
-    """What decoding relies on: sizes within bounds, kinds known, elements in their places."""
-    if not (0 < info.chunk_rows <= MAX_CHUNK_ROWS and info.rows > 0):
-        raise ValueError(f"{info.rows} rows in chunks of {info.chunk_rows}")
-    if not (info.rows <= MAX_ROWS and 0 < info.shard_rows <= MAX_ROWS and info.channels <= 2**16):
-        raise ValueError(f"{info.rows} rows in shards of {info.shard_rows}")
-    if info.shard_rows % info.chunk_rows:
-        raise ValueError(f"shards of {info.shard_rows} rows in chunks of {info.chunk_rows}")
-    counts = {"real": 0, "whole": 0, "text": 0, "list": 0}
-    for column in info.columns:
-        sort = "real" if column.is_real else column.kind
-        known = _DTYPE.fullmatch(column.dtype) and (
-            column.dtype == "str" or np.dtype(column.dtype).kind in "fiubMmSU"
-        )
-        if not known or column.elements > MAX_ELEMENTS:
-            raise ValueError(f"column {column.name!r} is of type {column.dtype[:20]!r}")
-        if (
-            column.kind not in KINDS
-            or column.first != counts[sort]
-            or min(column.shape, default=1) < 1
-        ):
-            raise ValueError(f"column {column.name!r} of kind {column.kind!r} is out of place")
-        counts[sort] += column.elements
-        if column.is_real and column.native.kind != "f":
-            raise ValueError(f"column {column.name!r} of type {column.dtype!r} is not of floats")
-        if column.kind == "list":
-            _check_list(column, info)
-        _check_relation(column, info)
-        _check_bounded(column, info)
-    if sum(counts.values()) > MAX_ELEMENTS:
-        raise ValueError(f"{sum(counts.values())} elements; {MAX_ELEMENTS} are allowed")
-
-
-def _check_list(column: Column, info: CatalogInfo) -> None:
-    """A list is of numbers, one a row, and a chunk of the longest ones is not too large."""
-    if column.shape or column.dtype == "str" or column.native.kind not in "fiubMm":
-        raise ValueError(f"column {column.name!r} holds lists of {column.dtype!r}")
-    size = column.row_bytes * info.chunk_rows
-    if column.width < 0 or size > MAX_LIST_CHUNK_BYTES:
-        raise ValueError(f"column {column.name!r} has chunks of lists of {size} bytes")
-
-
-def _check_relation(column: Column, info: CatalogInfo) -> None:
-    """A column is told from others that stand by themselves, and are stored where it is read."""
-    if column.relation is None:
-        return
-    named = {one.name: one for one in info.columns}
-    for name in column.relation.columns:
-        other = named[name]
-        fits = other.is_real and other.relation is None and not other.is_refined
-        fits &= other.elements in (1, column.elements)
-        fits &= other.kind == "plain" or column.kind != "plain"
-        if not (fits and column.is_real and not column.is_refined):
-            raise ValueError(f"column {column.name!r} cannot be told from {name!r}")
-
-
-def _check_bounded(column: Column, info: CatalogInfo) -> None:
-    """Errors have none; cells are told from columns whose cells, and errors' cells, are not."""
-    named = {one.name: one for one in info.columns}
-    if column.partner and named[column.partner].kind in ("scaled", *KINDS[len(REAL_KINDS) :]):
-        raise ValueError(f"column {column.partner!r} cannot hold errors of {column.name!r}")
-    for name in column.centre.columns if column.centre else ():
-        other = named[name]
-        partner = named[other.partner] if other.partner else other
-        fits = other.is_real and other.centre is None and partner.centre is None
-        fits &= other.elements in (1, column.elements)
-        fits &= "plain" not in (column.kind, other.kind) and not column.is_position
-        if not fits or not column.is_real:
-            raise ValueError(f"the cells of column {column.name!r} cannot be told from {name!r}")
 
 
 def check_level(level: str) -> str:

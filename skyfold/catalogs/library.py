@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from astropy import units as u
-from astropy.coordinates import Angle, SkyCoord
 from astropy.table import QTable
 
 from skyfold.access.model_files import CARD
@@ -22,19 +20,20 @@ from skyfold.access.trust import reading, require_memory
 from skyfold.catalogs.chunks import Chunks
 from skyfold.catalogs.columns import LEVELS
 from skyfold.catalogs.index import (
-    HEALPIX_ORDER,
     CatalogInfo,
     Column,
     catalog_path,
     check_level,
 )
 from skyfold.catalogs.model import ARRAYS, MAX_BYTES, TableModel
+from skyfold.catalogs.positions import Cone, in_degrees
 from skyfold.catalogs.query import Condition, parse_condition
 from skyfold.catalogs.run import Run, runs
 from skyfold.catalogs.tables import make_table, nothing, write_parquet
 from skyfold.errors import InvalidRequestError
 
 if TYPE_CHECKING:
+    from astropy.coordinates import SkyCoord
     from numpy.typing import NDArray
 
     from skyfold.release import DataRelease
@@ -226,12 +225,11 @@ class Catalog:
         """
         check_level(level)
         ra, dec = self._position_columns()
-        reach = self._radius(radius)
-        chunks = self._chunks_near(position.icrs, reach)
+        area = Cone.of(position, radius)
+        chunks = area.chunks(self.chunks.low, self.chunks.high)
 
         def inside(run: Run) -> NDArray[np.bool_]:
-            sky = SkyCoord(_degrees(ra, run), _degrees(dec, run), unit="deg")
-            return np.asarray(sky.separation(position.icrs) <= reach)
+            return area.holds(*(in_degrees(run.column(one)[0][0], one.unit) for one in (ra, dec)))
 
         return self._table(self._wanted(columns), level, chunks, inside)
 
@@ -243,30 +241,6 @@ class Catalog:
                 "read or where"
             )
         return info.column(info.ra), info.column(info.dec)
-
-    def _radius(self, radius: Any) -> Any:
-        try:
-            reach = Angle(radius)
-        except (u.UnitsError, ValueError, TypeError) as error:
-            raise InvalidRequestError(
-                f"radius {radius!r}: give an angle, such as 2 * u.arcmin"
-            ) from error
-        if not (reach.isscalar and 0 < reach.deg <= 180):
-            raise InvalidRequestError(f"radius {radius}: give one angle above 0 and up to 180 deg")
-        return reach
-
-    def _chunks_near(self, position: SkyCoord, reach: Any) -> NDArray[np.intp]:
-        """Chunks whose range of HEALPix cells meets the cone."""
-        from astropy_healpix import HEALPix
-
-        order = int(np.clip(np.floor(np.log2(58.6 * 8 / reach.deg)), 0, HEALPIX_ORDER))
-        grid = HEALPix(nside=2**order, order="nested", frame="icrs")
-        cells = np.sort(grid.cone_search_skycoord(position, reach)).astype(np.int64)
-        shift = 2 * (HEALPIX_ORDER - order)
-        chunks = self.chunks
-        first = np.searchsorted(cells, chunks.low >> shift)
-        last = np.searchsorted(cells, chunks.high >> shift, side="right")
-        return np.flatnonzero(last > first)
 
     def cell(
         self, number: int, level: str = "exact", columns: Sequence[str] | str | None = None
@@ -432,19 +406,6 @@ class Catalog:
             for place in range(len(columns))
         ]
         return make_table(columns, numbers[order], joined)
-
-
-def _degrees(column: Column, run: Run) -> NDArray[np.float64]:
-    values = run.column(column)[0][0].astype(np.float64)
-    return values * angle_unit_deg(column.unit)
-
-
-def angle_unit_deg(unit: str | None) -> float:
-    """Degrees in the unit of a position column; degrees where none that fits is stated."""
-    try:
-        return float(u.Unit(unit, parse_strict="silent").to(u.deg)) if unit else 1.0
-    except (u.UnitsError, ValueError, TypeError):
-        return 1.0
 
 
 def bound_of(info: CatalogInfo, column: Column) -> dict[str, Any]:

@@ -139,7 +139,9 @@ class RowDecoder:
             widths = self.widths(column, stored.shape)
             out = np.stack(
                 [
-                    self.from_cells(column, place, stored[number], widths[number])
+                    self.from_cells(
+                        column, self.base_of(column, place), stored[number], widths[number]
+                    )
                     for number, place in enumerate(places)
                 ]
             )
@@ -161,10 +163,13 @@ class RowDecoder:
         return np.full(shape, cells.fixed_width(precision))
 
     def from_cells(
-        self, column: Column, place: int, stored: NDArray[Any], width: NDArray[np.float64]
+        self,
+        column: Column,
+        predicted: NDArray[np.float64] | None,
+        stored: NDArray[Any],
+        width: NDArray[np.float64],
     ) -> NDArray[Any]:
-        """Values of one element's cell numbers."""
-        predicted = self.base_of(column, place)
+        """Values of one element's cell numbers, counted from `base_of` it."""
         if column.kind == "error":
             return cells.from_error_cells(
                 stored + self.error_base(column, predicted), column.native

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfold.catalogs.columns import LEVELS, held_out
-from skyfold.catalogs.index import HEALPIX_ORDER, CatalogInfo, Column
-from skyfold.catalogs.library import Catalog, angle_unit_deg
+from skyfold.catalogs.index import CatalogInfo, Column
+from skyfold.catalogs.library import Catalog
+from skyfold.catalogs.positions import HEALPIX_ORDER, in_degrees, sky_cells
 from skyfold.catalogs.tables import plain_values
 from skyfold.science import ScienceCase, cases
 from skyfold.science.colors import COLORS
@@ -102,7 +103,7 @@ def _read(catalog: Catalog, columns: list[Column], level: str, chunks: Any) -> d
     for column in columns:
         values = plain_values(table[column.name]).astype(np.float64)
         if column.is_position:
-            values = values * angle_unit_deg(column.unit)
+            values = in_degrees(values, column.unit)
         missing = np.isnan(values)
         for value in column.missing:
             missing |= values == float(column.native.type(value))
@@ -158,23 +159,3 @@ def held_out_rows(
         sky_cells(raw[info.ra], raw[info.dec]) >> 2 * (HEALPIX_ORDER - info.hold_out_order),
         info.seed,
     )
-
-
-NO_CELL = 12 * 4**HEALPIX_ORDER  # of a position that is not on the sky
-
-
-def sky_cells(ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Nested HEALPix cells of order 29 of positions [deg]; beyond the last where there is none."""
-    from astropy import units as u
-    from astropy_healpix import HEALPix
-
-    good = (
-        np.isfinite(ra_deg)
-        & np.isfinite(dec_deg)
-        & (np.abs(dec_deg) <= 90)
-        & (np.abs(ra_deg) <= 720)
-    )
-    cells = np.full(len(ra_deg), NO_CELL, np.int64)
-    grid = HEALPix(nside=2**HEALPIX_ORDER, order="nested")
-    cells[good] = grid.lonlat_to_healpix(ra_deg[good] * u.deg, dec_deg[good] * u.deg)
-    return cells

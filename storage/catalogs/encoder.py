@@ -245,7 +245,7 @@ class RowEncoder:
             else:
                 start = np.zeros(self.rows) if base is None else base
                 stored[number], good[number] = cells.to_cells(wide[number], start, widths[number])
-            decoded = self.decoder.from_cells(column, place, stored[number], widths[number])
+            decoded = self.decoder.from_cells(column, base, stored[number], widths[number])
             with np.errstate(invalid="ignore"):
                 good[number] &= np.abs(decoded.astype(np.float64) - wide[number]) <= bound[number]
         return stored, good

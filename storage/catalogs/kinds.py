@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skyfold.catalogs.checks import MAX_LIST_CHUNK_BYTES
 from skyfold.catalogs.columns import MAX_FILLS, bits_of
-from skyfold.catalogs.index import MAX_LIST_CHUNK_BYTES, CatalogInfo, Column
-from skyfold.catalogs.library import angle_unit_deg
+from skyfold.catalogs.index import CatalogInfo, Column
+from skyfold.catalogs.positions import angle_unit_deg
 from skyfold.errors import InputError
 from storage.catalogs.reader import Batch, InputColumn
 from storage.catalogs.scan import Scan
@@ -95,10 +96,9 @@ def _column(
         return replace(base, kind="whole", missing=config.missing if kind in "iu" else ())
     missing = _missing(sampled[0], config.missing)
     base = replace(base, missing=missing, fills=_fills(sampled[0], missing))
-    is_position = column.name in (scan.positions or ())
-    if is_position or column.name in scan.angles:
+    if column.name in (scan.positions or ()):
         precision = _position_precision(column, config)
-        return replace(base, kind="fixed", is_position=is_position, precision=precision)
+        return replace(base, kind="fixed", is_position=True, precision=precision)
     if column.name in config.precision:
         return replace(base, kind="fixed", precision=config.precision[column.name])
     if column.name in errors:
@@ -106,6 +106,8 @@ def _column(
     if column.name in scan.pairs:
         partner, factor, is_inverse = scan.pairs[column.name]
         return replace(base, kind="scaled", partner=partner, factor=factor, is_inverse=is_inverse)
+    if column.name in scan.angles:
+        return replace(base, kind="fixed", precision=_position_precision(column, config))
     return replace(base, kind="plain")
 
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from skyfold.catalogs.checks import MAX_LIST_CHUNK_BYTES
 from skyfold.catalogs.columns import held_out
-from skyfold.catalogs.index import CHUNK_ROWS, HEALPIX_ORDER, MAX_LIST_CHUNK_BYTES, CatalogInfo
+from skyfold.catalogs.index import CHUNK_ROWS, CatalogInfo
+from skyfold.catalogs.positions import HEALPIX_ORDER
 from storage.catalogs.scan import Scan
 
 SHARD_BYTES = 2**25  # of raw rows: what one task holds, several times over

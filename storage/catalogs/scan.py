@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfold.catalogs.index import CatalogInfo
-from skyfold.catalogs.library import angle_unit_deg
-from skyfold.fidelity.catalogs import NO_CELL, sky_cells
+from skyfold.catalogs.positions import NO_CELL, in_degrees, sky_cells
 from storage.catalogs.pairs import find_angles, find_errors, find_positions
 from storage.catalogs.reader import Batch, InputColumn, longest
 from storage.config import CatalogConfig
@@ -90,8 +89,7 @@ class Scan:
 
     def _sky_cells(self, batch: Batch) -> NDArray[np.int64]:
         first, second = (
-            batch[name][0].astype(np.float64) * angle_unit_deg(self.units[name])
-            for name in self.positions or ()
+            in_degrees(batch[name][0], self.units[name]) for name in self.positions or ()
         )
         cells = sky_cells(first, second)
         measured = np.isfinite(first) & np.isfinite(second)
@@ -125,7 +123,7 @@ class Scan:
         if self.ids is None:
             return np.arange(self.rows), []
         nameless = np.concatenate(self.no_id)
-        named = np.setdiff1d(np.arange(self.rows), nameless)
+        named = np.delete(np.arange(self.rows), nameless)
         _, first = np.unique(self.ids[named], return_index=True)
         kept = np.sort(np.concatenate([named[first], nameless]))
         if len(kept) == self.rows:

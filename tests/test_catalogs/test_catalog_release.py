@@ -11,12 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from astropy import units as u
-from astropy.coordinates import Angle, SkyCoord
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
 
 from flows.job import Job
 from skyfold.catalogs.columns import LEVELS
 from skyfold.catalogs.library import CatalogLibrary
+from skyfold.catalogs.positions import Cone
 from skyfold.catalogs.tables import plain_values
 from skyfold.errors import (
     CorruptDataError,
@@ -101,7 +102,8 @@ def test_cone_finds_what_is_there(galaxies, columns, level):
 
 
 def test_cone_leaves_far_chunks_unread(galaxies):
-    chunks = galaxies._chunks_near(SkyCoord(150.02, 1.95, unit="deg"), Angle(1 * u.arcmin))
+    cone = Cone.of(SkyCoord(150.02, 1.95, unit="deg"), 1 * u.arcmin)
+    chunks = cone.chunks(galaxies.chunks.low, galaxies.chunks.high)
     assert 0 < len(chunks) < galaxies.description.chunks
     assert len(galaxies.cone(SkyCoord(10, -60, unit="deg"), 1 * u.arcmin)) == 0
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import QTable
@@ -165,3 +166,15 @@ def test_roles_need_one_value_a_row(tmp_path, role, column):
     survey = made.write_survey(tmp_path, "t", ["t.parquet"], f'{role} = "{column}"')
     with pytest.raises(InputError, match=f"'{column}' holds .*, and cannot be"):
         made.build(survey, "t")
+
+
+def test_cones_pass_over_positions_that_are_none(tmp_path):
+    ra, dec = 100 + X, 2 * X
+    dec[:3], ra[3], dec[4] = (95, -999, np.nan), np.nan, 90.5
+    pq.write_table(pa.table({"ra": ra, "dec": dec, "x": X}), tmp_path / "t.parquet")
+    catalog = made.build(made.write_survey(tmp_path, "t", ["t.parquet"]), "t")
+    centre = SkyCoord(100, 0, unit="deg")
+    inside = [row for row in range(5, ROWS) if np.hypot(ra[row] - 100, dec[row]) < 2]
+    for level in LEVELS:
+        found = catalog.cone(centre, 2 * u.deg, level=level).meta["rows"]
+        assert found.tolist() == inside
