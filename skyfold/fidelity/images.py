@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from skyfold.fidelity.holdout import counted_pixels, hold_out_of
 from skyfold.fidelity.record import FidelityRecord, summarise
 from skyfold.fidelity.views import (
+    Place,
     TrialEncoder,
     View,
     difference_view,
@@ -39,7 +41,7 @@ MAX_IMAGES = 24  # a set and band: enough objects for every bin of a survey imag
 MAX_EXTRAS = 4  # of these, into which sources are injected, or which another epoch is taken from
 LEAST_PIXELS = 2**21  # of a set and band, to fill the bins: of small surveys this costs more
 SHARE = 0.125  # of its pixels, if that is more: measuring a pixel costs twice its encoding
-LARGE, SMALL = 1024, 512  # [pixel], sides of the pieces that are measured
+LARGE, SMALL = 1024, 512  # [pixel], sides of images measured whole, and of pieces
 Measured = dict[str, dict[str, "list[Sample]"]]  # level -> case -> samples
 
 
@@ -66,13 +68,14 @@ def _budget(entries: Sequence[ImageEntry]) -> float:
     return max(LEAST_PIXELS, SHARE * sum(entry.pixels for entry in entries))
 
 
-def piece_to_measure(
+def pieces_to_measure(
     release: DataRelease, entry: ImageEntry, counted: NDArray[np.bool_]
-) -> tuple[slice, slice]:
-    """Return the rows and columns of an image that the record is measured on.
+) -> list[Place]:
+    """Return the rows and columns of the pieces of an image that the record is measured on.
 
-    The whole image where its set and band are small; else the piece of 1024 or 512 pixels a side,
-    in whole tiles, that holds most of the sky which counts.
+    The whole image where its set and band are small. Else the piece of 512 pixels a side, in whole
+    tiles, that holds most of the sky which counts; of few and large images, one in each quarter,
+    for what a detector does differs from place to place. The one with most such sky comes first.
     """
     alike = [
         one
@@ -80,7 +83,32 @@ def piece_to_measure(
         if (one.set, one.band) == (entry.set, entry.band) and one.mode != "direct"
     ]
     share = _budget(alike) / min(len(alike), MAX_IMAGES)
-    return injection.window(counted, TILE, LARGE if share >= (LARGE**2) / 2 else SMALL)
+    if share < LARGE**2 / 2:
+        return [injection.window(counted, TILE, SMALL)]
+    if max(entry.plane) <= LARGE:
+        return [(slice(0, entry.plane[0]), slice(0, entry.plane[1]))]
+    found = [_window_in(counted, quarter) for quarter in _quarters(entry.plane)]
+    return sorted(found, key=lambda place: -int(counted[place].sum()))
+
+
+def _quarters(plane: tuple[int, int]) -> list[Place]:
+    """Quarters of an image, of whole tiles but at its edge; halves of a narrow one."""
+    halves = []
+    for size in plane:
+        middle = TILE * round(size / 2 / TILE) if size >= 2 * SMALL else size
+        halves.append(
+            [slice(0, middle), slice(middle, size)] if middle < size else [slice(0, size)]
+        )
+    return [(rows, columns) for rows in halves[0] for columns in halves[1]]
+
+
+def _window_in(counted: NDArray[np.bool_], part: Place) -> Place:
+    """The piece of a part of an image that holds most of what counts there."""
+    rows, columns = (
+        slice(of.start + piece.start, of.start + piece.stop)
+        for of, piece in zip(part, injection.window(counted[part], TILE, SMALL), strict=True)
+    )
+    return rows, columns
 
 
 def sky_margin(entry: ImageEntry) -> int:
@@ -116,26 +144,26 @@ def measure_image(
     """
     entry = release.images.entry(image_id)
     counted = counted_pixels(release, entry)
-    place = piece_to_measure(release, entry, counted)
-    view = stored_view(release, entry, place, counted)
-    if view is None:
+    if entry.mode == "direct":
         return {}
     measured: Measured = {level: {} for level in LEVELS}
-    for one in _views(release, view, entry, encode, galaxies):
-        for level, name, samples in _measure(one):
-            measured[level].setdefault(name, []).extend(samples)
+    for number, place in enumerate(pieces_to_measure(release, entry, counted)):
+        view = stored_view(release, entry, place, counted)
+        more = _more_views(release, view, entry, encode, galaxies) if number == 0 else ()
+        for one in chain([view], more):
+            for level, name, samples in _measure(one):
+                measured[level].setdefault(name, []).extend(samples)
     return measured
 
 
-def _views(
+def _more_views(
     release: DataRelease,
     view: View,
     entry: ImageEntry,
     encode: TrialEncoder | None,
     galaxies: int,
 ) -> Iterator[View]:
-    """The stored image, and what else is made of it."""
-    yield view
+    """What else is made of a stored image."""
     alike = _measured_alike(release, entry)
     if entry.id in alike[:MAX_EXTRAS]:
         made = (

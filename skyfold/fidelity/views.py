@@ -14,7 +14,7 @@ import numpy as np
 
 from skyfold import sky
 from skyfold.fidelity.holdout import counted_pixels
-from skyfold.ladder import TILE
+from skyfold.ladder import LEVELS, TILE
 from skyfold.science import ImageContext, galaxies, injection
 from skyfold.science.epochs import align
 from skyfold.science.sources import FALLBACK_FWHM, prepare_field
@@ -59,8 +59,8 @@ def seed_of(name: str) -> int:
 
 def stored_view(
     release: DataRelease, entry: ImageEntry, place: Place, counted: NDArray[np.bool_]
-) -> View | None:
-    """Return a piece of the image itself; None if it has no noise.
+) -> View:
+    """Return a piece of the image itself, which has noise.
 
     Parameters
     ----------
@@ -71,10 +71,9 @@ def stored_view(
     counted : ndarray of bool, shape of the image
         See `skyfold.fidelity.holdout.counted_pixels`.
     """
-    exact = release.images.read(entry.id, "exact", *place).values.astype(np.float64)
-    bounded = release.images.read(entry.id, "bounded", *place)
-    if bounded.sigma is None:
-        return None
+    found = release.images.read_levels(entry.id, LEVELS, *place)
+    exact, bounded = found["exact"].values.astype(np.float64), found["bounded"]
+    assert bounded.sigma is not None  # as of every image with noise
     mask = (bounded.flags != 0) | ~np.isfinite(exact)
     wcs = sky.read_wcs(entry.fits_header())
     context = ImageContext(
@@ -85,13 +84,9 @@ def stored_view(
         fwhm_pix=entry.fwhm_pix,
         scale_arcsec=None if wcs is None else _scale_arcsec(wcs),
     )
-    kept = {"bounded": bounded.values}
 
     def decoded(level: str) -> NDArray[Any]:
-        values = kept.get(level)
-        if values is None:
-            values = release.images.read(entry.id, level, *place).values
-        return np.where(mask, 0, values.astype(np.float64))
+        return np.where(mask, 0, found[level].values.astype(np.float64))
 
     return View(np.where(mask, 0, exact), context, decoded, place)
 
@@ -111,8 +106,6 @@ def difference_view(release: DataRelease, view: View, entry: ImageEntry) -> View
     partner, alignment = found
     whole = slice(0, partner.plane[0]), slice(0, partner.plane[1])
     other = stored_view(release, partner, whole, counted_pixels(release, partner))
-    if other is None:
-        return None
     mask = view.context.mask | alignment.mask(other.context.mask)
     variance = view.context.sigma**2 + alignment.variance(other.context.sigma**2)
     context = replace(view.context, product="difference", mask=mask, sigma=np.sqrt(variance))

@@ -142,14 +142,14 @@ class Box:
         """Whether it holds any pixel of the image."""
         return all(part.start < part.stop for part in self.inside)
 
-    def job(self) -> Job:
+    def job(self, level: str) -> Job:
         """What to decode; OutsideFootprintError if it holds no pixel of the image."""
         if not self.is_inside:
             raise OutsideFootprintError(
                 f"the cutout lies outside image {self.entry.id}; leave image_id out to find one "
                 "that covers it"
             )
-        return Job(self.entry, *self.inside)
+        return Job(self.entry, *self.inside, level)
 
 
 def cut_all(
@@ -163,12 +163,12 @@ def cut_all(
     failures: dict[int, SkyfoldError] = {}
     for number, box in enumerate(boxes):
         try:
-            jobs[number] = _job(box)
+            jobs[number] = _job(box, level)
         except SkyfoldError as error:
             failures[number] = error
     every = list(jobs.values())
     total = max(pieces(every), 1)
-    for done in library.decode(every, level):
+    for done in library.decode(every):
         if progress:
             progress(len(failures) + done * len(every) // total, len(boxes))
     found: list[Cutout | None] = [None] * len(boxes)
@@ -181,10 +181,10 @@ def cut_all(
     return Cutouts(found, dict(sorted(failures.items())))
 
 
-def _job(box: Box | SkyfoldError) -> Job:
+def _job(box: Box | SkyfoldError, level: str) -> Job:
     if isinstance(box, SkyfoldError):
         raise box
-    return box.job()
+    return box.job(level)
 
 
 def _cutout(library: ImageLibrary, box: Box, level: str, window: Window) -> Cutout:

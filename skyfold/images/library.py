@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -203,15 +203,25 @@ class ImageLibrary:
         ------
         UnknownNameError, LevelNotStoredError, InvalidRequestError, CorruptDataError
         """
+        return self.read_levels(image_id, (level,), rows, columns)[level]
+
+    def read_levels(
+        self,
+        image_id: str,
+        levels: Sequence[str],
+        rows: slice | None = None,
+        columns: slice | None = None,
+    ) -> dict[str, Window]:
+        """The same pixels at several levels: what these share is fetched and decoded once.
+
+        Parameters and errors are those of `read`.
+        """
         entry = self.entry(image_id)
-        check_level(level)
-        whole = [
-            _whole(part, side) for part, side in zip((rows, columns), entry.plane, strict=True)
-        ]
-        job = Job(entry, whole[0], whole[1])
-        for _ in self._decoder.decode([job], level):
+        y, x = (_whole(part, side) for part, side in zip((rows, columns), entry.plane, strict=True))
+        jobs = {level: Job(entry, y, x, check_level(level)) for level in levels}
+        for _ in self._decoder.decode(list(jobs.values())):
             pass
-        return job.window()
+        return {level: job.window() for level, job in jobs.items()}
 
     def section(
         self,
@@ -480,9 +490,9 @@ class ImageLibrary:
         shape = (int(cutout.shape[0]), int(cutout.shape[1]))
         return Box(self.entry(meta["image"]), int(meta["y0"]), int(meta["x0"]), shape)
 
-    def decode(self, jobs: list[Job], level: str) -> Iterator[int]:
+    def decode(self, jobs: list[Job]) -> Iterator[int]:
         """Decode windows together; see `skyfold.images.tiles.TileDecoder`."""
-        return self._decoder.decode(jobs, level)
+        return self._decoder.decode(jobs)
 
 
 def _whole(part: slice | None, side: int) -> slice:

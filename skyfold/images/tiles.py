@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from skyfold.access.trust import require_memory
 from skyfold.errors import CorruptDataError, SkyfoldError
 from skyfold.images.chunks import LayerBytes, Range
 from skyfold.images.details import decode_places, details_key
-from skyfold.images.window import Window, check_window, decode_window
+from skyfold.images.window import Shared, Window, check_window, decode_window
 from skyfold.ladder import TILE
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Job:
     entry: ImageEntry
     rows: slice
     columns: slice
+    level: str
     planes: list[NDArray[Any] | None] = field(default_factory=list)
     error: SkyfoldError | None = None
 
@@ -105,6 +106,10 @@ class _Group:
         self.pieces.append((job, tiles))
         self.tiles.setdefault(job.entry.id, set()).update(tiles)
 
+    def levels(self, image_id: str) -> list[str]:
+        """Levels at which an image is asked for."""
+        return list(dict.fromkeys(job.level for job, _ in self.pieces if job.entry.id == image_id))
+
     def fail(self, image_id: str, error: SkyfoldError) -> None:
         for job, _ in self.pieces:
             if job.entry.id == image_id:
@@ -112,7 +117,7 @@ class _Group:
 
 
 class TileDecoder:
-    """Decodes windows of a release's images at one level.
+    """Decodes windows of a release's images.
 
     Parameters
     ----------
@@ -123,7 +128,7 @@ class TileDecoder:
         self.release = release
         self._places: dict[str, Places] = {}
 
-    def decode(self, jobs: list[Job], level: str) -> Iterator[int]:
+    def decode(self, jobs: list[Job]) -> Iterator[int]:
         """Fill the jobs in; yields how many pieces are done out of `pieces(jobs)`.
 
         A job that cannot be met has its `error` set, and the others are met.
@@ -144,13 +149,13 @@ class TileDecoder:
             done = 0
             for number, group in enumerate(groups):
                 if fetched is None:
-                    self._fetch(group, level)
+                    self._fetch(group)
                 else:
                     fetched.result()
                 fetched = None
                 if number + 1 < len(groups):
-                    fetched = ahead.submit(self._fetch, groups[number + 1], level)
-                self._decode(group, level)
+                    fetched = ahead.submit(self._fetch, groups[number + 1])
+                self._decode(group)
                 done += len(group.pieces)
                 groups[number] = _Group()  # its bytes are not needed any more
                 yield done
@@ -190,7 +195,7 @@ class TileDecoder:
                 errors[entry.id] = error
         return errors
 
-    def _fetch(self, group: _Group, level: str) -> None:
+    def _fetch(self, group: _Group) -> None:
         """Bytes of every tile and layer of a group, in one round."""
         needed: list[tuple[LayerBytes, Range]] = []
         for job, _ in group.pieces:
@@ -198,7 +203,8 @@ class TileDecoder:
             if entry.id in group.layers or job.error is not None:
                 continue
             try:
-                names = entry.layers_at(level)
+                several = map(entry.layers_at, group.levels(entry.id))
+                names = tuple(dict.fromkeys(chain.from_iterable(several)))
                 arrays = self.release.images.arrays(entry, names)
                 layers = LayerBytes(entry, arrays, self._places[entry.id])
                 places = layers.needed(names, sorted(group.tiles[entry.id]))
@@ -219,41 +225,50 @@ class TileDecoder:
             else:
                 layers.held[place] = part
 
-    def _decode(self, group: _Group, level: str) -> None:
+    def _decode(self, group: _Group) -> None:
         """Decode a group's tiles and hand them to the jobs."""
         failed = {job.entry.id for job, _ in group.pieces if job.error is not None}
-        decoded: dict[tuple[str, Tile], Window | SkyfoldError] = {}
+        decoded: dict[tuple[str, str, Tile], Window | SkyfoldError] = {}
         for image_id, layers in group.layers.items():
+            levels = group.levels(image_id)
             for block in _blocks(group.tiles[image_id]) if image_id not in failed else ():
-                parts = self._parts(layers, block, level)
-                decoded |= {(image_id, tile): part for tile, part in parts.items()}
+                for level, parts in zip(levels, self._parts(layers, block, levels), strict=True):
+                    decoded |= {(image_id, level, tile): part for tile, part in parts.items()}
         for job, tiles in group.pieces:
             for tile in tiles if job.error is None else ():
-                part = decoded[job.entry.id, tile]
+                part = decoded[job.entry.id, job.level, tile]
                 if isinstance(part, SkyfoldError):
                     job.error = part
                     break
                 job.place(tile, part)
 
     def _parts(
-        self, layers: LayerBytes, block: list[Tile], level: str
-    ) -> dict[Tile, Window | SkyfoldError]:
-        """What holds the pixels of each tile of a block, or what went wrong with it."""
-        part = self._block(layers, block, level)
-        if isinstance(part, SkyfoldError) and len(block) > 1:  # one may have spoilt the others
-            return {tile: self._block(layers, [tile], level) for tile in block}
-        return dict.fromkeys(block, part)
+        self, layers: LayerBytes, block: list[Tile], levels: list[str]
+    ) -> Iterator[dict[Tile, Window | SkyfoldError]]:
+        """What holds the pixels of each tile of a block at each level, or what went wrong."""
+        network = self.release.network(layers.entry.model) if layers.entry.model else None
+        shared = Shared(layers.window, network)
+        for level in levels:
+            part = self._block(shared, layers.entry, block, level)
+            parts = dict.fromkeys(block, part)
+            if isinstance(part, SkyfoldError) and len(block) > 1:  # one may have spoilt the others
+                for tile in block:
+                    alone = Shared(layers.window, network)
+                    parts[tile] = self._block(alone, layers.entry, [tile], level)
+            yield parts
 
-    def _block(self, layers: LayerBytes, block: list[Tile], level: str) -> Window | SkyfoldError:
+    def _block(
+        self, shared: Shared, entry: ImageEntry, block: list[Tile], level: str
+    ) -> Window | SkyfoldError:
         """Pixels of a block of neighbouring tiles."""
-        entry = layers.entry
         rows, columns = (
             slice(first * TILE, min((last + 1) * TILE, side))
             for first, last, side in zip(block[0], block[-1], entry.plane, strict=True)
         )
         try:
-            network = self.release.network(entry.model) if entry.model else None
-            return decode_window(entry, level, rows, columns, read=layers.window, network=network)
+            return decode_window(
+                entry, level, rows, columns, read=shared.read, network=shared.network
+            )
         except SkyfoldError as error:
             return error
         except Exception as error:  # a tile of bytes that nobody wrote may fail in any way

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,15 @@ from skyfold.quantum import Quantum, QuantumWindow
 
 if TYPE_CHECKING:
     from skyfold.images.index import ImageEntry
-    from skyfold.images.network import Network
 
 ReadLayers = Callable[[tuple[str, ...], slice, slice], dict[str, NDArray[Any]]]
+
+
+class Predicts(Protocol):
+    """A network, as far as decoding needs it; see `skyfold.images.network.Network`."""
+
+    def decode(self, latents: NDArray[np.int16]) -> NDArray[np.float32]:
+        """Noise-unit tiles of quantised latents."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ def decode_window(
     columns: slice,
     *,
     read: ReadLayers,
-    network: Network | None,
+    network: Predicts | None,
 ) -> Window:
     """Pixels ``[rows, columns]`` of an image at a level.
 
@@ -106,6 +112,43 @@ def decode_window(
     return Window(values, flags, sigma, rows, columns)  # type: ignore[arg-type]
 
 
+class Shared:
+    """Layers and predictions of one window, read and worked out once for all of its levels.
+
+    Parameters
+    ----------
+    read, network
+        As of `decode_window`, which takes what is here in their place.
+    """
+
+    def __init__(self, read: ReadLayers, network: Predicts | None) -> None:
+        self._read = read
+        self._layers: dict[str, NDArray[Any]] = {}
+        self.network = None if network is None else _Once(network)
+
+    def read(
+        self, names: tuple[str, ...], tiles_y: slice, tiles_x: slice
+    ) -> dict[str, NDArray[Any]]:
+        """Named layers of the window."""
+        missing = tuple(name for name in names if name not in self._layers)
+        self._layers |= self._read(missing, tiles_y, tiles_x) if missing else {}
+        return {name: self._layers[name] for name in names}
+
+
+class _Once:
+    """A network that decodes one array of latents, once."""
+
+    def __init__(self, network: Predicts) -> None:
+        self._network = network
+        self._predicted: NDArray[np.float32] | None = None
+
+    def decode(self, latents: NDArray[np.int16]) -> NDArray[np.float32]:
+        """Noise-unit tiles."""
+        if self._predicted is None:
+            self._predicted = self._network.decode(latents)
+        return self._predicted
+
+
 def check_window(entry: ImageEntry, rows: slice, columns: slice) -> None:
     """Raise InvalidRequestError for a window that is empty or beyond; see `decode_window`."""
     for name, window, side in (
@@ -127,7 +170,7 @@ class _Decoder:
         entry: ImageEntry,
         level: str,
         layers: dict[str, NDArray[Any]],
-        network: Network | None,
+        network: Predicts | None,
     ) -> None:
         self.entry = entry
         self.level = level

@@ -54,6 +54,8 @@ class Field:
         That sky, and the centred raw less it; image is 0 where not good.
     fwhm : float
         [pixel]
+    spread : ndarray, shape (ny, nx), float32
+        Standard deviation of the matched filter's sums.
     sources : ndarray, shape (n,), structured
         Of sep: ``x``, ``y`` [pixel, 0-based], ``a``, ``b``, ``theta``, ``npix``.
     """
@@ -67,6 +69,7 @@ class Field:
     level: Plane
     image: Plane
     fwhm: float
+    spread: Plane
     sources: NDArray[Any]
     _kept: dict[str, tuple[ref[NDArray[Any]], Any]] = field(default_factory=dict)
 
@@ -113,11 +116,12 @@ def _prepare(raw: NDArray[Any], context: ImageContext) -> Field:
     flat = scaled(raw, good, centre, unit)
     blind = _less(flat, sky(flat, noise, good), good)
     fwhm = context.fwhm_pix or estimate_fwhm(blind, noise, good)
-    sources = find_sources(blind, noise, good, fwhm)
+    spread = filter_spread(noise, good, fwhm)
+    sources = find_sources(blind, noise, good, fwhm, spread)
     free = good & ~_around(sources, fwhm, good.shape)
     level = sky(flat, noise, free)
     image = _less(flat, level, good)
-    return Field(centre, unit, good, noise, blind, free, level, image, fwhm, sources)
+    return Field(centre, unit, good, noise, blind, free, level, image, fwhm, spread, sources)
 
 
 def decoded_difference(field: Field, raw: NDArray[Any], decoded: NDArray[Any]) -> Plane:
@@ -150,7 +154,7 @@ def decoded_sources(field: Field, decoded: NDArray[Any]) -> tuple[Plane, NDArray
     def search() -> tuple[Plane, NDArray[Any]]:
         flat = scaled(decoded, field.good, field.centre, field.unit)
         blind = _less(flat, sky(flat, field.noise, field.good), field.good)
-        return blind, find_sources(blind, field.noise, field.good, field.fwhm)
+        return blind, find_sources(blind, field.noise, field.good, field.fwhm, field.spread)
 
     found: tuple[Plane, NDArray[Any]] = field.once("sources", decoded, search)
     return found
@@ -200,7 +204,13 @@ def estimate_fwhm(image: Plane, noise: Plane, good: NDArray[np.bool_]) -> float:
     return float(np.percentile(width, _STAR_PERCENTILE))
 
 
-def find_sources(image: Plane, noise: Plane, good: NDArray[np.bool_], fwhm: float) -> NDArray[Any]:
+def find_sources(
+    image: Plane,
+    noise: Plane,
+    good: NDArray[np.bool_],
+    fwhm: float,
+    spread: Plane | None = None,
+) -> NDArray[Any]:
     """Return the sources of an image without sky, as sep's structured array.
 
     Parameters
@@ -208,9 +218,11 @@ def find_sources(image: Plane, noise: Plane, good: NDArray[np.bool_], fwhm: floa
     image, noise, good : ndarray, shape (ny, nx)
     fwhm : float
         Width of the matched filter [pixel].
+    spread : ndarray, shape (ny, nx), float32, optional
+        As of `filter_spread`, where it is known already.
     """
     sep = load_sep()
-    significance = matched_filter(image, noise, good, fwhm)
+    significance = matched_filter(image, noise, good, fwhm, spread)
     above = int(np.count_nonzero(significance > THRESHOLD))
     # sep stops with an error where its fixed buffers are too small for a crowded image
     sep.set_extract_pixstack(max(300_000, 2 * above))
@@ -221,14 +233,34 @@ def find_sources(image: Plane, noise: Plane, good: NDArray[np.bool_], fwhm: floa
     return found
 
 
-def matched_filter(image: Plane, noise: Plane, good: NDArray[np.bool_], fwhm: float) -> Plane:
+def matched_filter(
+    image: Plane,
+    noise: Plane,
+    good: NDArray[np.bool_],
+    fwhm: float,
+    spread: Plane | None = None,
+) -> Plane:
     """Return the significance [sigma] of a point source centred on each pixel."""
+    if spread is None:
+        spread = filter_spread(noise, good, fwhm)
+    signal = _convolve(image * _weight(noise, good), _profile(fwhm))
+    return np.where(good, signal / spread, 0).astype(np.float32)
+
+
+def filter_spread(noise: Plane, good: NDArray[np.bool_], fwhm: float) -> Plane:
+    """Return the standard deviation of the matched filter's sums: the same for every image."""
+    variance = _convolve(_weight(noise, good), _profile(fwhm) ** 2)
+    return np.asarray(np.sqrt(np.maximum(variance, 1e-30)))
+
+
+def _weight(noise: Plane, good: NDArray[np.bool_]) -> Plane:
+    return np.where(good, 1 / noise**2, 0).astype(np.float32)
+
+
+def _profile(fwhm: float) -> NDArray[np.float64]:
     radius = int(np.ceil(1.5 * fwhm))
     profile = np.exp(-4 * np.log(2) * (np.arange(-radius, radius + 1) / fwhm) ** 2)
-    weight = np.where(good, 1 / noise**2, 0).astype(np.float32)
-    signal = _convolve(image * weight, profile)
-    variance = _convolve(weight, profile**2)
-    return np.where(good, signal / np.sqrt(np.maximum(variance, 1e-30)), 0).astype(np.float32)
+    return np.asarray(profile)
 
 
 def circle_sum(image: Plane, sources: NDArray[Any], radius: float) -> NDArray[np.float64]:

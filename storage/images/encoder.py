@@ -34,6 +34,7 @@ from storage.images.selection import blank_leaves, select_leaves
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from skyfold.images.index import ImageEntry
     from skyfold.images.network import Network
     from storage.survey import SurveyImage
 
@@ -146,7 +147,9 @@ class Prepared:
         return out
 
 
-def encode_image(image: SurveyImage, network: Network, step: float) -> EncodedImage:
+def encode_image(
+    image: SurveyImage, network: Network, step: float, whole: ImageEntry | None = None
+) -> EncodedImage:
     """All layers of one image.
 
     Parameters
@@ -155,6 +158,9 @@ def encode_image(image: SurveyImage, network: Network, step: float) -> EncodedIm
     network : Network
     step : float
         Cell width in noise units.
+    whole : ImageEntry, optional
+        The archived image that this is a piece of: how wide its points are and of what kind its
+        cells, a piece cannot tell.
 
     Raises
     ------
@@ -167,7 +173,7 @@ def encode_image(image: SurveyImage, network: Network, step: float) -> EncodedIm
             f"{MAX_TOLERANCE} the guard can hold it: export the model again"
         )
     try:
-        return _Ladder(prepare(image), network, step).run()
+        return _Ladder(prepare(image), network, step, whole).run()
     except NotLadderableError:
         return encode_directly(image)
 
@@ -189,12 +195,17 @@ def encode_directly(image: SurveyImage) -> EncodedImage:
 class _Ladder:
     """Encodes one prepared image tile by tile; holds its growing layers."""
 
-    def __init__(self, prepared: Prepared, network: Network, step: float) -> None:
+    def __init__(
+        self, prepared: Prepared, network: Network, step: float, whole: ImageEntry | None
+    ) -> None:
         self.image = prepared
         self.network = network
         self.step = step
+        self.whole = whole
         self.dithered = True
         self.odd = prepared.stored.dtype.kind != "f" and _is_odd_better(step * prepared.noise.sigma)
+        if whole is not None:
+            self.dithered, self.odd = whole.dithered, whole.odd_cells
         shape = prepared.stored.shape
         wide = prepared.stored.dtype.itemsize == 8
         self.cells = np.zeros(shape, np.int32)
@@ -233,7 +244,8 @@ class _Ladder:
             np.where(self.image.coded & ~kept, residual, np.nan),
             _pixels(blank_leaves(leaves, fwhm)),
         )
-        self.dithered = self._is_dither_cheap(predictions, kept)
+        if self.whole is None:
+            self.dithered = self._is_dither_cheap(predictions, kept)
         for number, tile in enumerate(np.ndindex(self.image.tiles)):
             self._tile(predictions[number], kept, *tile)
         self.layers["sources"] = np.where(kept, self.cells, 0)
@@ -377,6 +389,8 @@ class _Ladder:
     def _fwhm(self, signal: NDArray[np.float32]) -> float:
         from skyfold.science.sources import estimate_fwhm
 
+        if self.whole is not None and self.whole.fwhm_pix is not None:
+            return self.whole.fwhm_pix
         good = self.image.coded & (self.image.flags == 0)
         if not good.any():
             return FALLBACK_FWHM

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from skyfold.images.window import decode_window
+from skyfold.images.window import Shared, decode_window
 from storage.images.encoder import encode_image
 from storage.images.image_input import read_image
 
@@ -89,7 +89,8 @@ def encode_on_trial(
         mask=cut(image.mask),
         variance=cut(image.variance),
     )
-    encoded = encode_image(piece, network, entry.step)
+    archived = entry if entry.fwhm_pix else None  # of an image that was looked at only: None
+    encoded = encode_image(piece, network, entry.step, archived)
     if encoded.mode != "ladder":
         return lambda level: stored
     fills = encoded.fills.astype(encoded.fills.dtype.newbyteorder("<")).tobytes()
@@ -108,4 +109,7 @@ def encode_on_trial(
         return {name: encoded.layers[name] for name in names}
 
     whole = slice(0, stored.shape[0]), slice(0, stored.shape[1])
-    return lambda level: decode_window(small, level, *whole, read=read, network=network).values
+    shared = Shared(read, network)
+    return lambda level: decode_window(
+        small, level, *whole, read=shared.read, network=shared.network
+    ).values

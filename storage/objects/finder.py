@@ -148,7 +148,8 @@ def _significant(field: Field) -> NDArray[Any]:
     sources = field.sources
     if not len(sources):
         return sources
-    filtered = matched_filter(field.image, field.noise, field.good, field.fwhm)[field.good]
+    known = field.noise, field.good, field.fwhm, field.spread
+    filtered = matched_filter(field.image, *known)[field.good]
     middle, low = np.percentile(filtered[:: max(filtered.size // 200_000, 1)], (50, 15.87))
     return sources[sources["peak"] > THRESHOLD * max(float(middle - low), 1.0)]
 

@@ -2,7 +2,8 @@
 
 Sources, sky, positions, apertures and moments are found without the record's code. Only what the
 client itself gives is taken over: decoded pixels, their noise, flags, the width of point sources,
-and which sky is held out.
+and which sky is held out. In crowded fields what one source is depends on who takes blends apart;
+there the same can be measured at the positions of the record's sources.
 """
 
 from __future__ import annotations
@@ -21,19 +22,24 @@ from scipy.signal import fftconvolve
 
 from skyfold import DataRelease
 from skyfold.fidelity.holdout import counted_pixels
-from skyfold.fidelity.images import images_to_measure
+from skyfold.fidelity.images import images_to_measure, pieces_to_measure
+from skyfold.fidelity.views import stored_view
 from skyfold.science.bins import SN_BINS, limits
+from skyfold.science.sources import prepare_field
 
 LEVELS = ("latent", "sources", "bounded")
 Key = tuple[str, str, str, str]  # level, case, measure, bin
 THRESHOLD = 4.0
 
 
-def measure(release: DataRelease) -> dict[Key, dict[str, float]]:
-    """Losses of a release with one set and band: ``n`` and ``value`` (p90 of absolute, or mean)."""
+def measure(release: DataRelease, *, given: bool = False) -> dict[Key, dict[str, float]]:
+    """Losses of a release with one set and band: ``n`` and ``value`` (p90 of absolute, or mean).
+
+    With `given`, at the positions of the record's own sources, and without what is lost of these.
+    """
     values: dict[Key, list[Any]] = defaultdict(list)
     for image_id in images_to_measure(release):
-        for key, found in _of_image(release, image_id).items():
+        for key, found in _of_image(release, image_id, given).items():
             values[key].append(found)
     out = {}
     for key, parts in values.items():
@@ -65,7 +71,7 @@ class _Image:
         self.pixels = np.where(bad, 0, plain - found.background)
 
 
-def _of_image(release: DataRelease, image_id: str) -> dict[Key, Any]:
+def _of_image(release: DataRelease, image_id: str, given: bool) -> dict[Key, Any]:
     entry = release.images.entry(image_id)
     window = release.images.read(image_id, "bounded")
     stored = release.images.read(image_id, "exact").values
@@ -76,6 +82,8 @@ def _of_image(release: DataRelease, image_id: str) -> dict[Key, Any]:
     catalog, segments = _search(raw.pixels, sigma, bad, fwhm)
     covered = _grown(segments > 0, fwhm) if segments is not None else np.zeros(bad.shape, bool)
     raw = _Image(stored, bad, sigma, covered)
+    if given:
+        catalog = _recorded_positions(release, entry)
     out: dict[Key, Any] = {}
     for level in LEVELS:
         values = release.images.read(image_id, level).values
@@ -83,11 +91,21 @@ def _of_image(release: DataRelease, image_id: str) -> dict[Key, Any]:
         found = _fluxes(raw.pixels, decoded.pixels, sigma, bad, catalog, fwhm, counted)
         found |= _centroids(raw.pixels, decoded.pixels, sigma, bad, catalog, fwhm, counted)
         found |= _boxes(stored, values, sigma, bad | covered, counted)
-        found |= _lost(
-            _Image(values, bad, sigma).pixels, sigma, bad, catalog, fwhm, counted, raw.pixels
-        )
+        if not given:
+            blind = _Image(values, bad, sigma).pixels
+            found |= _lost(blind, sigma, bad, catalog, fwhm, counted, raw.pixels)
         out |= {(level, *key): one for key, one in found.items()}
     return out
+
+
+def _recorded_positions(release: DataRelease, entry: Any) -> Any:
+    """Positions (n, 2) of the sources on which the record stands."""
+    counted, out = counted_pixels(release, entry), []
+    for place in pieces_to_measure(release, entry, counted):
+        view = stored_view(release, entry, place, counted)
+        found = prepare_field(view.raw, view.context).sources
+        out.append(np.column_stack([found["x"] + place[1].start, found["y"] + place[0].start]))
+    return np.concatenate(out)
 
 
 def _search(pixels: Any, sigma: Any, bad: Any, fwhm: float) -> tuple[Any, Any]:
