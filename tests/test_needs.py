@@ -30,6 +30,11 @@ INF = math.inf
         ("0.9 purity at S/N 5", Need(0.1, "fraction", 5.0, "created")),
         ("|m| < 1e-3", Need(0.001, "", None, "m")),
         ("5 mas at S/N 20", Need(5.0, "mas", 20.0)),
+        ("sigma_NMAD +1%", Need(0.01, "fraction", None, "nmad_change")),
+        ("outliers + 2 %", Need(0.02, "fraction", None, "outlier_moved")),
+        ("0.5σ at S/N=10", Need(0.5, "sigma", 10.0)),
+        ("0.5 Sigma Completeness_like at SNR = 10", Need(0.5, "sigma", 10.0, "Completeness_like")),
+        ("1% Completeness at S/N 5", Need(0.01, "fraction", 5.0, "lost")),
     ],
 )
 def test_text_of_a_need(text, need):
@@ -49,6 +54,9 @@ def test_text_of_a_need(text, need):
         ("0.1 sigma at S/N >= 5-10", "after 'at' stands"),
         ("0.1 sigma at S/N 20-10", "range from low to high"),
         ("-0.1 sigma", "at least 0"),
+        ("- 0.1 sigma", "'-0.1 sigma' cannot be understood.*at least 0"),
+        ("0.1 sigma at S/N -3", "'0.1 sigma at S/N -3' cannot be understood"),
+        ("0.1 sigma at S/N = 5-", "after 'at' stands"),
         ("1e999 sigma", "finite"),
         ("flux_auto > 0.1 sigma", "from above"),
         ("flux_auto < 0.1 sigma flux_2fwhm", "two measures"),
@@ -81,6 +89,7 @@ def test_units_convert_where_they_can():
     assert value_in(Need(5, "arcsec"), "mas", "astrometry") == pytest.approx(5000)
     assert value_in(Need(0.01, ""), "fraction", "detection") == 0.01
     assert value_in(Need(0.01, ""), "", "shapes") == 0.01
+    assert value_in(Need(0.01, "fraction"), "", "photoz") == 0.01
     with pytest.raises(InvalidNeedError, match=r"unit is missing.*recorded in sigma"):
         value_in(Need(0.1, ""), "sigma", "photometry")
 

@@ -105,7 +105,8 @@ def choose_level(rows: list[Row], considered: Table, case: str, needs: list[Need
 def _demand(need: Need, case: str, rows: list[Row]) -> _Demand:
     """Look a need's measure, unit and bins up in the rows of its case."""
     measures = list(dict.fromkeys(row["measure"] for row in rows))
-    measure = need.measure or _measure_meant(need, case, rows)
+    named = {name.lower(): name for name in measures}.get((need.measure or "").lower())
+    measure = named or need.measure or _measure_meant(need, case, rows)
     of_measure = [row for row in rows if row["measure"] == measure]
     if not of_measure:
         raise UnknownNameError(

@@ -11,9 +11,11 @@ which bins of the record a need is about. A need bounds a loss from above::
     |m| < 1e-3                             a pure number: multiplicative bias of the shear
     1% completeness at S/N 5               at most 1 % of the sources lost
     completeness >= 99% at S/N 5           the same
+    sigma_NMAD +1%                         at most 1 % more scatter of photometric redshifts
 
 ``completeness`` is what ``lost`` leaves and ``purity`` what ``created`` leaves: values up to 50 %
-are read as the loss, larger ones as what must remain.
+are read as the loss, larger ones as what must remain. ``sigma_NMAD`` and ``outliers`` are other
+names of what photometric redshifts change. Capital letters do not matter, and σ is sigma.
 """
 
 import math
@@ -29,18 +31,20 @@ from skyfold.science.bins import is_cumulative, limits
 EXAMPLES = "'0.1 sigma at S/N 10', '1% completeness at S/N 5', '|flux_2fwhm| < 0.2 sigma'"
 DEFAULT_SN = 5.0  # from here a need without S/N is about every bin
 
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_NUMBER = r"(?:[-+]\s*)?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _BOUND = re.compile(
     rf"(?:\|?\s*(?P<measure>[A-Za-z_]\w*)\s*\|?\s*)?(?P<sign><=|>=|[<>≤≥])?\s*"
     rf"(?P<value>{_NUMBER})\s*(?P<unit>%|[^\W\d]\S*)?(?:\s+(?P<word>\w+))?"
 )
 _WHERE = re.compile(
-    rf"(?:S/N|SNR?)\s*(?P<sign>>=|[>≥])?\s*(?P<low>{_NUMBER})(?:\s*-\s*(?P<high>{_NUMBER}))?",
+    rf"(?:S/N|SNR?)\s*(?P<sign>>=|[>≥=])?\s*(?P<low>{_NUMBER})(?:\s*-\s*(?P<high>{_NUMBER}))?",
     re.IGNORECASE,
 )
 _REMAINING = {"completeness": "lost", "purity": "created"}
 _LOST = {"incompleteness": "lost", "contamination": "created", "lost": "lost", "created": "created"}
 _RATES = _REMAINING | _LOST
+_NAMES = _RATES | {"sigma_nmad": "nmad_change", "outliers": "outlier_moved"}
+_SIGMA = ("sigma", "σ")
 _PERCENT = ("%", "percent")
 
 
@@ -77,10 +81,10 @@ class Need:
 
     def __post_init__(self) -> None:
         if not 0 <= self.value < math.inf:
-            raise _invalid(str(self.value), "a loss is bounded by a finite number of at least 0")
+            raise _invalid(str(self), "a loss is bounded by a finite number of at least 0")
         low, high = (self.sn, math.inf) if isinstance(self.sn, int | float) else self.sn or (0, 1)
         if not 0 <= low < high or math.isinf(low):
-            raise _invalid(str(self.sn), "S/N is one number, or a range from low to high")
+            raise _invalid(str(self), "S/N is one number, or a range from low to high")
 
     def __str__(self) -> str:
         bound = f"{self.value:g} {self.unit}".strip()
@@ -106,19 +110,22 @@ def parse_need(text: str) -> Need:
     if match is None:
         raise _invalid(text, "a need reads: [measure <=] number unit [measure] [at S/N number]")
     unit, word = match["unit"] or "", match["word"]
-    if word is None and unit in _RATES:
+    if word is None and unit.lower() in _RATES:
         unit, word = "", unit
+    if unit.lower() in _SIGMA:
+        unit = "sigma"
     if word and match["measure"]:
         raise _invalid(text, f"it names two measures, {match['measure']!r} and {word!r}")
-    value = float(match["value"])
+    value = _real(match["value"])
     if unit in _PERCENT:
         value, unit = value / 100, "fraction"
-    name = match["measure"] or word
+    given = match["measure"] or word
+    name = (given or "").lower()
     if name in _RATES:
         value, unit = _as_loss(text, name, match["sign"], value), unit or "fraction"
     elif match["sign"] in (">", ">=", "≥"):
         raise _invalid(text, "a need bounds a loss from above: write < or <=")
-    return Need(value, unit, _signal_to_noise(text, where), _RATES.get(name or "", name))
+    return Need(value, unit, _signal_to_noise(text, where), _NAMES.get(name, given))
 
 
 def parse_needs(needs: str | Need | Iterable[str | Need]) -> list[Need]:
@@ -151,7 +158,7 @@ def value_in(need: Need, unit: str, subject: str) -> float:
     InvalidNeedError
         If the unit does not convert.
     """
-    if need.unit == unit or (not need.unit and unit == "fraction"):
+    if need.unit == unit or {need.unit, unit} == {"", "fraction"}:
         return need.value
     try:
         return float(u.Unit(need.unit).to(u.Unit(unit), need.value))
@@ -165,7 +172,7 @@ def value_in(need: Need, unit: str, subject: str) -> float:
 
 def converts(need: Need, unit: str) -> bool:
     """Tell whether a need is stated in the unit of a record, or one that converts to it."""
-    if need.unit == unit or (not need.unit and unit == "fraction"):
+    if need.unit == unit or {need.unit, unit} == {"", "fraction"}:
         return True
     try:
         return bool(u.Unit(need.unit).is_equivalent(u.Unit(unit))) and bool(need.unit)
@@ -234,12 +241,18 @@ def _signal_to_noise(text: str, where: list[str]) -> float | tuple[float, float]
     if not where:
         return None
     match = _WHERE.fullmatch(where[0].strip())
-    if match is None or (match["sign"] and match["high"]):
+    is_open = match is not None and (match["sign"] or "=") != "="
+    if match is None or (is_open and match["high"]):
         raise _invalid(text, "after 'at' stands S/N 10, S/N 10-20 or S/N >= 5")
-    low = float(match["low"])
-    if match["sign"]:
+    low = _real(match["low"])
+    if is_open:
         return low, math.inf
-    return (low, float(match["high"])) if match["high"] else low
+    return (low, _real(match["high"])) if match["high"] else low
+
+
+def _real(text: str) -> float:
+    """The number that a text states, with blanks after its sign."""
+    return float("".join(text.split()))
 
 
 def _invalid(text: str, allowed: str) -> InvalidNeedError:
