@@ -12,9 +12,9 @@ from dataclasses import dataclass
 PUT, GET = 5e-6, 4e-7  # dollars a request: list prices of S3 standard; PUT and LIST cost alike
 STORED = 0.023  # dollars a GB and month, the same list
 CORE_HOUR = 0.04  # dollars; of general-purpose virtual machines on demand
-WRITES, READS = 21, 44  # requests an image: PUT and LIST; GET and HEAD
+WRITES, READS = 9, 3  # requests an image: PUT and LIST; GET and HEAD; removals are free
 OBJECTS = 8  # an image
-EXACT, SOURCES = 6.3, 0.64  # bits a pixel, of the demo
+EXACT, SOURCES = 6.3, 0.41  # bits a pixel, of the demo
 
 
 @dataclass(frozen=True)
