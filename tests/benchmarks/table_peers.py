@@ -19,6 +19,8 @@ from astropy.table import Table
 from numpy.typing import NDArray
 from pcodec import ChunkConfig, standalone
 
+from storage.catalogs.source import as_lists
+
 Columns = Mapping[str, NDArray[Any]]
 ZSTD_LEVEL = 19  # as small as it gets, short of "ultra"
 
@@ -55,8 +57,16 @@ def arrow(values: NDArray[Any]) -> Any:
 def fits_gzip(columns: Columns) -> int:
     """Bytes of a FITS binary table, through gzip."""
     sink = io.BytesIO()
-    fits.table_to_hdu(Table(dict(columns))).writeto(sink)
+    table = Table({name: _signed(values) for name, values in columns.items()})
+    fits.table_to_hdu(table).writeto(sink)
     return len(gzip.compress(sink.getvalue(), 9))
+
+
+def _signed(values: NDArray[Any]) -> NDArray[Any]:
+    """Lists of unsigned integers as wider signed ones: astropy writes no others."""
+    if values.dtype.kind != "O" or not len(values) or values[0].dtype.kind != "u":
+        return values
+    return as_lists(one.astype(f"i{min(2 * one.itemsize, 8)}") for one in values)
 
 
 def pcodec_columns(columns: Columns) -> int:
