@@ -20,11 +20,14 @@ PACKAGES = ("skyfold", "models", "storage", "flows")
 # What the reference shows to users: every parameter and what comes back is described there.
 REFERENCE = (
     "skyfold.release",
+    "skyfold.releases",
     "skyfold.images.library",
+    "skyfold.images.image_set",
     "skyfold.images.index",
     "skyfold.images.window",
     "skyfold.catalogs.library",
     "skyfold.densities.library",
+    "skyfold.objects.library",
     "skyfold.fidelity.record",
     "skyfold.fidelity.choice",
     "skyfold.fidelity.needs",

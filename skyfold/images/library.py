@@ -214,7 +214,22 @@ class ImageLibrary:
     ) -> dict[str, Window]:
         """The same pixels at several levels: what these share is fetched and decoded once.
 
-        Parameters and errors are those of `read`.
+        Parameters
+        ----------
+        image_id : str
+        levels : sequence of str
+            Of latent, sources, bounded, exact.
+        rows, columns : slice, optional
+            Window; the whole image by default.
+
+        Returns
+        -------
+        dict of str to Window
+            As of `read`, by level.
+
+        Raises
+        ------
+        UnknownNameError, LevelNotStoredError, InvalidRequestError, CorruptDataError
         """
         entry = self.entry(image_id)
         y, x = (_whole(part, side) for part, side in zip((rows, columns), entry.plane, strict=True))

@@ -129,7 +129,7 @@ class Shared:
     def read(
         self, names: tuple[str, ...], tiles_y: slice, tiles_x: slice
     ) -> dict[str, NDArray[Any]]:
-        """Named layers of the window."""
+        """Named layers of the window; see `decode_window`, whose `read` it takes the place of."""
         missing = tuple(name for name in names if name not in self._layers)
         self._layers |= self._read(missing, tiles_y, tiles_x) if missing else {}
         return {name: self._layers[name] for name in names}

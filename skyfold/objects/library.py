@@ -181,6 +181,19 @@ class ObjectLibrary:
     ) -> QTable:
         """Objects within a radius of a position; only the chunks that can hold them are read.
 
+        Parameters
+        ----------
+        position : SkyCoord
+        radius : Quantity
+            An angle.
+        columns : sequence of str, or str, optional
+        level : str
+            As of `table`.
+
+        Returns
+        -------
+        astropy.table.QTable
+
         Raises
         ------
         InvalidRequestError
@@ -196,7 +209,25 @@ class ObjectLibrary:
         columns: Sequence[str] | str | None = None,
         level: str = "exact",
     ) -> QTable:
-        """Objects of one cell of the map (``y * nx + x``); InvalidRequestError beyond the map."""
+        """Objects of one cell of the map.
+
+        Parameters
+        ----------
+        number : int
+            ``y * nx + x``.
+        columns : sequence of str, or str, optional
+        level : str
+            As of `table`.
+
+        Returns
+        -------
+        astropy.table.QTable
+
+        Raises
+        ------
+        InvalidRequestError
+            If the map has no such cell.
+        """
         cells = int(np.prod(self.description.som["shape"]))
         if not 0 <= number < cells:
             raise InvalidRequestError(
@@ -226,7 +257,24 @@ class ObjectLibrary:
         columns: Sequence[str] | str | None = None,
         level: str = "exact",
     ) -> QTable:
-        """Objects of one image; UnknownNameError if it was not searched."""
+        """Objects of one image, in the order in which they are stored.
+
+        Parameters
+        ----------
+        image_id : str
+        columns : sequence of str, or str, optional
+        level : str
+            As of `table`.
+
+        Returns
+        -------
+        astropy.table.QTable
+
+        Raises
+        ------
+        UnknownNameError
+            If the image was not searched for objects.
+        """
         first = 0
         for name, count in self.description.images:
             if name == image_id:
@@ -276,6 +324,16 @@ class ObjectLibrary:
 
     def at(self, position: SkyCoord, radius: Any = MATCH) -> int:
         """Number of the object nearest to a position.
+
+        Parameters
+        ----------
+        position : SkyCoord
+        radius : Quantity
+            The largest angle between them; 5 arcsec unless given.
+
+        Returns
+        -------
+        int
 
         Raises
         ------
@@ -377,7 +435,14 @@ class ObjectLibrary:
         return self._all("explained/")
 
     def to_parquet(self, path: str | os.PathLike[str], level: str = "exact") -> None:
-        """Write the table of all objects to a Parquet file."""
+        """Write the table of all objects to a Parquet file.
+
+        Parameters
+        ----------
+        path : str or path
+        level : str
+            As of `table`.
+        """
         write_parquet(self.table(level=level), path)
 
     # Arrays.
