@@ -17,8 +17,10 @@ from skyfold.errors import (
     NeedNotMetError,
     UnknownNameError,
 )
+from skyfold.fidelity.images import _quarters, _window_in
 from skyfold.fidelity.needs import Need
 from skyfold.fidelity.record import FidelityRecord, summarise
+from skyfold.ladder import TILE
 from skyfold.science import Sample
 
 P90_OF_NORMAL = 1.6448536269514722  # of |x|, x of unit variance
@@ -289,3 +291,17 @@ def test_rates_and_cases_that_are_not_installed():
     assert record.choose("detection", "1% completeness at S/N 5").level == "sources"
     assert record.choose("detection", "99% purity at S/N 5").level == "bounded"
     assert record.choose("centroid", "0.005 arcsec").level == "sources"
+
+
+@pytest.mark.parametrize("plane", [(2600, 2600), (1040, 1392), (1100, 300), (5000, 1024)])
+def test_pieces_of_a_large_image_lie_one_in_each_quarter(plane):
+    counted = np.random.default_rng(1).random(plane) < 0.1
+    parts = _quarters(plane)
+    assert sum(counted[part].size for part in parts) == counted.size
+    assert len(parts) == (2 if min(plane) < 1024 else 4)
+    for part in parts:
+        piece = _window_in(counted, part)
+        for mine, its in zip(piece, part, strict=True):
+            assert its.start <= mine.start < mine.stop <= its.stop
+            assert mine.start % TILE == 0
+            assert mine.stop - mine.start <= 512 or mine.stop == its.stop
