@@ -39,7 +39,8 @@ class ParquetSource(CatalogSource):
     def __init__(self, file: str, place: Any, _key: str | None) -> None:
         self.file = file
         self._place = place
-        self._file = pq.ParquetFile(place.path)
+        # Read ahead, Arrow would keep every group of the file until it is closed.
+        self._file = pq.ParquetFile(place.path, pre_buffer=False)
         self.rows = self._file.metadata.num_rows
         self.columns, self.notices = [], []
         for field in self._file.schema_arrow:

@@ -48,14 +48,15 @@ class RowOrder:
 
 def order_rows(info: CatalogInfo, scan: Scan, kept: NDArray[np.int64]) -> RowOrder:
     """Rows that are kept, cut into chunks along the sky, each chunk in the order of the input."""
-    keys = scan.keys[kept]
-    order = np.argsort(keys, kind="stable") if scan.positions else np.arange(len(kept))
+    keys = scan.keys if len(kept) == len(scan.keys) else scan.keys[kept]
+    rows = np.argsort(keys, kind="stable") if scan.positions else np.arange(len(kept))
     chunk, shard = _sizes(info, len(kept))
-    starts = np.arange(0, len(kept), chunk)
-    low = np.array([keys[order[a : a + chunk]].min() for a in starts], np.int64)
-    high = np.array([keys[order[a : a + chunk]].max() for a in starts], np.int64)
-    stored = np.concatenate([np.sort(kept[order[a : a + chunk]]) for a in starts])
-    return RowOrder(stored, chunk, shard, low, high, *_hold_out(scan, kept, info.seed))
+    low, high = np.empty((2, -(-len(kept) // chunk)), np.int64)
+    for number, start in enumerate(range(0, len(kept), chunk)):
+        part = rows[start : start + chunk]  # of rows that are kept; in place of them, of the input
+        low[number], high[number] = keys[part].min(), keys[part].max()
+        part[:] = np.sort(kept[part])
+    return RowOrder(rows, chunk, shard, low, high, *_hold_out(scan, kept, info.seed))
 
 
 def _sizes(info: CatalogInfo, rows: int) -> tuple[int, int]:
@@ -69,7 +70,8 @@ def _sizes(info: CatalogInfo, rows: int) -> tuple[int, int]:
 
 def _hold_out(scan: Scan, kept: NDArray[np.int64], seed: int) -> tuple[int, NDArray[np.bool_]]:
     """HEALPix order of the cells that are held out, and which sampled rows may train."""
-    inside = np.isin(scan.chosen, kept)
+    place = np.searchsorted(kept, scan.chosen)
+    inside = kept[np.minimum(place, len(kept) - 1)] == scan.chosen
     keys = scan.keys[scan.chosen]
     order = -1
     if scan.positions:

@@ -123,11 +123,11 @@ class Scan:
         if self.ids is None:
             return np.arange(self.rows), []
         nameless = np.concatenate(self.no_id)
+        if not _has_doubles(np.delete(self.ids, nameless)):
+            return np.arange(self.rows), []
         named = np.delete(np.arange(self.rows), nameless)
         _, first = np.unique(self.ids[named], return_index=True)
         kept = np.sort(np.concatenate([named[first], nameless]))
-        if len(kept) == self.rows:
-            return kept, []
         doubles = np.setdiff1d(np.arange(self.rows), kept)
         some = ", ".join(str(row) for row in doubles[:10])
         return kept, [
@@ -159,6 +159,11 @@ class Scan:
             for name, count in self.bad_errors.items()
             if count and info.column(name).kind == "scaled"
         ]
+
+
+def _has_doubles(ids: NDArray[Any]) -> bool:
+    ids.sort()
+    return bool((ids[1:] == ids[:-1]).any())
 
 
 def _text_key(text: bytes) -> int:
