@@ -15,7 +15,7 @@ from skyfold.catalogs.tables import plain_values
 
 if TYPE_CHECKING:
     from skyfold.release import DataRelease
-    from storage.images.builder import ReleaseBuilder
+    from storage.builder import ReleaseBuilder
 
 __all__ = ["draw_catalog"]
 

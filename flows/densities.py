@@ -20,6 +20,7 @@ from models.density_map import train_density_map
 from skyfold.densities.index import FLOORS, LEVELS, DensityIndex, Shard, about, index_of
 from skyfold.errors import ReleaseError, TooManyBadInputsError
 from skyfold.fidelity.densities import density_rows
+from storage.builder import STAGING
 from storage.catalogs.archive import file_digest
 from storage.densities.reader import DensitiesInput, open_densities
 from storage.densities.writer import (
@@ -32,7 +33,6 @@ from storage.densities.writer import (
     start_densities,
     with_map,
 )
-from storage.images.builder import STAGING
 
 if TYPE_CHECKING:
     from skyfold.release import DataRelease

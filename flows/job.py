@@ -17,8 +17,8 @@ from skyfold.fidelity.holdout import HoldOut
 from skyfold.images.network import Network
 from skyfold.layout import MODEL_FILES, PROVENANCE_KEY
 from skyfold.release import DataRelease, open_release
+from storage.builder import ReleaseBuilder
 from storage.config import SurveyConfig, load_config
-from storage.images.builder import ReleaseBuilder
 from storage.images.entries import entry_from_note, note_of
 from storage.survey import ImageRef, PlaneRef, SetAside, find_images
 

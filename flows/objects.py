@@ -25,11 +25,11 @@ from skyfold.layout import STRIDE
 from skyfold.objects.index import KEY, OCCLUSION_SIDE, ObjectsInfo
 from skyfold.objects.model import ObjectModel
 from skyfold.release import DataRelease, open_release
+from storage.builder import ReleaseBuilder
 from storage.catalogs.archive import encode_shard, finish_catalog, plan_catalog
 from storage.catalogs.encoder import real_values
 from storage.catalogs.forms import choose_forms
 from storage.catalogs.writer import CatalogWriter, write_table_model
-from storage.images.builder import ReleaseBuilder
 from storage.objects.tiles import features_of, tile_about
 from storage.objects.writer import ObjectWriter, search_image
 

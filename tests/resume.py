@@ -79,7 +79,7 @@ def build_storage(survey: str) -> None:
 
     from skyfold.access.store import Store
     from skyfold.errors import SealedReleaseError
-    from storage.images.builder import ReleaseBuilder
+    from storage.builder import ReleaseBuilder
 
     url = os.path.join(os.path.dirname(survey), RELEASE)
     with contextlib.suppress(SealedReleaseError):

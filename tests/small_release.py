@@ -13,9 +13,9 @@ from skyfold.access.store import Store
 from skyfold.fidelity.images import images_to_measure, measure_image, record_of
 from skyfold.images.network import Network, model_digest
 from skyfold.layout import FIDELITY_KEY, PROVENANCE_KEY
+from storage.builder import ReleaseBuilder
 from storage.config import load_config
 from storage.images.archive import archive_image, inspect_image, plan_hold_out
-from storage.images.builder import ReleaseBuilder
 from storage.images.entries import plan_groups
 from storage.images.trial import trial_encoder
 from storage.images.writer import write_indexes

@@ -21,12 +21,12 @@ from skyfold.access.model_files import CARD
 from skyfold.catalogs.index import CatalogInfo, catalog_path
 from skyfold.catalogs.model import ARRAYS, TableModel
 from skyfold.errors import ConfigError, InputError, ReleaseError
+from storage.builder import STAGING, ReleaseBuilder
 from storage.catalogs.encoder import EncodedRows, encode_rows
 from storage.catalogs.plan import CatalogFile, SurveyedCatalog
 from storage.catalogs.reader import Batch, CatalogSource, join, open_catalog
 from storage.catalogs.writer import CatalogWriter, plan_key
 from storage.config import CatalogConfig, SurveyConfig, is_url
-from storage.images.builder import STAGING, ReleaseBuilder
 from storage.images.fits_input import glob_url
 
 Options = Mapping[str, Any]

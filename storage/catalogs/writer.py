@@ -23,8 +23,8 @@ from skyfold.catalogs.index import ROW_MAJOR, CatalogInfo, Column, catalog_path
 from skyfold.catalogs.model import TableModel, u_matrix
 from skyfold.catalogs.rows import checked_level
 from skyfold.errors import CorruptDataError, ReleaseError
+from storage.builder import STAGING, ReleaseBuilder
 from storage.catalogs.encoder import EncodedRows
-from storage.images.builder import STAGING, ReleaseBuilder
 
 if TYPE_CHECKING:
     from skyfold.access.store import Store

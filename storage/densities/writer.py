@@ -33,8 +33,8 @@ from skyfold.layout import ZARR_KEY
 from storage.densities.shard import EncodedShard, encode_shard
 
 if TYPE_CHECKING:
+    from storage.builder import ReleaseBuilder
     from storage.densities.reader import DensitiesInput
-    from storage.images.builder import ReleaseBuilder
 
 LOOKED_AT = 1000  # rows that tell how a set is normalised
 SAMPLE_ROWS, SAMPLE_RUN = 8192, 64  # that the map is trained on, and how many lie together

@@ -12,7 +12,7 @@ from skyfold import sky
 from skyfold.errors import EmptyInputError, InputError, TooManyBadInputsError
 from skyfold.fidelity.holdout import FRACTION, HoldOut, in_pixels, order_for
 from skyfold.ladder import TILE
-from storage.images.builder import ReleaseBuilder
+from storage.builder import ReleaseBuilder
 from storage.images.encoder import NotLadderableError, encode_image, prepare
 from storage.images.entries import describe_image
 from storage.images.writer import find_written, write_image

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from skyfold.release import DataRelease
-    from storage.images.builder import ReleaseBuilder
+    from storage.builder import ReleaseBuilder
     from storage.images.encoder import EncodedImage
 
 _T = TypeVar("_T")

@@ -24,9 +24,9 @@ from skyfold.images.index import ImageEntry
 from skyfold.objects.index import KEY, TABLE, ObjectsInfo, array_path
 from skyfold.objects.model import ObjectModel
 from skyfold.release import DataRelease
+from storage.builder import STAGING, ReleaseBuilder
 from storage.catalogs.plan import SurveyedCatalog, survey_catalog
 from storage.config import CatalogConfig
-from storage.images.builder import STAGING, ReleaseBuilder
 from storage.images.entries import note_name
 from storage.objects.finder import FoundObjects, Pixels, find_objects
 from storage.objects.tiles import stored_layer

@@ -25,7 +25,7 @@ from skyfold.images.index import ImageEntry
 from skyfold.images.network import Network
 from skyfold.ladder import TILE
 from skyfold.layout import MODEL_FILES
-from storage.images.builder import ReleaseBuilder
+from storage.builder import ReleaseBuilder
 from storage.images.encoder import NotLadderableError, encode_image, prepare
 from storage.images.entries import describe_image, plan_groups
 from storage.images.writer import write_image, write_indexes

@@ -10,6 +10,7 @@ from models.density_map import train_density_map
 from skyfold.access.store import Store
 from skyfold.densities.library import DensityLibrary
 from skyfold.release import open_release
+from storage.builder import ReleaseBuilder
 from storage.config import load_config
 from storage.densities.reader import open_densities
 from storage.densities.writer import (
@@ -20,7 +21,6 @@ from storage.densities.writer import (
     start_densities,
     with_map,
 )
-from storage.images.builder import ReleaseBuilder
 
 
 def make_mixtures(rows, points=101, seed=1, stop=3.0):

@@ -12,7 +12,7 @@ from small_release import build_release
 from flows.objects import describe_objects, keep_objects
 from skyfold import DataRelease, open_release
 from skyfold.access.store import Store
-from storage.images.builder import ReleaseBuilder
+from storage.builder import ReleaseBuilder
 from storage.objects.writer import ObjectWriter
 
 SHAPE = (420, 600)

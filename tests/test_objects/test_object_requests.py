@@ -238,7 +238,7 @@ def test_describing_again_gives_the_same_bytes(objects_survey, objects_url, tmp_
     """Over what a run left that was stopped before the end."""
     from flows.objects import describe_objects, keep_objects
     from skyfold.access.store import Store
-    from storage.images.builder import ReleaseBuilder
+    from storage.builder import ReleaseBuilder
     from storage.objects.writer import ObjectWriter
 
     copy = Path(shutil.copytree(objects_url, tmp_path / "dr1"))

@@ -43,10 +43,10 @@ from skyfold.errors import ReleaseNotFoundError, SealedReleaseError, UnsealedRel
 from skyfold.fidelity.record import FidelityRecord
 from skyfold.images.network import Network, model_digest
 from skyfold.layout import FIDELITY_KEY, MANIFEST_KEY, PROVENANCE_KEY
+from storage.builder import ReleaseBuilder
 from storage.config import load_config
 from storage.gc import Garbage, find_garbage, remove_garbage
 from storage.images.archive import archive_image, inspect_image
-from storage.images.builder import ReleaseBuilder
 from storage.images.entries import plan_groups
 from storage.images.writer import refer, write_indexes
 from storage.register import register_release

@@ -13,6 +13,7 @@ from small_release import build_release
 from flows.catalogs import build_catalog
 from flows.job import Job
 from skyfold.access.store import Store
+from storage.builder import ReleaseBuilder
 from storage.densities.reader import open_densities
 from storage.densities.writer import (
     archive_shard,
@@ -20,7 +21,6 @@ from storage.densities.writer import (
     plan_densities,
     start_densities,
 )
-from storage.images.builder import ReleaseBuilder
 
 TABLES = """
 [[catalogs]]

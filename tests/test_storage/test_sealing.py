@@ -24,9 +24,9 @@ from skyfold.errors import (
     StoreUnavailableError,
 )
 from skyfold.releases import image_provenance
+from storage.builder import ReleaseBuilder
 from storage.drift import FEWEST, growth, strange_numbers, worse_rows
 from storage.gc import find_garbage, remove_garbage
-from storage.images.builder import ReleaseBuilder
 from storage.register import register_release
 
 
