@@ -129,7 +129,7 @@ def _needs(
         except InvalidNeedError:
             continue
         found[where] = {
-            "label": label,
+            "label": label if where else "all objects",
             "before": f"|{measure}| <= ",
             "after": f"{suffix}{where}",
             "required": [bins.index(one) for one in required],
@@ -142,7 +142,7 @@ def _where(name: str) -> tuple[str, str]:
     """How a bin reads, and how a need says it."""
     span = limits(name)
     if span is None:
-        return "all objects", ""
+        return "all objects" if name == "all" else name, ""  # a bin of another kind, by its name
     if math.isinf(span[1]):
         return f"S/N from {span[0]:g}", f" at S/N >= {span[0]:g}"
     return f"S/N {span[0]:g} to {span[1]:g}", f" at S/N {span[0]:g}-{span[1]:g}"

@@ -182,6 +182,14 @@ def test_every_bin_can_be_asked_about(page, tiny_release):
             assert len(measure["needs"]) == len(bins)
 
 
+def test_bins_of_another_kind_are_told_apart(tiny_url, tmp_path):
+    record = open_release(tiny_url).fidelity.rows()
+    stacks = [row | {"bin": name} for row in record[:1] for name in ("all", "n1", "n2")]
+    found = Page(render_report(copy_release(tiny_url, tmp_path, rows=stacks), HISTORY)).record
+    assert sorted(found["bins"]) == ["all objects", "n1", "n2"]
+    assert [one["label"] for one in found["cases"][0]["measures"][0]["needs"]] == ["all objects"]
+
+
 def test_pixel_scale_and_position(page):
     for area in page.record["areas"]:
         assert area["pixel_deg2"] == pytest.approx((0.2 / 3600) ** 2, rel=1e-6)
