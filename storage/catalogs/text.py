@@ -67,7 +67,13 @@ def open_ecsv(file: str, place: Any, _key: str | None) -> CatalogSource:
 
 
 def open_csv(file: str, place: Any, key: str | None) -> CatalogSource:
-    """Values divided by commas; ECSV too, whatever its name."""
+    """Values divided by commas; ECSV too, whatever its name.
+
+    Raises
+    ------
+    InputError
+        If something else divides the names.
+    """
     with open(place.path, "rb") as stream:
         head = stream.readline()
     if head.startswith(b"# %ECSV"):

@@ -77,7 +77,7 @@ def make_shard(document: bytes, row: int, values: NDArray[Any]) -> bytes:
         ``zarr.json`` of the layer's array, whose first axis is that of images.
     row : int
         Of the image.
-    values : ndarray
+    values : ndarray, shape of the array without its first axis
         The layer, padded to whole tiles.
 
     Returns

@@ -54,7 +54,7 @@ def encoded(request, two_ways, tmp_path_factory):
     synthetic.write_fits(path, pixels.astype(request.param))
     ref = ImageRef(id="s/a", set="s", band="r", file="a.fits", url=str(path), hdu=0)
     image = read_image(ref, storage_options={})
-    work = _Ladder(prepare(image), two_ways[0], 0.5)
+    work = _Ladder(prepare(image), two_ways[0], 0.5, None)
     return work, work.run()
 
 
