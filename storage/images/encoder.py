@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from storage.survey import SurveyImage
 
 FALLBACK_FWHM = 4.0
-DITHER_COST = 1.01  # bytes of remainders, and of all, in dithered cells, over those in others
+DITHER_COST = 1.01  # bytes of remainders in dithered cells, over those in others
 ODD_SCATTER = 1.08  # of errors in a cell, over those in one of exactly `step` noise units
 MAX_TOLERANCE = 2e-5  # at the prediction limit the guard's residues reach 100 of 126 steps
 _INT32 = np.iinfo(np.int32)
@@ -256,20 +256,18 @@ class _Ladder:
         )
 
     def _is_dither_cheap(self, predictions: NDArray[np.float32], kept: NDArray[np.bool_]) -> bool:
-        """Whether pixels have no pattern that dithered cells would scatter, by one tile.
+        """Whether remainders have no pattern that dithered cells would scatter, by one tile.
 
         Pixels of few values, such as those that were rounded before, lie at few places of a cell.
         """
         tiles = list(np.ndindex(self.image.tiles))
         number = int(np.argmax([self.image.coded[self.image.place(*tile)].sum() for tile in tiles]))
-        place, sizes = self.image.place(*tiles[number]), []
+        sizes = []
         for self.dithered in (False, True):
             self._tile(predictions[number], kept, *tiles[number])
-            parts = self.layers["exact"][place], self.cells[place]
-            sizes.append([len(BlocksCodec().encode_chunk(one[np.newaxis])) for one in parts])
-        (rest, cells), (dithered_rest, dithered_cells) = sizes
-        is_cheap_in_all = dithered_rest + dithered_cells <= DITHER_COST * (rest + cells)
-        return dithered_rest <= DITHER_COST * rest and is_cheap_in_all
+            rest = self.layers["exact"][self.image.place(*tiles[number])]
+            sizes.append(len(BlocksCodec().encode_chunk(rest[np.newaxis])))
+        return sizes[1] <= DITHER_COST * sizes[0]
 
     def _significance(
         self, predictions: NDArray[np.float32]
