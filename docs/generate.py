@@ -172,16 +172,15 @@ def _is_needed(one: Any) -> bool:
 def _kind(one: Any) -> str:
     if one.metavar:
         return str(one.metavar)
-    kind = one.type_descriptor.annotation
-    name = getattr(kind, "__name__", str(kind))
-    return {"str": "TEXT", "Path": "FILE", "PosixPath": "FILE"}.get(name, name.upper())
+    name = str(one.type.name)
+    return {"str": "TEXT", "integer": "INT", "path": "FILE"}.get(name, name.upper())
 
 
 def _options(params: list[Any]) -> str:
     options = [one for one in params if one.param_type_name == "option"]
     rows = []
     for one in options:
-        is_switch = one.is_flag or one.type_descriptor.annotation is bool
+        is_switch = one.is_flag or one.type.name == "boolean"
         spelled = ", ".join(f"`{name}`" for name in one.opts)
         value = "" if is_switch else f" {_kind(one)}"
         default = "required" if one.required else _shown_default(one, is_switch=is_switch)
