@@ -130,12 +130,14 @@ def _chosen(plane: Plane, used: Used, distance: int, number: int) -> Plane:
 
 
 def _sample(plane: Plane, used: Used, distance: int, number: int) -> Plane:
-    """Some of the values of a pass that are coded, from whole rows."""
-    rows = plane.size if used is None else int(_places(used, distance, number).sum())
-    step = slice(None, None, max(rows // _SAMPLE, 1))
-    if used is None:
-        return plane[step].ravel()
-    return plane[step][_places(used, distance, number)[step]]
+    """Some of the values of a pass that are coded, from rows an odd step apart.
+
+    An even step could fall in with the outputs of a detector.
+    """
+    coded = None if used is None else _places(used, distance, number)
+    count = plane.size if coded is None else int(coded.sum())
+    rows = slice(None, None, (count // _SAMPLE) | 1)
+    return plane[rows].ravel() if coded is None else plane[rows][coded[rows]]
 
 
 def _places(plane: Plane, distance: int, number: int) -> Plane:

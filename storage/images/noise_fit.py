@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from storage.survey import SurveyImage
 
 CELL = 32  # pixels a side of a noise cell: smaller than the structure of most backgrounds
-ENOUGH_CELLS = 1024  # whose quietest quarter tells the noise to a part in a thousand
+ENOUGH_CELLS = 1024  # or half as many: their quietest quarter tells the noise to 0.3 %
 CLIP = 3.0
 CLIPPED_STD = 0.98658  # standard deviation of a unit Gaussian cut at 3 sigma
 PADDING_FRACTION = 0.005  # exact zeros rarer than this are pixels like any other
@@ -157,7 +157,7 @@ def fit_noise(image: SurveyImage, flags: NDArray[np.uint8]) -> NoiseFit:
 def _cells(values: NDArray[Any], side: int, every: int = 1) -> NDArray[np.float64]:
     """Values of cells of side x side pixels, NaN beyond the edge; shape (cy, cx, side**2).
 
-    Of every second or so row and column of cells, if asked.
+    Of one row and column of cells in `every`, if asked.
     """
     ny, nx = values.shape
     cy, cx = -(-ny // side), -(-nx // side)
@@ -238,7 +238,8 @@ def _between(nodes: int, pixels: int) -> NDArray[np.float64]:
 
 def _quiet_sigma(signal: NDArray[np.float64]) -> float:
     """Noise of the quietest quarter of cells, freed from the bias of picking it."""
-    every = max(math.isqrt(signal.size // (CELL * CELL * ENOUGH_CELLS)), 1)
+    # odd, so as not to fall in with the outputs of a detector
+    every = math.isqrt(signal.size // (CELL * CELL * ENOUGH_CELLS)) | 1
     cells = _cells(signal, CELL, every)
     counts = np.isfinite(cells).sum(axis=-1)
     enough = counts >= min(CELL * CELL // 4, int(counts.max()))
