@@ -3,14 +3,15 @@
 One tile is refined level by level, each from the one before::
 
     latent   p = D(latent)                   prediction, rounded to M (multiples of round_step)
-    sources  C         in selected blocks    C = M + d + k w, k = floor((X - M - d + h) / w)
-    bounded  C         everywhere            |X - C| <= w / 2, h about w / 2, d the dither
+    sources  S         in selected leaves    S = M + d + K q w, |X - S| <= q w, q = 1 to 4
+    bounded  C         everywhere            C = M + d + k w, k = floor((X - M - d + h) / w)
+                                             |X - C| <= w / 2, h about w / 2, d the dither
     exact    X, and for floats every bit     remainder inside the cell
 
-M, d, k, w and X are integers in grid units (see `skyfold.noise`), held in int64 and below 2**53, so
-no step depends on the machine. The one step that does, the network, is caught by the *guard*: the
-list of pixels whose prediction lies so near a rounding tie that another machine could round it
-the other way, with the side that the encoder took.
+M, d, k, K, q, w and X are integers, in grid units where they have any (see `skyfold.noise`), held
+in int64 and below 2**53, so no step depends on the machine. The one step that does, the network,
+is caught by the *guard*: the list of pixels whose prediction lies so near a rounding tie that
+another machine could round it the other way, with the side that the encoder took.
 """
 
 from __future__ import annotations
@@ -207,6 +208,31 @@ def half_width(width: Int) -> Int:
 def from_cells(cells: NDArray[np.integer[Any]], prediction: Int, width: Int) -> Int:
     """Centres ``M + k w`` of cells [grid units]."""
     return prediction + cells.astype(np.int64) * width
+
+
+def joined_cells(
+    sources: NDArray[np.int32], bounded: NDArray[np.int32], coarse: int | None
+) -> NDArray[np.int32]:
+    """Cells k of both layers.
+
+    Parameters
+    ----------
+    sources : ndarray
+        Coarse cells K.
+    bounded : ndarray, shape of `sources`
+        2 (k - coarse K), plus 1 in leaves that `sources` keeps.
+    coarse : int or None
+        q. None, in releases before it: both layers hold k, each in its own leaves.
+
+    Returns
+    -------
+    ndarray, shape of `sources`, int32
+    """
+    if coarse is None:
+        return sources + bounded
+    cells = sources * np.int32(coarse)
+    cells += bounded >> 1
+    return cells
 
 
 def to_grid(stored: NDArray[Any], noise: NoiseModel) -> Int:

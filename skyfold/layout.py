@@ -25,6 +25,7 @@ from skyfold.codecs.blocks import BlocksCodec
 from skyfold.codecs.interlaced import InterlacedCodec
 from skyfold.codecs.latents import LatentsCodec
 from skyfold.codecs.sparse import SparseCodec
+from skyfold.codecs.tagged import TaggedCodec
 from skyfold.ladder import LEVELS, TILE
 from skyfold.noise import MESH
 
@@ -143,7 +144,7 @@ class ImageGroup:
         if layer == "direct":
             return self.dtype, direct_codec(self.dtype)
         if layer != "exact":
-            return "int32", InterlacedCodec()
+            return "int32", TaggedCodec() if layer == "bounded" else InterlacedCodec()
         wide = np.dtype(self.dtype).itemsize == 8
         return ("int64" if wide else "int32"), BlocksCodec()
 

@@ -17,7 +17,7 @@ import numpy as np
 import onnxruntime as ort
 import pyarrow as pa
 import pyarrow.parquet as pq
-from independent_interlaced import decode_interlaced
+from independent_interlaced import decode_interlaced, decode_tagged
 from pcodec import standalone
 
 TILE, BLOCK, MESH, STRIDE = 256, 8, 64, 8
@@ -127,6 +127,9 @@ class Image:
         if first == "skyfold.interlaced":
             blocks = partial(decode_blocks, shape=shape, dtype=dtype)
             return decode_interlaced(data, shape, blocks).astype(dtype)
+        if first == "skyfold.tagged":
+            blocks = partial(decode_blocks, shape=shape, dtype=dtype)
+            return decode_tagged(data, shape, blocks).astype(dtype)
         if first == "skyfold.latents":
             model = self.archive.model(self.row["model"])
             assert codecs[0]["configuration"]["tables"] == model.tables.digest
@@ -150,8 +153,11 @@ class Image:
         shift = self._shift(width)
         used = (cells.reshape(128, 2, 128, 2) != 0).any(axis=(1, 3))
         leaves = np.kron(used, np.ones((2, 2), int))
+        bounded, coarse = self.layer("bounded", ty, tx), self.row.get("coarse")
+        if coarse is not None:
+            cells, bounded = cells * coarse, bounded // 2
         assert checksum(predicted + shift * leaves + cells * width, extent) == expected[1]
-        centres = predicted + shift + (cells + self.layer("bounded", ty, tx)) * width
+        centres = predicted + shift + (cells + bounded) * width
         assert checksum(centres, extent) == expected[2]
         bounded = self._filled(self._from_grid(centres), flags)
         if level == "bounded":

@@ -105,6 +105,28 @@ def decode_interlaced(data: bytes, shape: tuple[int, int], decode_blocks) -> np.
     return Plane(data, coded).decode()
 
 
+def decode_tagged(data: bytes, shape: tuple[int, int], decode_blocks) -> np.ndarray:
+    if data[0] == 0:
+        return decode_interlaced(data[1:], shape, decode_blocks)
+    length = int.from_bytes(data[3:5], "little")
+    leaves = decode_mask(data[2], data[5 : 5 + length], shape)
+    odd = np.kron(leaves != data[1], np.ones((2, 2))) == 1
+    data = data[5 + length :]
+    size = 4 + int.from_bytes(data[:4], "little")
+    plane = np.where(odd, 1, 0)
+    for part, used in ((data[4:size], odd), (data[size:], ~odd)):
+        if not part:
+            continue
+        kind, rest = part[0], part[1:]
+        if kind == 4:
+            plane += 2 * decode_interlaced(rest, shape, decode_blocks)
+        elif kind == 3:
+            plane[used] += 2 * np.asarray(standalone.simple_decompress(rest)).astype(np.int64)
+        else:
+            plane += 2 * Plane(rest, used).decode()
+    return plane
+
+
 def exact_model(probabilities: list[float]):
     counts = np.array(probabilities) * 2**24 - 1
     return constriction.stream.model.Categorical(counts, perfect=False)

@@ -20,12 +20,14 @@ from skyfold.codecs.interlaced import InterlacedCodec
 from skyfold.codecs.latent_tables import LatentTables, register_tables
 from skyfold.codecs.latents import LatentsCodec
 from skyfold.codecs.sparse import SparseCodec
+from skyfold.codecs.tagged import TaggedCodec
 
 GOLDEN = Path(__file__).parent / "golden"
 CODECS = {
     "skyfold.blocks": BlocksCodec,
     "skyfold.interlaced": InterlacedCodec,
     "skyfold.sparse": SparseCodec,
+    "skyfold.tagged": TaggedCodec,
 }
 
 
@@ -56,6 +58,9 @@ def chunks() -> dict[tuple[str, str], np.ndarray]:
     )
     white = np.where(some, 4 * rng.normal(size=plane.shape), 0).round()
     found["skyfold.interlaced", "plain_i4"] = white.astype("i4")
+    cells = np.where(some, 2 * noise.round() + 1, 2 * white.round()).astype("i4")
+    found["skyfold.tagged", "two_kinds_i4"] = cells
+    found["skyfold.tagged", "predicted_i4"] = np.where(some, cells, 2 * plane).astype("i4")
     return found
 
 

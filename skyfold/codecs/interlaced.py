@@ -173,24 +173,17 @@ class InterlacedCodec(ChunkCodec):
 
     def encode_chunk(self, chunk: NDArray[Any]) -> bytes:
         """Bytes of a chunk; see the module's description of the format."""
-        from skyfold.codecs.interlaced_fit import fit_plane, is_predictable
-
-        if not _fits(chunk) or not chunk.any():
+        if not is_near_plane(chunk) or not chunk.any():
             return bytes([_BLOCKS]) + BlocksCodec().encode_chunk(chunk)
         plane = chunk.reshape(chunk.shape[-2:])
-        leaves = _coded_leaves(plane)
-        used = None if leaves.all() else _pixels(leaves)
-        mask = b"" if used is None else _write_mask(leaves)
-        if used is None:
-            plain = bytes([_BLOCKS]) + BlocksCodec().encode_chunk(chunk)
-        else:
-            plain = bytes([_PLAIN]) + mask + compress(plane[used])
-        plane = plane.astype(np.int32)
-        if not is_predictable(plane, used):
-            return plain
-        head = bytes([_ALL if used is None else _SOME]) + mask
-        data = head + encode_passes(*fit_plane(plane, used))
-        return data if len(data) < WORTH * len(plain) else plain
+        leaves = coded_leaves(plane)
+        if not leaves.all():
+            kind, body = encode_used(plane, pixels_of(leaves))
+            return bytes([kind]) + write_mask(leaves) + body
+        plain = bytes([_BLOCKS]) + BlocksCodec().encode_chunk(chunk)
+        predicted = _predicted(plane, None)
+        data = bytes([_ALL]) + (predicted or b"")
+        return data if predicted and len(data) < WORTH * len(plain) else plain
 
     def decode_chunk(
         self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]
@@ -206,26 +199,65 @@ class InterlacedCodec(ChunkCodec):
                 f"skyfold.interlaced chunk of shape {shape}: planes have sides of {SMALLEST} or "
                 f"more, in steps of {COARSEST}"
             )
-        plane, used = (shape[-2], shape[-1]), None
+        plane = (shape[-2], shape[-1])
         if kind != _ALL:
-            used, rest = _read_mask(rest, plane)
-            if kind == _PLAIN:
-                return _decode_plain(rest, used, shape, dtype)
-        try:
-            return decode_plane(rest, plane, used).reshape(shape).astype(dtype)
-        except AssertionError as error:  # constriction's word for bytes that it cannot have written
-            raise CorruptDataError(f"skyfold.interlaced chunk: {error}") from error
+            leaves, rest = read_mask(rest, plane)
+            return decode_used(kind, rest, pixels_of(leaves), dtype).reshape(shape)
+        return _decode_predicted(rest, plane, None).reshape(shape).astype(dtype)
 
 
-def _decode_plain(
-    data: bytes, used: NDArray[np.bool_], shape: tuple[int, ...], dtype: np.dtype[Any]
+def encode_used(plane: NDArray[Any], used: NDArray[np.bool_]) -> tuple[int, bytes]:
+    """Values of some pixels of a plane, in the fewer bytes of two ways.
+
+    Parameters
+    ----------
+    plane : ndarray, shape (ny, nx), integers
+        For which `is_near_plane` holds; zero where `used` is False.
+    used : ndarray of bool, shape of `plane`
+        Leaf by leaf.
+
+    Returns
+    -------
+    kind : int
+        2 or 3, as a chunk begins.
+    data : bytes
+        What stands behind the mask.
+    """
+    plain, predicted = compress(plane[used]), _predicted(plane, used)
+    if predicted is not None and len(predicted) < WORTH * len(plain):
+        return _SOME, predicted
+    return _PLAIN, plain
+
+
+def decode_used(
+    kind: int, data: bytes, used: NDArray[np.bool_], dtype: np.dtype[Any]
 ) -> NDArray[Any]:
+    """Inverse of `encode_used`: the plane, zero where `used` is False."""
+    if kind == _SOME:
+        return _decode_predicted(data, (used.shape[0], used.shape[1]), used).astype(dtype)
     values = np.zeros(used.shape, dtype)
     values[used] = decompress(data, int(np.count_nonzero(used)), dtype)
-    return values.reshape(shape)
+    return values
 
 
-def _coded_leaves(plane: NDArray[Any]) -> NDArray[np.bool_]:
+def _predicted(plane: NDArray[Any], used: NDArray[np.bool_] | None) -> bytes | None:
+    """Plan and words of a plane; None where neighbours say nothing of each other."""
+    from skyfold.codecs.interlaced_fit import fit_plane, is_predictable
+
+    plane = plane.astype(np.int32)
+    return encode_passes(*fit_plane(plane, used)) if is_predictable(plane, used) else None
+
+
+def _decode_predicted(
+    data: bytes, shape: tuple[int, int], used: NDArray[np.bool_] | None
+) -> NDArray[np.int32]:
+    try:
+        return decode_plane(data, shape, used)
+    except AssertionError as error:  # constriction's word for bytes that it cannot have written
+        raise CorruptDataError(f"skyfold.interlaced chunk: {error}") from error
+
+
+def coded_leaves(plane: NDArray[Any]) -> NDArray[np.bool_]:
     """Leaves with a value that is not zero, and those of zeros that stand alone among them."""
     ny, nx = (side // LEAF for side in plane.shape)
     used = np.asarray(plane.reshape(ny, LEAF, nx, LEAF).any(axis=(1, 3)))
@@ -234,20 +266,21 @@ def _coded_leaves(plane: NDArray[Any]) -> NDArray[np.bool_]:
     return used | (around >= 3)
 
 
-def _write_mask(leaves: NDArray[np.bool_]) -> bytes:
+def write_mask(leaves: NDArray[np.bool_]) -> bytes:
+    """Bytes of a mask: of these leaves, or of the others where those are fewer."""
     turned = bool(leaves.mean() > 0.5)
     return bytes([turned]) + encode_mask(~leaves if turned else leaves)
 
 
-def _read_mask(data: bytes, plane: tuple[int, int]) -> tuple[NDArray[np.bool_], bytes]:
-    """Which pixels are coded, and the bytes that follow the mask."""
+def read_mask(data: bytes, plane: tuple[int, int]) -> tuple[NDArray[np.bool_], bytes]:
+    """Leaves of a mask, and the bytes that follow it."""
     if data[:1] not in (b"\0", b"\1"):
         raise CorruptDataError(f"mask of a skyfold.interlaced chunk begins with {data[:1]!r}")
     leaves, rest = decode_mask(data[1:], plane)
-    return _pixels(~leaves if data[0] else leaves), rest
+    return ~leaves if data[0] else leaves, rest
 
 
-def _fits(chunk: NDArray[Any]) -> bool:
+def is_near_plane(chunk: NDArray[Any]) -> bool:
     """Whether a chunk can be coded here: a plane of integers near each other."""
     if chunk.dtype.kind not in "iu" or not _is_plane(chunk.shape):
         return False
@@ -260,5 +293,6 @@ def _is_plane(shape: tuple[int, ...]) -> bool:
     return whole and math.prod(shape) == ny * nx
 
 
-def _pixels(leaves: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def pixels_of(leaves: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether each pixel lies in one of the leaves."""
     return np.repeat(np.repeat(leaves, LEAF, axis=0), LEAF, axis=1)

@@ -71,6 +71,9 @@ class ImageEntry:
         Whether cells of an even number of integers hold one more.
     dithered : bool
         Whether cells are shifted from pixel to pixel, see `skyfold.ladder.dither`.
+    coarse : int or None
+        Cells of `bounded` that one of `sources` is wide; None where `bounded` holds cells as they
+        are, see `skyfold.ladder.joined_cells`.
     fwhm_pix : float or None
         Of point sources [pixel].
     time : str or None
@@ -136,6 +139,7 @@ class ImageEntry:
     quantum: Quantum | None = None
     odd_cells: bool = False
     dithered: bool = False
+    coarse: int | None = None
 
     @property
     def plane(self) -> tuple[int, int]:
@@ -251,7 +255,7 @@ def _to_parquet(rows: list[dict[str, Any]]) -> bytes:
     types = {
         **dict.fromkeys(("id", "set", "band", "file", "group", "dtype", "mode", "model"), text),
         **dict.fromkeys(("time", "digest", "unit", "wcs", "recipe", "release"), text),
-        **dict.fromkeys(("hdu", "row", "blank"), whole),
+        **dict.fromkeys(("hdu", "row", "blank", "coarse"), whole),
         **dict.fromkeys(("step", "bscale", "bzero", "quant_step", "fwhm_pix"), real),
         **dict.fromkeys(("ra", "dec", "radius_deg"), real),
         **dict.fromkeys(("shape", "healpix", "details"), pa.list_(whole)),

@@ -286,13 +286,14 @@ class _Decoder:
         shift = ladder.dither(width) if self.entry.dithered else np.zeros_like(width)
         if self.level == "sources":
             shift *= ladder.used_squares(cells, LEAF)
+            width *= self.entry.coarse or 1
             centres = ladder.from_cells(cells, predicted + shift, width)
             self._check(centres, name, "sources")
             refined = ladder.from_grid(centres, self._noise, self.dtype)
             values = self._unrounded(smooth)
             np.copyto(values, refined, where=ladder.used_squares(cells, BLOCK), casting="unsafe")
             return self._fill(values, flags)
-        cells = cells + self.layers["bounded"][place]
+        cells = ladder.joined_cells(cells, self.layers["bounded"][place], self.entry.coarse)
         centres = ladder.from_cells(cells, predicted + shift, width)
         bounded = ladder.from_grid(centres, self._noise, self.dtype)
         if self.level == "bounded":

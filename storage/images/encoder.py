@@ -30,6 +30,7 @@ from storage.images.noise_fit import (
     mesh_in_steps,
 )
 from storage.images.selection import blank_leaves, select_leaves
+from storage.images.shaping import coarseness, shaped_cells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,7 +43,7 @@ FALLBACK_FWHM = 4.0
 DITHER_COST = 1.01  # bytes of remainders in dithered cells, over those in others
 ODD_SCATTER = 1.08  # of errors in a cell, over those in one of exactly `step` noise units
 MAX_TOLERANCE = 2e-5  # at the prediction limit the guard's residues reach 100 of 126 steps
-_INT32 = np.iinfo(np.int32)
+TOGETHER = 16  # tiles whose coarse cells are chosen in the same steps
 
 
 @dataclass
@@ -64,6 +65,8 @@ class EncodedImage:
         As `skyfold.ladder.cell_width` takes it.
     dithered : bool
         Whether cells are shifted, see `skyfold.ladder.dither`.
+    coarse : int or None
+        Cells of `bounded` that one of `sources` is wide.
     """
 
     mode: str
@@ -74,6 +77,7 @@ class EncodedImage:
     quantum: Quantum | None = None
     odd_cells: bool = False
     dithered: bool = False
+    coarse: int | None = None
 
 
 class NotLadderableError(Exception):
@@ -192,6 +196,31 @@ def encode_directly(image: SurveyImage) -> EncodedImage:
     return EncodedImage("direct", layers)
 
 
+@dataclass
+class _Tile:
+    """A tile on its way to layers.
+
+    Attributes
+    ----------
+    name : (int, int)
+        Its row and column among the tiles.
+    place : (slice, slice)
+        Its pixels.
+    predicted, width, shift, cells : ndarray, shape (256, 256), int64
+        M, w, d and k.
+    residuals : ndarray, shape (256, 256), float64
+        Pixels less M + d, in units of w.
+    """
+
+    name: tuple[int, int]
+    place: tuple[slice, slice]
+    predicted: NDArray[np.int64]
+    width: NDArray[np.int64]
+    shift: NDArray[np.int64]
+    cells: NDArray[np.int64]
+    residuals: NDArray[np.float64]
+
+
 class _Ladder:
     """Encodes one prepared image tile by tile; holds its growing layers."""
 
@@ -208,10 +237,12 @@ class _Ladder:
             self.dithered, self.odd = whole.dithered, whole.odd_cells
         shape = prepared.stored.shape
         wide = prepared.stored.dtype.itemsize == 8
-        self.cells = np.zeros(shape, np.int32)
+        self.coarse = 1
         self.layers: dict[str, NDArray[Any]] = {
             "background": prepared.mesh,
             "guard": np.zeros(shape, np.uint8),
+            "sources": np.zeros(shape, np.int32),
+            "bounded": np.zeros(shape, np.int32),
             "flags": prepared.flags,
             "checksum": _checksums(prepared.tiles),
             "exact": np.zeros(shape, np.int64 if wide else np.int32),
@@ -246,13 +277,22 @@ class _Ladder:
         )
         if self.whole is None:
             self.dithered = self._is_dither_cheap(predictions, kept)
-        for number, tile in enumerate(np.ndindex(self.image.tiles)):
-            self._tile(predictions[number], kept, *tile)
-        self.layers["sources"] = np.where(kept, self.cells, 0)
-        self.layers["bounded"] = np.where(kept, 0, self.cells)
+        share = float(kept[self.image.coded].mean())
+        self.coarse = coarseness(fwhm, share) if self.whole is None else self.whole.coarse or 1
+        places = list(enumerate(np.ndindex(self.image.tiles)))
+        for start in range(0, len(places), TOGETHER):
+            self._refine(predictions, kept, places[start : start + TOGETHER])
         noise, fills = self.image.noise, self.image.fills
         return EncodedImage(
-            "ladder", self.layers, noise, fills, fwhm, self.quantum, self.odd, self.dithered
+            "ladder",
+            self.layers,
+            noise,
+            fills,
+            fwhm,
+            self.quantum,
+            self.odd,
+            self.dithered,
+            self.coarse,
         )
 
     def _is_dither_cheap(self, predictions: NDArray[np.float32], kept: NDArray[np.bool_]) -> bool:
@@ -264,7 +304,7 @@ class _Ladder:
         number = int(np.argmax([self.image.coded[self.image.place(*tile)].sum() for tile in tiles]))
         sizes = []
         for self.dithered in (False, True):
-            self._tile(predictions[number], kept, *tiles[number])
+            self._bounded_tile(self._cells_of(predictions[number], *tiles[number]))
             rest = self.layers["exact"][self.image.place(*tiles[number])]
             sizes.append(len(BlocksCodec().encode_chunk(rest[np.newaxis])))
         return sizes[1] <= DITHER_COST * sizes[0]
@@ -308,22 +348,47 @@ class _Ladder:
         dtype, sigma = self.image.stored.dtype, noise.pixel_sigma(predicted - background)
         return predicted, ladder.cell_width(predicted, sigma, self.step, dtype, odd=self.odd)
 
-    def _tile(self, y: NDArray[np.float32], kept: NDArray[np.bool_], ty: int, tx: int) -> None:
+    def _refine(
+        self,
+        predictions: NDArray[np.float32],
+        kept: NDArray[np.bool_],
+        places: list[tuple[int, tuple[int, int]]],
+    ) -> None:
+        """All layers of pixels of some tiles, whose coarse cells are chosen together."""
+        tiles = [self._cells_of(predictions[number], *tile) for number, tile in places]
+        chosen = np.array([kept[one.place] & self.image.coded[one.place] for one in tiles])
+        if self.coarse == 1:
+            coarse = np.where(chosen, [one.cells for one in tiles], 0)
+        else:
+            coarse = shaped_cells(np.array([one.residuals for one in tiles]), chosen, self.coarse)
+        for one, sources in zip(tiles, coarse, strict=True):
+            self._bounded_tile(one)
+            self._sources_tile(one, sources)
+            rest = 2 * (one.cells - np.int64(self.coarse) * sources) + kept[one.place]
+            _require_fitting(rest, np.dtype(np.int32))
+            self.layers["sources"][one.place] = sources
+            self.layers["bounded"][one.place] = rest
+
+    def _cells_of(self, y: NDArray[np.float32], ty: int, tx: int) -> _Tile:
         place = self.image.place(ty, tx)
         predicted, width = self._predict(y, ty, tx)
         shift = ladder.dither(width) if self.dithered else np.zeros_like(width)
-        cells = ladder.to_cells(self.image.grid(ty, tx), predicted + shift, width)
+        grid = self.image.grid(ty, tx)
+        cells = ladder.to_cells(grid, predicted + shift, width)
         cells = np.where(self.image.coded[place], cells, 0)
-        if cells.min() < _INT32.min or cells.max() > _INT32.max:
-            raise NotLadderableError
-        self.cells[place] = cells
-        centres = ladder.from_cells(cells, predicted + shift, width)
-        self._finish_tile(predicted, width, centres, ty, tx)
-        cells = np.where(kept[place], cells, 0)
-        shift *= ladder.used_squares(cells, LEAF)
-        sources = ladder.from_cells(cells, predicted + shift, width)
-        met = ladder.checksum(sources, *self._extent(ty, tx))
-        self.layers["checksum"][ty, tx, LEVELS.index("sources")] = met
+        residuals = (grid - predicted - shift) / width
+        return _Tile((ty, tx), place, predicted, width, shift, cells, residuals)
+
+    def _sources_tile(self, tile: _Tile, cells: NDArray[np.integer[Any]]) -> None:
+        """Checksum of what `sources` decodes to."""
+        shift = tile.shift * ladder.used_squares(cells, LEAF)
+        centres = ladder.from_cells(cells, tile.predicted + shift, self.coarse * tile.width)
+        met = ladder.checksum(centres, *self._extent(*tile.name))
+        self.layers["checksum"][*tile.name, LEVELS.index("sources")] = met
+
+    def _bounded_tile(self, tile: _Tile) -> None:
+        centres = ladder.from_cells(tile.cells, tile.predicted + tile.shift, tile.width)
+        self._finish_tile(tile.predicted, tile.width, centres, *tile.name)
 
     def _finish_tile(
         self,
@@ -344,9 +409,7 @@ class _Ladder:
             rest = np.where(quantum.is_quantised & coded, quantum.remainder(stored, bounded), rest)
         inside = coded if stored.dtype.kind != "f" else self._inside(place)
         rest = np.where(inside, rest, 0)
-        limits = np.iinfo(self.layers["exact"].dtype)
-        if rest.min() < limits.min or rest.max() > limits.max:
-            raise NotLadderableError
+        _require_fitting(rest, self.layers["exact"].dtype)
         self.layers["exact"][place] = rest
         exact = ladder.apply_remainder(self.layers["exact"][place], centres, width, bounded)
         if quantum is not None:
@@ -409,6 +472,13 @@ def _is_odd_better(width: float) -> bool:
     """
     even = math.floor(width)
     return even > 0 and even % 2 == 0 and (even + 1) ** 2 - 1 <= (ODD_SCATTER * width) ** 2
+
+
+def _require_fitting(values: NDArray[np.int64], dtype: np.dtype[Any]) -> None:
+    """Integers that a layer has no room for send the image to direct storage."""
+    limits = np.iinfo(dtype)
+    if values.min() < limits.min or values.max() > limits.max:
+        raise NotLadderableError
 
 
 def _pixels(leaves: NDArray[np.bool_]) -> NDArray[np.bool_]:

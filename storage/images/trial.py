@@ -103,6 +103,7 @@ def encode_on_trial(
         fwhm_pix=encoded.fwhm_pix,
         odd_cells=encoded.odd_cells,
         dithered=encoded.dithered,
+        coarse=encoded.coarse,
     )
 
     def read(names: tuple[str, ...], tiles_y: slice, tiles_x: slice) -> dict[str, NDArray[Any]]:

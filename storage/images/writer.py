@@ -124,6 +124,7 @@ def write_image(builder: ReleaseBuilder, entry: ImageEntry, encoded: EncodedImag
         fwhm_pix=encoded.fwhm_pix,
         odd_cells=encoded.odd_cells and mode != "direct",
         dithered=encoded.dithered and mode != "direct",
+        coarse=encoded.coarse if mode != "direct" else None,
         bytes={layer: len(shard) for layer, shard in sorted(shards.items())},
         places=places_of(entry, shards),
     )

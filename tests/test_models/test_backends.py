@@ -75,7 +75,9 @@ def lattices(work, encoded, network) -> list[np.ndarray]:
         sigma = noise.pixel_sigma(predicted - background)
         dtype = work.image.stored.dtype
         width = ladder.cell_width(predicted, sigma, 0.5, dtype, odd=work.odd)
-        cells = layers["sources"][place] + layers["bounded"][place]
+        cells = ladder.joined_cells(
+            layers["sources"][place], layers["bounded"][place], encoded.coarse
+        )
         out.append(ladder.from_cells(cells, predicted, width))
     return out
 
