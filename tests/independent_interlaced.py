@@ -119,6 +119,11 @@ def decode_tagged(data: bytes, shape: tuple[int, int], decode_blocks) -> np.ndar
             continue
         kind, rest = part[0], part[1:]
         if kind == 4:
+            size = int.from_bytes(rest[2:4], "little")
+            blank = np.kron(decode_mask(rest[1], rest[4 : 4 + size], shape), np.ones((2, 2)))
+            used = used & (blank == rest[0])
+            kind, rest = rest[4 + size], rest[5 + size :]
+        if kind == 5:
             plane += 2 * decode_interlaced(rest, shape, decode_blocks)
         elif kind == 3:
             plane[used] += 2 * np.asarray(standalone.simple_decompress(rest)).astype(np.int64)

@@ -9,9 +9,10 @@ Bytes of a chunk::
 
     u8      form: 0 a skyfold.interlaced chunk of the numbers as they are follows, 1:
     ...     the mask of the odd leaves, as in skyfold.interlaced
-    u32 n   and n bytes: v of the odd leaves, then v of all others; no bytes where there are none
+    u32 n   and n bytes: v of the odd leaves, then v of all others; no bytes where all are 0
     u8      2 or 3: what stands behind the mask of a skyfold.interlaced chunk of that form, and of
-            these leaves, follows; 4: a skyfold.interlaced chunk, 0 in the leaves of the other kind
+            these leaves, follows; 4: a mask of leaves that are zero, and of those that are left
+            again 2 or 3 and what it says; 5: a skyfold.interlaced chunk, 0 in leaves not of a kind
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from skyfold.errors import CorruptDataError
 from skyfold.ladder import LEAF
 
 _PLAIN, _TAGGED = 0, 1
-_PREDICTED, _STREAM, _CHUNK = 2, 3, 4
+_PREDICTED, _STREAM, _SOME, _CHUNK = 2, 3, 4, 5
 MOST_BLANK = 1 / 64  # share of leaves that are coded though they are zero, to save a second mask
 _LENGTH = struct.Struct("<I")
 
@@ -68,7 +69,8 @@ class TaggedCodec(ChunkCodec):
             return bytes([_PLAIN]) + InterlacedCodec().encode_chunk(chunk)
         tagged = pixels_of(odd)
         plane = chunk.reshape(tagged.shape) >> 1
-        first = bytes([_STREAM]) + compress(plane[tagged]) if odd.any() else b""
+        few = plane[tagged]
+        first = bytes([_STREAM]) + compress(few) if few.any() else b""
         others = _encode_others(np.where(tagged, 0, plane), odd)
         return b"".join(
             [bytes([_TAGGED]), write_mask(odd), _LENGTH.pack(len(first)), first, others]
@@ -97,26 +99,33 @@ class TaggedCodec(ChunkCodec):
 
 def _encode_others(plane: NDArray[Any], odd: NDArray[np.bool_]) -> bytes:
     """Leaves that are not odd, zero in those that are."""
-    if odd.all():
+    if not plane.any():
         return b""
-    blank = ~coded_leaves(np.where(pixels_of(odd), 1, plane))
-    if blank.mean() <= MOST_BLANK and is_near_plane(plane):
-        kind, data = encode_used(plane, pixels_of(~odd))
-        return bytes([kind]) + data
-    return bytes([_CHUNK]) + InterlacedCodec().encode_chunk(plane[np.newaxis])
+    if not is_near_plane(plane):
+        return bytes([_CHUNK]) + InterlacedCodec().encode_chunk(plane[np.newaxis])
+    blank, head = ~coded_leaves(np.where(pixels_of(odd), 1, plane)), b""
+    used = ~odd
+    if blank.mean() > MOST_BLANK:
+        head, used = bytes([_SOME]) + write_mask(blank), used & ~blank
+    kind, data = encode_used(plane, pixels_of(used))
+    return head + bytes([kind]) + data
 
 
 def _decode_kind(
     data: bytes, used: NDArray[np.bool_], shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> NDArray[Any]:
     """Plane of the leaves of one kind, zero in the others."""
-    if not data and not used.any():
+    if not data:
         return np.zeros(used.shape, dtype)
     kind, rest = data[0], data[1:]
     if kind == _CHUNK:
         return InterlacedCodec().decode_chunk(rest, shape, dtype).reshape(used.shape)
+    if kind == _SOME:
+        blank, rest = read_mask(rest, (used.shape[0], used.shape[1]))
+        used = used & ~pixels_of(blank)
+        kind, rest = rest[0], rest[1:]
     if kind not in (_PREDICTED, _STREAM):
-        raise CorruptDataError(f"skyfold.tagged chunk has leaves coded as {kind}; 2 to 4 is known")
+        raise CorruptDataError(f"skyfold.tagged chunk has leaves coded as {kind}; 2 to 5 is known")
     return decode_used(kind, rest, used, dtype)
 
 
