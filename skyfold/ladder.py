@@ -3,7 +3,7 @@
 One tile is refined level by level, each from the one before::
 
     latent   p = D(latent)                   prediction, rounded to M (multiples of round_step)
-    sources  S         in selected leaves    S = M + d + K q w, |X - S| <= q w, q = 1 to 4
+    sources  S         in selected leaves    S = M + d + K w q / 4, |X - S| <= w q / 4, q = 4 to 16
     bounded  C         everywhere            C = M + d + k w, k = floor((X - M - d + h) / w)
                                              |X - C| <= w / 2, h about w / 2, d the dither
     exact    X, and for floats every bit     remainder inside the cell
@@ -210,6 +210,18 @@ def from_cells(cells: NDArray[np.integer[Any]], prediction: Int, width: Int) -> 
     return prediction + cells.astype(np.int64) * width
 
 
+def coarse_centres(
+    cells: NDArray[np.integer[Any]], prediction: Int, width: Int, coarse: int
+) -> Int:
+    """Centres S of coarse cells [quarters of a grid unit], ``4 M + K w q``: none is rounded."""
+    return 4 * prediction + cells.astype(np.int64) * width * coarse
+
+
+def fine_cells(cells: NDArray[Any], coarse: int) -> NDArray[Any]:
+    """Cell k that lies at the centre of coarse cell K: ``floor((K q + 2) / 4)``."""
+    return (cells * cells.dtype.type(coarse) + 2) >> 2
+
+
 def joined_cells(
     sources: NDArray[np.int32], bounded: NDArray[np.int32], coarse: int | None
 ) -> NDArray[np.int32]:
@@ -220,7 +232,7 @@ def joined_cells(
     sources : ndarray
         Coarse cells K.
     bounded : ndarray, shape of `sources`
-        2 (k - coarse K), plus 1 in leaves that `sources` keeps.
+        2 (k - `fine_cells` of K), plus 1 in leaves that `sources` keeps.
     coarse : int or None
         q. None, in releases before it: both layers hold k, each in its own leaves.
 
@@ -230,7 +242,7 @@ def joined_cells(
     """
     if coarse is None:
         return sources + bounded
-    cells = sources * np.int32(coarse)
+    cells = fine_cells(sources, coarse)
     cells += bounded >> 1
     return cells
 
@@ -242,11 +254,21 @@ def to_grid(stored: NDArray[Any], noise: NoiseModel) -> Int:
     return np.rint(np.ldexp(stored.astype(np.float64), -noise.grid_exponent)).astype(np.int64)
 
 
+def from_quarters(lattice: Int, noise: NoiseModel, dtype: np.dtype[Any]) -> NDArray[np.float64]:
+    """Values in quarters of a grid unit in the stored unit, within the range of integers."""
+    values: NDArray[np.float64] = lattice * np.float64(math.ldexp(1.0, noise.grid_exponent - 2))
+    return values if dtype.kind == "f" else np.clip(values, *_limits(dtype))
+
+
+def _limits(dtype: np.dtype[Any]) -> tuple[int, int]:
+    limits = np.iinfo(dtype)
+    return int(limits.min), int(limits.max)
+
+
 def from_grid(lattice: Int, noise: NoiseModel, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Grid values in the stored dtype; integers beyond its range are clipped to it."""
     if dtype.kind != "f":
-        limits = np.iinfo(dtype)
-        return np.clip(lattice, limits.min, limits.max).astype(dtype)
+        return np.clip(lattice, *_limits(dtype)).astype(dtype)
     return (lattice * math.ldexp(1.0, noise.grid_exponent)).astype(dtype)
 
 

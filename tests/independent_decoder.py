@@ -154,9 +154,12 @@ class Image:
         used = (cells.reshape(128, 2, 128, 2) != 0).any(axis=(1, 3))
         leaves = np.kron(used, np.ones((2, 2), int))
         bounded, coarse = self.layer("bounded", ty, tx), self.row.get("coarse")
-        if coarse is not None:
-            cells, bounded = cells * coarse, bounded // 2
-        assert checksum(predicted + shift * leaves + cells * width, extent) == expected[1]
+        if coarse is None:
+            kept = predicted + shift * leaves + cells * width
+        else:
+            kept = 4 * (predicted + shift * leaves) + cells * coarse * width
+            cells, bounded = (cells * coarse + 2) // 4, bounded // 2
+        assert checksum(kept, extent) == expected[1]
         centres = predicted + shift + (cells + bounded) * width
         assert checksum(centres, extent) == expected[2]
         bounded = self._filled(self._from_grid(centres), flags)

@@ -72,8 +72,8 @@ class ImageEntry:
     dithered : bool
         Whether cells are shifted from pixel to pixel, see `skyfold.ladder.dither`.
     coarse : int or None
-        Cells of `bounded` that one of `sources` is wide; None where `bounded` holds cells as they
-        are, see `skyfold.ladder.joined_cells`.
+        Width of a cell of `sources` in quarters of one of `bounded`; None where both are alike and
+        `bounded` holds cells as they are, see `skyfold.ladder.joined_cells`.
     fwhm_pix : float or None
         Of point sources [pixel].
     time : str or None

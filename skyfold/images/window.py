@@ -285,11 +285,7 @@ class _Decoder:
         cells = self.layers["sources"][place]
         shift = ladder.dither(width) if self.entry.dithered else np.zeros_like(width)
         if self.level == "sources":
-            shift *= ladder.used_squares(cells, LEAF)
-            width *= self.entry.coarse or 1
-            centres = ladder.from_cells(cells, predicted + shift, width)
-            self._check(centres, name, "sources")
-            refined = ladder.from_grid(centres, self._noise, self.dtype)
+            refined = self._kept(cells, predicted, shift, width, name)
             values = self._unrounded(smooth)
             np.copyto(values, refined, where=ladder.used_squares(cells, BLOCK), casting="unsafe")
             return self._fill(values, flags)
@@ -300,6 +296,24 @@ class _Decoder:
             self._check(centres, name, "bounded")
             return self._fill(bounded, flags)
         return self._exact(centres, width, self._fill(bounded, flags), flags, place, name)
+
+    def _kept(
+        self,
+        cells: NDArray[np.int32],
+        predicted: NDArray[np.int64],
+        shift: NDArray[np.int64],
+        width: NDArray[np.int64],
+        name: tuple[int, int],
+    ) -> NDArray[Any]:
+        """Values of a tile at `sources`, wherever it keeps pixels."""
+        predicted += shift * ladder.used_squares(cells, LEAF)
+        if self.entry.coarse is None:
+            centres = ladder.from_cells(cells, predicted, width)
+            self._check(centres, name, "sources")
+            return ladder.from_grid(centres, self._noise, self.dtype)
+        centres = ladder.coarse_centres(cells, predicted, width, self.entry.coarse)
+        self._check(centres, name, "sources")
+        return ladder.from_quarters(centres, self._noise, self.dtype)
 
     def _exact(
         self,

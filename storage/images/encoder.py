@@ -30,7 +30,7 @@ from storage.images.noise_fit import (
     mesh_in_steps,
 )
 from storage.images.selection import blank_leaves, select_leaves
-from storage.images.shaping import coarseness, shaped_cells
+from storage.images.shaping import FINE, coarseness, shaped_cells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,7 +66,7 @@ class EncodedImage:
     dithered : bool
         Whether cells are shifted, see `skyfold.ladder.dither`.
     coarse : int or None
-        Cells of `bounded` that one of `sources` is wide.
+        Width of a cell of `sources` in quarters of one of `bounded`.
     """
 
     mode: str
@@ -237,7 +237,7 @@ class _Ladder:
             self.dithered, self.odd = whole.dithered, whole.odd_cells
         shape = prepared.stored.shape
         wide = prepared.stored.dtype.itemsize == 8
-        self.coarse = 1
+        self.coarse = FINE
         self.layers: dict[str, NDArray[Any]] = {
             "background": prepared.mesh,
             "guard": np.zeros(shape, np.uint8),
@@ -278,7 +278,7 @@ class _Ladder:
         if self.whole is None:
             self.dithered = self._is_dither_cheap(predictions, kept)
         share = float(kept[self.image.coded].mean())
-        self.coarse = coarseness(fwhm, share) if self.whole is None else self.whole.coarse or 1
+        self.coarse = coarseness(fwhm, share) if self.whole is None else self.whole.coarse or FINE
         places = list(enumerate(np.ndindex(self.image.tiles)))
         for start in range(0, len(places), TOGETHER):
             self._refine(predictions, kept, places[start : start + TOGETHER])
@@ -357,14 +357,15 @@ class _Ladder:
         """All layers of pixels of some tiles, whose coarse cells are chosen together."""
         tiles = [self._cells_of(predictions[number], *tile) for number, tile in places]
         chosen = np.array([kept[one.place] & self.image.coded[one.place] for one in tiles])
-        if self.coarse == 1:
+        if self.coarse == FINE:
             coarse = np.where(chosen, [one.cells for one in tiles], 0)
         else:
             coarse = shaped_cells(np.array([one.residuals for one in tiles]), chosen, self.coarse)
         for one, sources in zip(tiles, coarse, strict=True):
             self._bounded_tile(one)
             self._sources_tile(one, sources)
-            rest = 2 * (one.cells - np.int64(self.coarse) * sources) + kept[one.place]
+            fine = ladder.fine_cells(sources.astype(np.int64), self.coarse)
+            rest = 2 * (one.cells - fine) + kept[one.place]
             _require_fitting(rest, np.dtype(np.int32))
             self.layers["sources"][one.place] = sources
             self.layers["bounded"][one.place] = rest
@@ -382,7 +383,7 @@ class _Ladder:
     def _sources_tile(self, tile: _Tile, cells: NDArray[np.integer[Any]]) -> None:
         """Checksum of what `sources` decodes to."""
         shift = tile.shift * ladder.used_squares(cells, LEAF)
-        centres = ladder.from_cells(cells, tile.predicted + shift, self.coarse * tile.width)
+        centres = ladder.coarse_centres(cells, tile.predicted + shift, tile.width, self.coarse)
         met = ladder.checksum(centres, *self._extent(*tile.name))
         self.layers["checksum"][*tile.name, LEVELS.index("sources")] = met
 

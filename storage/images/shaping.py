@@ -9,6 +9,7 @@ errors as small as with fine cells. An error is at most the width of a coarse ce
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,31 +19,36 @@ from skyfold.ladder import TILE
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MOST = 4  # times the width of a fine cell; more would save little
-_PIXELS = 2.0  # of FWHM, for each time: the more pixels a sum has, the less its error grows
-_CROWDED = 1 / 3  # share kept beyond which `bounded` would pay more than `sources` saves
+FINE, WIDEST = 4, 16  # quarters of a cell: the same cells as of `bounded`; more would save little
+_BY_ROOT = 1.4  # cells for the root of a FWHM: sums of more pixels bear wider cells
+_NARROW, _SLOPE = 1.5, 2.2  # FWHM [pixel] up to which cells are fine, and cells for each beyond
+_CROWDED = (0.25, 0.4)  # share kept from which cells are narrower, and from which they are fine
 # Shares of a pixel's error that the next ones take over: to the right, and in the row below to
 # the left, straight down and to the right.
 _RIGHT, _LEFT, _DOWN, _ACROSS = 7 / 16, 3 / 16, 5 / 16, 1 / 16
 
 
 def coarseness(fwhm_pix: float, share: float) -> int:
-    """How many cells of `bounded` one of `sources` is wide.
+    """Width of a cell of `sources` in quarters of one of `bounded`.
+
+    The width at which a flux within one FWHM keeps the error that it has in fine cells. It has no
+    steps, so that the losses of a night hardly depend on its seeing.
 
     Parameters
     ----------
     fwhm_pix : float
-        Of point sources [pixel]: a flux within one FWHM keeps the error that it has in fine cells.
+        Of point sources [pixel].
     share : float
-        Of pixels that `sources` keeps, 0 to 1.
+        Of pixels that `sources` keeps, 0 to 1. Of crowded fields `bounded` would pay more than
+        `sources` saves.
 
     Notes
     -----
     Measured in `docs/decisions/shaped_errors.md`.
     """
-    if share > _CROWDED:
-        return 1
-    return int(np.clip(1 + fwhm_pix // _PIXELS, 1, MOST))
+    cells = min(_BY_ROOT * math.sqrt(fwhm_pix), 1 + _SLOPE * max(fwhm_pix - _NARROW, 0))
+    free = np.interp(share, _CROWDED, (1, 0))
+    return round(FINE * min(max(1 + (cells - 1) * free, 1), WIDEST / FINE))
 
 
 def shaped_cells(
@@ -57,7 +63,7 @@ def shaped_cells(
     kept : ndarray of bool, shape of `residuals`
         Pixels that have a cell; the others take over no error.
     coarse : int
-        Width of a coarse cell.
+        Width of a coarse cell in quarters of a fine one.
 
     Returns
     -------
@@ -69,7 +75,7 @@ def shaped_cells(
     A pixel waits for the four before it, so that those with one value of column + 2 row are chosen
     together, of all tiles: 766 steps in place of 65,536.
     """
-    wanted = residuals / coarse
+    wanted = residuals * (FINE / coarse)
     nearest = np.rint(wanted)
     nearest[~kept] = 0
     wanted -= nearest  # at most half a cell is left, so single precision will do

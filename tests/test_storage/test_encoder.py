@@ -8,12 +8,14 @@ import synthetic
 from scipy.ndimage import gaussian_filter, uniform_filter
 
 from skyfold.images.index import FLAG_FILL
+from skyfold.ladder import joined_cells
 from skyfold.layout import direct_codec
 from skyfold.noise import background_at
 from storage.images.encoder import encode_image, pad_to_tiles
 from storage.images.image_input import SurveyImage
 from storage.images.noise_fit import find_fills, fit_noise
 from storage.images.selection import select_leaves
+from storage.images.shaping import FINE
 from storage.images.shards import _direct_bytes
 from storage.survey import ImageRef
 
@@ -126,8 +128,9 @@ def test_what_the_model_never_saw_comes_back_at_sources(surprise, seed, network)
     strong = signal > 3
     assert covered[strong].mean() > 0.98
     assert covered.mean() < 0.4
-    off = np.where(covered, tagged >> 1, 0)  # fine cells from the centre of the coarse one
-    assert np.abs(off).max() <= encoded.coarse
+    sources, wide = encoded.layers["sources"], encoded.coarse / FINE
+    off = np.where(covered, joined_cells(sources, tagged, encoded.coarse) - wide * sources, 0)
+    assert np.abs(off).max() <= wide + 0.5  # fine cells
     whole = uniform_filter(covered.astype(float), 5, mode="constant") > 0.999
     sums = 25 * step * uniform_filter(off.astype(float), 5)[whole]
     assert not sums.size or sums.std() < 0.25 * 5  # of 25 pixels, whose own noise is 5

@@ -8,12 +8,15 @@ import sep
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.images.shaping import MOST, coarseness, shaped_cells
+from storage.images.shaping import FINE, WIDEST, coarseness, shaped_cells
 
 
 def one_by_one(residuals: np.ndarray, kept: np.ndarray, coarse: int) -> np.ndarray:
     """The textbook's loop, in double precision."""
-    want, cells = np.pad(residuals / coarse, ((0, 1), (1, 1))), np.zeros(residuals.shape, int)
+    want, cells = (
+        np.pad(residuals * FINE / coarse, ((0, 1), (1, 1))),
+        np.zeros(residuals.shape, int),
+    )
     for y, x in zip(*np.nonzero(kept), strict=True):
         cells[y, x] = np.rint(want[y, x + 1])
         error = want[y, x + 1] - cells[y, x]
@@ -28,30 +31,39 @@ def islands(seed: int, share: float) -> np.ndarray:
 
 
 @settings(max_examples=8, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(2, MOST), st.sampled_from([0.5, 2.0, 3e4]))
+@given(st.integers(0, 2**32 - 1), st.integers(FINE + 1, WIDEST), st.sampled_from([0.5, 2.0, 3e4]))
 def test_cells_are_those_of_the_loop_and_within_their_width(seed, coarse, scale):
     rng = np.random.default_rng(seed)
     residuals, kept = rng.normal(0, scale, (2, 256, 256)), islands(seed, 0.3)
     cells = shaped_cells(residuals, kept, coarse)
     assert not cells[~kept].any()
-    off = np.abs(residuals - coarse * cells)[kept]
-    assert off.max() <= coarse * (1 + 1e-5)
+    off = np.abs(residuals * FINE / coarse - cells)[kept]
+    assert off.max() <= 1 + 1e-5
     expected = one_by_one(residuals[1], kept[1], coarse)
     assert (cells[1] != expected).mean() < 1e-3  # single precision may break a tie otherwise
 
 
-@pytest.mark.parametrize(("fwhm", "coarse"), [(1.3, 1), (2.0, 2), (3.9, 2), (4.0, 3), (30.0, 4)])
-def test_wider_points_allow_wider_cells(fwhm, coarse):
-    assert coarseness(fwhm, 0.1) == coarse
-    assert coarseness(fwhm, 0.6) == 1  # of a crowded field
+def test_wider_points_allow_wider_cells_without_steps():
+    widths = [coarseness(fwhm, 0.1) for fwhm in np.linspace(0.5, 12, 1000)]
+    assert widths[0] == FINE
+    assert widths[-1] == WIDEST
+    assert set(np.diff(widths)) == {0, 1}
+
+
+def test_of_crowded_fields_cells_are_fine():
+    widths = [coarseness(3.0, share) for share in np.linspace(0, 1, 1000)]
+    assert widths[0] == widths[240] > FINE
+    assert widths[400] == widths[-1] == FINE
+    assert set(np.diff(widths)) == {0, -1}
 
 
 @pytest.mark.parametrize("fwhm", [2.5, 3.5, 5.0, 7.0])
 def test_fluxes_keep_the_error_of_fine_cells(fwhm):
     """In units of half a sigma a cell: 90 % of errors within a quarter of the flux's own error."""
     residuals = np.random.default_rng(7).normal(0, 2, (1, 256, 256))
-    cells = shaped_cells(residuals, np.ones(residuals.shape, bool), coarseness(fwhm, 0.1))
-    off = (residuals - coarseness(fwhm, 0.1) * cells)[0] / 2  # [sigma]
+    coarse = coarseness(fwhm, 0.1)
+    cells = shaped_cells(residuals, np.ones(residuals.shape, bool), coarse)
+    off = (residuals - coarse / FINE * cells)[0] / 2  # [sigma]
     x, y = np.random.default_rng(8).uniform(10, 245, (2, 2000))
     errors = sep.sum_circle(off, x, y, fwhm, subpix=0)[0] / np.sqrt(np.pi * fwhm**2)
     assert np.percentile(np.abs(errors), 90) < 0.26
