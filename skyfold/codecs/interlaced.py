@@ -58,19 +58,15 @@ def decode_plane(
     decoder = _Decoder(constriction.stream.queue.RangeDecoder(words), plan)
     walk = Walk(shape, used)
     coarsest = slice(None, None, COARSEST)
-    coded = None if used is None else used[coarsest, coarsest]
-    contexts = np.full(walk.values[coarsest, coarsest].shape, len(plan.tables) - 1, np.uint8)
-    first = decoder.read(contexts, coded)
-    walk.values[coarsest, coarsest] = first
-    walk.sizes[coarsest, coarsest] = np.minimum(np.abs(first), CLIP)
-    for known, distance, number, coded in walk.passes():
+    coarse = walk.values[coarsest, coarsest]
+    coded = np.ones(coarse.shape, bool) if used is None else used[coarsest, coarsest]
+    last = np.full(np.count_nonzero(coded), len(plan.tables) - 1, np.uint8)
+    coarse[coded] = decoder.read(last)
+    walk.sizes[coarsest, coarsest] = np.minimum(np.abs(coarse), CLIP)
+    for known, distance, number in walk.passes():
         weights = plan.of(distance, number)
-        contexts = plan.contexts(known.expect(number, weights.context))
-        residuals = decoder.read(contexts, coded)
-        values = residuals + known.predict(number, weights)
-        if coded is not None:
-            values *= coded
-        known.learn(number, values, residuals)
+        residuals = decoder.read(plan.contexts(known.expect(number, weights.context)))
+        known.learn(number, residuals + known.predict(number, weights), residuals)
     values = walk.values + np.int32(plan.offset)
     return values if used is None else np.where(used, values, 0)
 
@@ -82,18 +78,13 @@ class _Decoder:
         self.coder = coder
         self.tables = [get_table(*pair) for pair in plan.tables]
 
-    def read(self, contexts: NDArray[np.uint8], coded: NDArray[np.bool_] | None) -> Ints:
-        """Residuals of a pass; zero where nothing is coded."""
-        chosen = contexts.ravel() if coded is None else contexts[coded]
-        order, runs = grouped(chosen)
+    def read(self, contexts: NDArray[np.uint8]) -> Ints:
+        """Residuals of a pass, of the shape of their contexts."""
+        order, runs = grouped(contexts.ravel())
         parts = [self._run(self.tables[context], count) for context, count in runs]
-        read = np.empty(len(chosen), np.int32)
+        read = np.empty(contexts.size, np.int32)
         read[order] = np.concatenate([*parts, np.empty(0, np.int32)])
-        if coded is None:
-            return read.reshape(contexts.shape)
-        out = np.zeros(contexts.shape, np.int32)
-        out[coded] = read
-        return out
+        return read.reshape(contexts.shape)
 
     def _run(self, table: Table, count: int) -> Ints:
         symbols = self.coder.decode(table.model, count)

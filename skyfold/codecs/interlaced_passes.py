@@ -154,14 +154,17 @@ class Known:
 
     def __init__(self, values: Ints, sizes: Ints) -> None:
         self.values, self.sizes = _padded(values), _padded(sizes)
+        self._some: NDArray[np.intp] | None = None
+
+    def narrow(self, number: int, coded: NDArray[np.bool_] | None) -> None:
+        """From here on, give and take the coded pixels of a pass alone, as one row of them."""
+        self._some = None if coded is None else _places(self.values.shape, number)[coded]
 
     def learn(self, number: int, values: Ints | None, residuals: Ints) -> None:
         """Take in what a pass decoded; None: the values were known."""
         if values is not None:
-            self._at(self.values, (0, 0), number)[...] = values
-            _mirror(self.values)
-        self._at(self.sizes, (0, 0), number)[...] = np.minimum(np.abs(residuals), CLIP)
-        _mirror(self.sizes)
+            self._put(self.values, values, number)
+        self._put(self.sizes, np.minimum(np.abs(residuals), CLIP), number)
 
     @property
     def inside(self) -> tuple[Ints, Ints]:
@@ -222,7 +225,16 @@ class Known:
         return np.minimum(one + other, CLIP)
 
     def _at(self, plane: Ints, step: tuple[int, int], number: int) -> Ints:
-        return plane[_window(plane.shape, step, number)]
+        if self._some is None:
+            return plane[_window(plane.shape, step, number)]
+        return plane.reshape(-1)[_start(plane.shape, step) :].take(self._some)
+
+    def _put(self, plane: Ints, values: Ints, number: int) -> None:
+        if self._some is None:
+            plane[_window(plane.shape, (0, 0), number)] = values
+        else:
+            plane.reshape(-1)[_start(plane.shape, (0, 0)) :][self._some] = values
+        _mirror(plane)
 
     def _pair(self, plane: Ints, step: tuple[int, int], number: int) -> Ints:
         """Sum of the values at a step and at its opposite."""
@@ -245,6 +257,19 @@ def _window(shape: tuple[int, ...], step: tuple[int, int], number: int) -> tuple
     first = [PAD + place + one for place, one in zip(PASSES[number], step, strict=True)]
     ends = [at + side - 2 * PAD - 1 for at, side in zip(first, shape, strict=True)]
     return tuple(slice(at, end, 2) for at, end in zip(first, ends, strict=True))
+
+
+@lru_cache(64)
+def _places(shape: tuple[int, ...], number: int) -> NDArray[np.intp]:
+    """Numbers of the pixels of a pass, counted from the first that is not padding."""
+    numbers = np.arange(shape[0] * shape[1]).reshape(shape)
+    y, x = PASSES[number]
+    return numbers[y : -2 * PAD : 2, x : -2 * PAD : 2]
+
+
+def _start(shape: tuple[int, ...], step: tuple[int, int]) -> int:
+    """Number of the pixel that lies a step away from the first that is not padding."""
+    return (PAD + step[0]) * shape[1] + PAD + step[1]
 
 
 def _weighed(near: Ints, across: Ints, far: list[Ints], weights: Ints) -> Ints:
@@ -281,8 +306,8 @@ class Walk:
         self.sizes = np.zeros(shape, np.int32)
         self.used = used
 
-    def passes(self) -> Iterator[tuple[Known, int, int, NDArray[np.bool_] | None]]:
-        """Known plane, distance, number of the pass, and which of its pixels are coded."""
+    def passes(self) -> Iterator[tuple[Known, int, int]]:
+        """Known plane, narrowed to what is coded, distance and number of the pass."""
         for distance in DISTANCES:
             here = slice(None, None, distance)
             known = Known(self.values[here, here], self.sizes[here, here])
@@ -291,5 +316,6 @@ class Walk:
                     slice(y * distance, None, 2 * distance),
                     slice(x * distance, None, 2 * distance),
                 )
-                yield known, distance, number, None if self.used is None else self.used[at]
+                known.narrow(number, None if self.used is None else self.used[at])
+                yield known, distance, number
             self.values[here, here], self.sizes[here, here] = known.inside
