@@ -39,6 +39,7 @@ from skyfold.codecs.latent_tables import (
 from skyfold.errors import CorruptDataError, InvalidRequestError
 
 CLIP = 15  # larger magnitudes add no more to an expectation
+PLAIN_BITS = 14  # most that stand beside a symbol
 TOGETHER = 32  # chunks that are decoded side by side: keys of theirs and 192 tables take 16 bits
 
 
@@ -267,41 +268,44 @@ def _decoder(body: bytes) -> Any:
 def _decode_into(known: Known, coders: list[Any], tables: LatentTables) -> None:
     """Decode chunks side by side: `known` holds as many images for each coder."""
     for channel, models in enumerate(tables.models):
+        first_keys = np.arange(len(coders))[:, np.newaxis] * len(models)
         for step in range(len(PASSES)):
             table, turned = contexts(tables, channel, step, known.features(channel, step))
-            size, count = len(models), len(table) // len(coders)
-            keys = (np.repeat(np.arange(len(coders)) * size, count) + table).astype(np.uint16)
-            numbers = np.bincount(keys)
-            found, start = np.empty(len(keys), np.int32), 0
-            for key in np.flatnonzero(numbers).tolist():
-                stop = start + int(numbers[key])
-                coder = coders[key // size]
-                found[start:stop] = coder.decode(models[key % size], stop - start)
-                start = stop
+            keys = (first_keys + table.reshape(len(coders), -1)).ravel().astype(np.uint16)
+            found = _decode_runs(coders, models, keys)
             order = keys.argsort(kind="stable")  # of 16 bits: by digits, several times faster
             values = np.empty_like(found)
-            values[order] = _joined(found, order // count, coders)
+            values[order] = _joined(found, order, coders)
             known.learn(channel, step, np.where(turned, -values, values))
 
 
-def _joined(symbols: Ints, owner: NDArray[np.intp], coders: list[Any]) -> Ints:
-    """Values of the symbols of a pass in the order of its runs, and of whose coder each is."""
+def _decode_runs(coders: list[Any], models: Sequence[Any], keys: NDArray[Any]) -> Ints:
+    """Symbols in the order of their keys: the coder's number times the models, plus the model's."""
+    numbers = np.bincount(keys)
+    used = np.flatnonzero(numbers)
+    owners, rows = np.divmod(used, len(models))
+    runs = zip(owners.tolist(), rows.tolist(), numbers[used].tolist(), strict=True)
+    parts = [coders[owner].decode(models[row], number) for owner, row, number in runs]
+    return np.concatenate([*parts, np.empty(0, np.int32)])
+
+
+def _joined(symbols: Ints, order: NDArray[np.intp], coders: list[Any]) -> Ints:
+    """Values of the symbols of a pass in the order of its runs; `order` gives their places."""
     values = symbols - DIRECT
     large = np.flatnonzero(symbols > 2 * DIRECT)
     if large.size:
-        values[large] = join(symbols[large], partial(_read_plain, coders, owner[large]))
+        owner = order[large] // (len(order) // len(coders))
+        values[large] = join(symbols[large], partial(_read_plain, coders, owner))
     return values
 
 
 def _read_plain(coders: list[Any], owner: NDArray[np.intp], bits: Ints) -> Ints:
     """Plain bits of one pass; each coder holds its own by their number."""
     plain = np.zeros_like(bits)
-    keys = owner * 16 + bits
-    for key in np.flatnonzero(np.bincount(keys)).tolist():
-        if key % 16:
-            chosen = keys == key
-            count = np.count_nonzero(chosen)
-            plain[chosen] = coders[key // 16].decode(_uniform(key % 16), count)
+    some = np.flatnonzero(bits)
+    models = [_uniform(length) for length in range(1, PLAIN_BITS + 1)]
+    keys = owner[some] * PLAIN_BITS + bits[some] - 1
+    plain[some[keys.argsort(kind="stable")]] = _decode_runs(coders, models, keys)
     return plain
 
 
