@@ -46,7 +46,7 @@ class Coverage:
         With a size, images that hold any of the box around the position; otherwise, those that
         hold the position.
         """
-        chosen = self._chosen(band, image_set)
+        chosen, positions = self._chosen(band, image_set), positions.icrs
         found: list[list[Match]] = [[] for _ in positions]
         for entry, numbers in self._near(positions, chosen, size):
             wcs = entry.celestial_wcs()
@@ -86,7 +86,7 @@ class Coverage:
         wide = radii[placed] + _MARGIN
         if size is not None:
             wide = wide + [_reach(self._entries[number], size) for number in placed]
-        here = positions.icrs.cartesian.xyz.value.T
+        here = positions.cartesian.xyz.value.T
         here = here / np.linalg.norm(here, axis=1, keepdims=True)
         least = np.cos(np.minimum(wide, np.pi))
         hits: dict[int, list[int]] = {}
