@@ -69,8 +69,8 @@ def round_prediction(
     smooth: NDArray[np.float64], noise: NoiseModel, guard: NDArray[np.uint8]
 ) -> Int:
     """As `predict`, of the sum of background and signal, float64 [grid units]."""
-    steps = smooth / noise.round_step
-    guarded = np.flatnonzero(guard)
+    steps = smooth * (1 / noise.round_step)  # a power of two: exact, and faster than to divide
+    guarded = np.flatnonzero(guard != 0)  # of booleans several times faster than of integers
     asked = _follow(guard.ravel()[guarded], steps.ravel()[guarded])
     steps += ROUND_UP
     rounded = np.floor(steps, out=steps).astype(np.int64)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from skyfold.layout import STRIDE, WHOLE
 from skyfold.noise import MESH
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from skyfold.images.details import Places
@@ -174,6 +177,16 @@ def require_layer(entry: ImageEntry, layer: str, array: LayerArray) -> None:
             raise ValueError(f"it has shape, chunk and type {met}")
 
 
+def _side_by_side(chunks: Iterator[NDArray[Any]], rows: int, columns: int) -> NDArray[Any]:
+    """Chunks of so many rows and columns of tiles as one array, each copied once."""
+    first = next(chunks)
+    ny, nx = first.shape[:2]
+    out = np.empty((rows * ny, columns * nx, *first.shape[2:]), first.dtype)
+    for (y, x), chunk in zip(np.ndindex(rows, columns), chain([first], chunks), strict=True):
+        out[y * ny : (y + 1) * ny, x * nx : (x + 1) * nx] = chunk
+    return out
+
+
 class LayerBytes:
     """Stored bytes of one image's layers for some tiles: which to fetch, and arrays from them.
 
@@ -279,7 +292,6 @@ class LayerBytes:
             found = iter(self._latents(tiles))
         else:
             found = (self.chunk(name, tile) for tile in tiles)
-        chunks = [[next(found) for _ in columns] for _ in rows]
-        if len(rows) == len(columns) == 1:
-            return chunks[0][0]
-        return np.concatenate([np.concatenate(row, axis=1) for row in chunks])
+        if len(tiles) == 1:
+            return next(found)
+        return _side_by_side(found, len(rows), len(columns))

@@ -63,6 +63,9 @@ class Job:
     def place(self, tile: Tile, part: Window) -> None:
         """Take the pixels of a tile from a decoded block that holds it."""
         planes = (part.values, part.flags, part.sigma)
+        if (part.rows, part.columns) == (self.rows, self.columns):
+            self.planes = list(planes)  # all that was asked for: nothing to copy
+            return
         shape = (self.rows.stop - self.rows.start, self.columns.stop - self.columns.start)
         if not self.planes:
             self.planes = [None if one is None else np.empty(shape, one.dtype) for one in planes]
@@ -127,6 +130,7 @@ class TileDecoder:
     def __init__(self, release: DataRelease) -> None:
         self.release = release
         self._places: dict[str, Places] = {}
+        _keep_freed_memory()
 
     def decode(self, jobs: list[Job]) -> Iterator[int]:
         """Fill the jobs in; yields how many pieces are done out of `pieces(jobs)`.
@@ -273,6 +277,15 @@ class TileDecoder:
             return error
         except Exception as error:  # a tile of bytes that nobody wrote may fail in any way
             return CorruptDataError(f"tiles {block} of image {entry.id} cannot be decoded: {error}")
+
+
+def _keep_freed_memory() -> None:
+    """Have the next arrays take the memory of those that are done with.
+
+    glibc gives freed blocks back to the system, which clears every page of the next ones, unless
+    one as large was freed before: up to 32 MB, and one that was never written costs nothing.
+    """
+    np.empty(2**25 - 2**14, np.uint8)
 
 
 def _groups(jobs: Iterable[Job]) -> list[_Group]:

@@ -197,7 +197,7 @@ class _Decoder:
             place = (slice(ty * TILE, (ty + 1) * TILE), slice(tx * TILE, (tx + 1) * TILE))
             name = (tiles_y.start + ty, tiles_x.start + tx)
             values[place], sigma[place] = self._tile(predictions[number], place, name)
-        return values, self.layers["flags"], sigma
+        return values, self.layers["flags"].copy(), sigma
 
     @property
     def _float(self) -> np.dtype[Any]:
@@ -206,7 +206,7 @@ class _Decoder:
     def _run_direct(
         self, tiles_y: slice, tiles_x: slice, shape: tuple[int, int]
     ) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float64] | None]:
-        values = self.layers["direct"]
+        values = self.layers["direct"].copy()
         sigma = None if self.entry.noise is None else np.empty(shape)
         for ty, tx in np.ndindex(shape[0] // TILE, shape[1] // TILE):
             place = (slice(ty * TILE, (ty + 1) * TILE), slice(tx * TILE, (tx + 1) * TILE))
@@ -214,7 +214,7 @@ class _Decoder:
             self._check(values[place], name, "exact")
             if sigma is not None:
                 sigma[place] = self._sigma_of(values[place], self.layers["flags"][place], name)
-        return values, self.layers["flags"], sigma
+        return values, self.layers["flags"].copy(), sigma
 
     def _sigma_of(
         self, stored: NDArray[Any], flags: NDArray[np.uint8], name: tuple[int, int]
