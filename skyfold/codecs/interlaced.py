@@ -286,4 +286,4 @@ def _is_plane(shape: tuple[int, ...]) -> bool:
 
 def pixels_of(leaves: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Whether each pixel lies in one of the leaves."""
-    return np.repeat(np.repeat(leaves, LEAF, axis=0), LEAF, axis=1)
+    return np.repeat(np.repeat(leaves, LEAF, axis=1), LEAF, axis=0)

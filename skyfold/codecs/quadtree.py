@@ -49,6 +49,8 @@ QUARTERS = (
     (8, 8, 13, 8, 13, 6, 15, 8, 6, 13, 15, 13, 15, 15, 868),
 )
 
+_NONE = np.empty(0, np.int32)
+
 Mask = NDArray[np.bool_]
 
 
@@ -98,15 +100,13 @@ def decode_mask(data: bytes, shape: tuple[int, int]) -> tuple[Mask, bytes]:
 def _split(parents: Mask, coder: Any) -> Mask:
     """Which quarters of squares are used."""
     order, runs = _by_row(parents)
-    symbols = np.empty(len(order), np.int32)
     parts = [coder.decode(_model(row), count) for row, count in runs]
-    symbols[order] = np.concatenate([*parts, np.empty(0, np.int32)])
-    patterns = np.zeros(parents.shape, np.int32)
-    patterns[parents] = symbols + 1
-    children = np.zeros((parents.shape[0] * 2, parents.shape[1] * 2), bool)
+    patterns = np.zeros(parents.shape, np.uint8)
+    patterns.ravel()[np.flatnonzero(parents)[order]] = np.concatenate([*parts, _NONE]) + 1
+    children = np.empty((parents.shape[0] * 2, parents.shape[1] * 2), np.uint8)
     for bit, (y, x) in enumerate(np.ndindex(2, 2)):
-        children[y::2, x::2] = patterns >> bit & 1
-    return children
+        np.bitwise_and(patterns >> bit, 1, out=children[y::2, x::2])
+    return children.view(np.bool_)
 
 
 def _any_quarter(children: Mask) -> Mask:
@@ -123,14 +123,15 @@ def _patterns(children: Mask) -> NDArray[np.int32]:
 
 def _by_row(parents: Mask) -> tuple[NDArray[np.intp], list[tuple[int, int]]]:
     """Order of the used squares by the row of their table, and how many each has."""
-    edge = np.zeros((parents.shape[0] + 2, parents.shape[1] + 2), np.uint8)
-    edge[1:-1, 1:-1] = parents
-    around = edge[:-2, 1:-1] + 2 * edge[2:, 1:-1] + 4 * edge[1:-1, :-2] + 8 * edge[1:-1, 2:]
+    used = parents.view(np.uint8)
+    around = np.zeros(parents.shape, np.uint8)
+    around[1:] += used[:-1]
+    around[:-1] += 2 * used[1:]
+    around[:, 1:] += 4 * used[:, :-1]
+    around[:, :-1] += 8 * used[:, 1:]
     rows = around[parents]
-    counts = np.bincount(rows, minlength=1)
-    return np.argsort(rows, kind="stable"), [
-        (int(n), int(counts[n])) for n in np.flatnonzero(counts)
-    ]
+    counts = np.bincount(rows, minlength=1).tolist()
+    return rows.argsort(kind="stable"), [(n, count) for n, count in enumerate(counts) if count]
 
 
 @cache
