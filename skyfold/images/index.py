@@ -11,6 +11,7 @@ from __future__ import annotations
 import builtins
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -285,6 +286,10 @@ def read_index(data: bytes, key: str) -> list[ImageEntry]:
         entries = [ImageEntry.from_row(row) for row in read_rows(data)]
         for entry in entries:
             _check(entry, key)
+        homes = {name for entry in entries for name in (entry.set, entry.group)}
+        others = {name for entry in entries for name in (entry.model, entry.release)} - {""}
+        for name in homes | others:
+            check_key(name)
     return entries
 
 
@@ -296,11 +301,15 @@ def _check(entry: ImageEntry, key: str) -> None:
             f"{key} describes {entry.id!r} with mode {entry.mode!r} and shape {entry.shape}; fetch "
             f"the release again (levels are {', '.join(LEVELS)})"
         )
-    for name in (entry.set, entry.group, *filter(None, (entry.model, entry.release))):
-        check_key(name)
     sides = [*entry.shape, entry.row + 1, *(side + 1 for side in entry.details)]
     numbers = all(type(side) is int and 0 < side < 2**40 for side in sides)
-    if np.dtype(entry.dtype).name not in _DTYPES or not numbers or math.prod(entry.shape) >= 2**50:
+    if not _is_known(entry.dtype) or not numbers or math.prod(entry.shape) >= 2**50:
         raise ValueError(f"{entry.id!r} has dtype {entry.dtype!r}, shape {entry.shape}")
     if len(entry.wcs) > _MAX_WCS or any(size < 0 for size in entry.bytes.values()):
         raise ValueError(f"{entry.id!r} has {len(entry.wcs)} characters of WCS")
+
+
+@lru_cache(64)  # of thousands of images, a few types
+def _is_known(dtype: str) -> bool:
+    """Whether pixels may have a type; raises what numpy does of a name that is none."""
+    return np.dtype(dtype).name in _DTYPES
