@@ -149,11 +149,13 @@ def cell_width(
     ndarray, shape (ny, nx), int64
         At least 1.
     """
-    width = np.floor(step * sigma).astype(np.int64)
+    scaled = step * sigma
+    width = np.floor(scaled, out=scaled).astype(np.int64)
+    if dtype.kind != "f" and odd:
+        width |= 1
+        return width
     if dtype.kind == "f":
         width -= 1 + (np.abs(prediction) >> 22 if dtype.itemsize == 4 else 0)
-    elif odd:
-        width |= 1
     return np.maximum(width, 1, out=width)
 
 
@@ -182,11 +184,12 @@ def _phases() -> Int:
 
 
 def used_squares(cells: NDArray[np.integer[Any]], side: int) -> NDArray[np.bool_]:
-    """Whether each pixel lies in a square of so many pixels a side with a cell that is not 0."""
-    ny, nx = (length // side for length in cells.shape)
-    rows = (cells != 0).reshape(ny, side, -1).any(axis=1)
-    used = rows.reshape(ny, nx, side).any(axis=2)
-    return np.repeat(np.repeat(used, side, axis=1), side, axis=0)
+    """Whether each pixel lies in a square of 2, 4 or 8 pixels a side with a cell that is not 0."""
+    rows = (cells != 0).reshape(-1, side, cells.shape[1]).any(axis=1)
+    together = np.dtype(f"u{side}")  # the pixels of a square's row as one number
+    used = rows.view(together) != 0
+    wide = used * np.frombuffer(b"\1" * side, together)
+    return np.repeat(wide.view(np.bool_), side, axis=0)
 
 
 def to_cells(grid: Int, prediction: Int, width: Int) -> Int:
