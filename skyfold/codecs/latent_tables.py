@@ -87,6 +87,12 @@ class LatentTables:
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     @cached_property
+    def weights(self) -> Ints:
+        """Weights of magnitudes and of values, shape (C, 4, 2, 2 C + 3), as sums take them."""
+        both = (self.magnitude_weights, self.value_weights)
+        return np.stack(both, axis=2).astype(np.int32)
+
+    @cached_property
     def models(self) -> list[list[Any]]:
         """Range-coder models; counts of this total are taken as they are, exactly."""
         make = constriction.stream.model.Categorical

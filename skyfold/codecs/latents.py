@@ -121,10 +121,7 @@ def contexts(
     -------
     table, turned : ndarray, shape (m,), intp and bool
     """
-    used = 2 * channel + 3
-    weights = np.empty((2, used), np.int32)
-    weights[0] = tables.magnitude_weights[channel, step, :used]
-    weights[1] = tables.value_weights[channel, step, :used]
+    weights = tables.weights[channel, step, :, : 2 * channel + 3]
     # several times faster than @, which walks down the columns of integers
     magnitude, value = np.einsum("kf,kfm->km", weights, features)
     scale_class = np.searchsorted(tables.thresholds[channel], magnitude, side="right")

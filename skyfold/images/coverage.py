@@ -53,7 +53,8 @@ class Coverage:
             if wcs is None:
                 continue
             ny, nx = entry.plane
-            at_x, at_y = sky.pixel_positions(wcs, positions[numbers])
+            here = positions if len(numbers) == len(positions) else positions[numbers]
+            at_x, at_y = sky.pixel_positions(wcs, here)
             for number, x, y in zip(numbers.tolist(), at_x.tolist(), at_y.tolist(), strict=True):
                 inside = min(x + 0.5, y + 0.5, nx - 0.5 - x, ny - 0.5 - y)
                 if inside >= 0 or (size is not None and Box.around(entry, x, y, size).is_inside):
