@@ -264,7 +264,7 @@ def _places(shape: tuple[int, ...], number: int) -> NDArray[np.intp]:
     """Numbers of the pixels of a pass, counted from the first that is not padding."""
     numbers = np.arange(shape[0] * shape[1]).reshape(shape)
     y, x = PASSES[number]
-    return numbers[y : -2 * PAD : 2, x : -2 * PAD : 2]
+    return np.ascontiguousarray(numbers[y : -2 * PAD : 2, x : -2 * PAD : 2])
 
 
 def _start(shape: tuple[int, ...], step: tuple[int, int]) -> int:

@@ -6,7 +6,12 @@ Takes a release and the FITS files it was made of (those of ``make demo`` unless
 by S3 on loopback, with and without 20 ms added to every request, and prints: rounds, requests and
 bytes of one cutout at each level; the time of many cutouts beside astropy's ``.section`` over
 fsspec, on plain and tile-compressed FITS, and beside raw Zarr; what opening a release of 10,000
-images reads; and pixels decoded per second. Leaves ``build/benchmarks/client.json``.
+images reads; the time from the start of a process to a cutout, beside that of astropy's imports;
+the processor time of a cutout of a warm release; and pixels decoded per second.
+``--only decoding`` runs one part. Leaves ``build/benchmarks/client.json``.
+
+Seconds are of the clock where they are not said to be of the processor, which other programs on the
+machine change less.
 """
 
 from __future__ import annotations
@@ -17,7 +22,10 @@ import json
 import multiprocessing
 import os
 import pickle
+import resource
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -47,6 +55,7 @@ from tests.benchmarks.s3_server import Server
 ROOT = Path(__file__).resolve().parents[2]
 SIDE = 64  # pixels of a cutout
 LATENCY = 0.02
+NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 PARALLEL = 16  # threads of those who read FITS in parallel
 Row = dict[str, Any]
 
@@ -57,14 +66,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--release", type=Path, default=ROOT / "build/demo/archive/demo/dr1")
     parser.add_argument("--raw", type=Path, default=ROOT / "build/demo/raw")
     parser.add_argument("--positions", type=int, default=1000)
+    parser.add_argument("--only", choices=LOCAL)
     parser.add_argument("--out", type=Path, default=ROOT / "build/benchmarks/client.json")
     asked = parser.parse_args(arguments)
     if not asked.release.is_dir():
         raise SystemExit(f"{asked.release} is not there; run `make demo`, or give --release")
-    found: dict[str, list[Row]] = {
-        "opening": opening(asked.release),
-        "decoding": decoding(asked.release),
-    }
+    parts = [asked.only] if asked.only else LOCAL
+    found: dict[str, list[Row]] = {part: LOCAL[part](asked.release) for part in parts}
+    if not asked.only:
+        found |= served(asked)
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    asked.out.write_text(json.dumps(found, indent=1))
+    for title, rows in found.items():
+        _print(title, rows)
+
+
+def served(asked: argparse.Namespace) -> dict[str, list[Row]]:
+    """What reading from object storage costs."""
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
         bucket = stage(Path(folder) / "bucket", asked.release, asked.raw)
         for latency in (LATENCY, 0.0):
@@ -73,10 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 found[f"{asked.positions} cutouts, {1000 * latency:g} ms"] = many_cutouts(
                     server, asked.positions
                 )
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(json.dumps(found, indent=1))
-    for title, rows in found.items():
-        _print(title, rows)
+    return found
 
 
 def _print(title: str, rows: list[Row]) -> None:
@@ -296,7 +312,77 @@ def _other_numbers(cards: str, rng: np.random.Generator) -> str:
     return str(header.tostring(sep="\n", padding=False))
 
 
-def decoding(folder: Path) -> list[Row]:
+ASTROPY = """
+from astropy.coordinates import SkyCoord
+from astropy.nddata import CCDData
+from astropy.wcs import WCS
+"""
+CUTOUT = """
+from astropy.coordinates import SkyCoord
+import skyfold
+release = skyfold.open_release({url!r})
+release.images.cutout(SkyCoord({ra}, {dec}, unit="deg"), 64, level={level!r})
+"""
+
+
+def starting(folder: Path, times: int = 5) -> list[Row]:
+    """Seconds from the start of a process to its end, the least of a few, modules compiled."""
+    release = skyfold.open_release(folder)
+    entry = next(iter(release.images.entries.values()))
+    place = {"url": release.url, "ra": entry.ra, "dec": entry.dec}
+    script = ["-c", CUTOUT.format(**place, level="bounded")]
+    rows = []
+    with tempfile.TemporaryDirectory() as compiled:
+        where = [f"--ra={entry.ra}", f"--dec={entry.dec}", "--size=30", f"--output={compiled}/out"]
+        runs = {
+            "astropy's imports alone": ["-c", ASTROPY],
+            "cutout in Python": script,
+            "skyfold cutout": ["-m", "skyfold", "cutout", release.url, *where],
+        }
+        kept = {key: value for key, value in os.environ.items() if key != NO_BYTECODE}
+        for name, arguments in runs.items():
+            costs = [
+                _run_python(arguments, kept | {"PYTHONPYCACHEPREFIX": compiled})
+                for _ in range(times + 1)  # the first one compiles
+            ]
+            clock, processor = (min(part) for part in zip(*costs[1:], strict=True))
+            rows.append({"what": name, "seconds": clock, "processor seconds": processor})
+    clock, processor = _run_python(script, kept | {NO_BYTECODE: "1"})
+    return [*rows, {"what": "nothing compiled", "seconds": clock, "processor seconds": processor}]
+
+
+def _run_python(arguments: list[str], environment: dict[str, str]) -> tuple[float, float]:
+    """Seconds of a new interpreter, by the clock and of the processor."""
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(
+        [sys.executable, *arguments], env=environment, check=True, stdout=subprocess.DEVNULL
+    )
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, used
+
+
+def small_cutouts(folder: Path, count: int = 100) -> list[Row]:
+    """Processor time of one cutout of a warm release, at places that were not asked for before."""
+    release = skyfold.open_release(folder)
+    entry = next(iter(release.images.entries.values()))
+    x, y = np.random.default_rng(2).uniform(SIDE, min(entry.plane) - SIDE, (2, count))
+    ra, dec = entry.celestial_wcs().pixel_to_world_values(x, y)
+    places = [SkyCoord(*place, unit="deg") for place in zip(ra, dec, strict=True)]
+    rows = []
+    for level in LEVELS:
+        release.images.cutout(places[0], SIDE, level=level)
+        costs = []
+        for place in places:
+            start = time.process_time()
+            release.images.cutout(place, SIDE, level=level)
+            costs.append(1000 * (time.process_time() - start))
+        row = {"level": level, "processor ms, median": float(np.median(costs))}
+        rows.append(row | {"one in ten below": float(np.quantile(costs, 0.1))})
+    return rows
+
+
+def decoding(folder: Path, times: int = 3) -> list[Row]:
     """Pixels decoded per second from a local folder, by one process and by one a core."""
     release = skyfold.open_release(folder)
     entries = list(release.images.entries.values())
@@ -308,27 +394,41 @@ def decoding(folder: Path) -> list[Row]:
             for processes, mapped in ((1, map), (cores, pool.map)):
                 reads = [partial(_read, release.url, entry.id, level) for entry in entries]
                 list(mapped(_call, reads[: 2 * cores]))  # opens, and loads the network
-                start = time.perf_counter()
-                list(mapped(_call, reads))
-                seconds = time.perf_counter() - start
-                pixels = sum(entry.pixels for entry in entries)
-                row[f"Mpixel/s, {processes} processes"] = pixels / seconds / 1e6
+                costs = []
+                for _ in range(times):
+                    start = time.perf_counter()
+                    used = sum(mapped(_call, reads))
+                    costs.append((time.perf_counter() - start, used))
+                seconds, used = (min(part) for part in zip(*costs, strict=True))
+                pixels = sum(entry.pixels for entry in entries) / 1e6
+                row[f"Mpixel/s, {processes} processes"] = pixels / seconds
+                row[f"processor ms/Mpixel, {processes}"] = 1000 * used / pixels
             rows.append(row)
     return rows
 
 
-def _call(read: Callable[[], None]) -> None:
-    read()
+def _call(read: Callable[[], float]) -> float:
+    return read()
 
 
-def _read(url: str, image_id: str, level: str) -> None:
+def _read(url: str, image_id: str, level: str) -> float:
+    """Processor seconds that decoding an image takes."""
+    start = time.process_time()
     _opened(url).images.read(image_id, level)
+    return time.process_time() - start
 
 
 @cache
 def _opened(url: str) -> DataRelease:
     return skyfold.open_release(url)
 
+
+LOCAL: dict[str, Callable[[Path], list[Row]]] = {
+    "opening": opening,
+    "starting": starting,
+    "small": small_cutouts,
+    "decoding": decoding,
+}
 
 if __name__ == "__main__":
     main()
