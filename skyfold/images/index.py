@@ -305,6 +305,10 @@ def _check(entry: ImageEntry, key: str) -> None:
     numbers = all(type(side) is int and 0 < side < 2**40 for side in sides)
     if not _is_known(entry.dtype) or not numbers or math.prod(entry.shape) >= 2**50:
         raise ValueError(f"{entry.id!r} has dtype {entry.dtype!r}, shape {entry.shape}")
+    if entry.coarse is not None and not 0 < entry.coarse < 2**8:
+        raise ValueError(
+            f"{entry.id!r} has cells of {entry.coarse} quarters; 1 to 255 are possible"
+        )
     if len(entry.wcs) > _MAX_WCS or any(size < 0 for size in entry.bytes.values()):
         raise ValueError(f"{entry.id!r} has {len(entry.wcs)} characters of WCS")
 

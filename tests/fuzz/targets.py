@@ -27,10 +27,12 @@ from skyfold.catalogs.model import ARRAYS, TableModel
 from skyfold.codecs.blocks import BlocksCodec
 from skyfold.codecs.columns import ListsCodec, NumbersCodec, TextCodec
 from skyfold.codecs.density import DensityCodec
+from skyfold.codecs.interlaced import InterlacedCodec
 from skyfold.codecs.latent_tables import LatentTables
 from skyfold.codecs.latents import decode_latents, encode_latents
 from skyfold.codecs.nonzero import NonzeroCodec
 from skyfold.codecs.sparse import SparseCodec
+from skyfold.codecs.tagged import TaggedCodec
 from skyfold.codecs.zarr_codec import ZarrCodec
 from skyfold.densities.index import Bounds, DensityIndex, Shard
 from skyfold.densities.index import read_index as read_density_index
@@ -70,6 +72,19 @@ def _blocky() -> np.ndarray:
     chunk = np.zeros((1, SIDE, SIDE), np.int32)
     chunk[0, :8, 8:] = _rng().integers(-9, 9, (8, 8))
     return chunk
+
+
+def _planes() -> list[np.ndarray]:
+    """White, predictable, of some leaves, and wide."""
+    white = _rng().integers(-9, 9, (1, 64, 64)).astype(np.int32)
+    return [white, white.cumsum(2, np.int32), white * _odd()[1], white << 24]
+
+
+def _odd() -> tuple[int, np.ndarray]:
+    """Last bits: none, and those of an island of leaves."""
+    island = np.zeros((1, 64, 64), np.int32)
+    island[:, 10:30, 20:50] = 1
+    return 0, island
 
 
 def _chunk_target(codec: Any, shape: tuple[int, ...], seeds: Callable[[], list[Any]]) -> Target:
@@ -302,6 +317,10 @@ TARGETS: dict[str, Target] = {
         BlocksCodec(),
         (1, SIDE, SIDE),
         lambda: [_blocky() * 0, _blocky(), _blocky() + 99, _blocky().astype("f4")],
+    ),
+    "interlaced": _chunk_target(InterlacedCodec(), (1, 64, 64), _planes),
+    "tagged": _chunk_target(
+        TaggedCodec(), (1, 64, 64), lambda: [2 * one + odd for one in _planes() for odd in _odd()]
     ),
     "sparse": _chunk_target(
         SparseCodec(), (1, SIDE, SIDE), lambda: [np.abs(_blocky()).astype(np.uint8)]

@@ -725,6 +725,8 @@ def _indexes() -> Iterator[Hostile]:
         "itself as the earlier release": {"release": "dr1"},
         "a row of 2^62": {"row": 2**62},
         "a negative row": {"row": -3},
+        "coarse cells of 2^40": {"coarse": 2**40},
+        "coarse cells of no width": {"coarse": 0},
         "a step of NaN": {"step": math.nan},
         "details beyond the file": {"details": (2**39, 2**39, 2**39)},
         "negative details": {"details": (-5, -5, -5)},

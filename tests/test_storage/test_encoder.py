@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import synthetic
+from astropy.io import fits
 from scipy.ndimage import gaussian_filter, uniform_filter
 
 from skyfold.images.index import FLAG_FILL
+from skyfold.images.window import decode_window
 from skyfold.ladder import joined_cells
 from skyfold.layout import direct_codec
 from skyfold.noise import background_at
 from storage.images.encoder import encode_image, pad_to_tiles
+from storage.images.entries import describe_image
 from storage.images.image_input import SurveyImage
 from storage.images.noise_fit import find_fills, fit_noise
 from storage.images.selection import select_leaves
@@ -176,3 +181,41 @@ def test_the_mesh_takes_the_mean_error_of_what_is_not_kept(network):
         rest = layers["bounded"][place] & 1 == 0
         left.append(((np.rint(sky)[place] - smooth) / noise.sigma)[rest].mean())
     assert np.abs(left).max() < 0.02
+
+
+def test_layers_of_releases_before_coarse_cells_decode_as_they_did(network):
+    """Then `sources` held fine cells in the leaves that it kept, and `bounded` all others."""
+    sky = synthetic.sky((300, 400), sources=60, sigma=9.0, background=300, seed=8)
+    image = survey_image(np.rint(sky).astype("i2"))
+    image = replace(image, header=fits.Header())
+    encoded = encode_image(image, network, 0.5)
+    assert encoded.coarse > FINE
+    layers = dict(encoded.layers)
+    kept = layers["bounded"] & 1 == 1
+    cells = joined_cells(layers["sources"], layers["bounded"], encoded.coarse)
+    layers["sources"], layers["bounded"] = np.where(kept, cells, 0), np.where(kept, 0, cells)
+    entry = replace(
+        describe_image(image, model="m", step=0.5),
+        mode="ladder",
+        noise=encoded.noise,
+        odd_cells=encoded.odd_cells,
+        dithered=encoded.dithered,
+    )
+    now, before = (
+        {
+            level: decode_window(
+                one, level, slice(0, 300), slice(0, 400), read=reading(its), network=network
+            ).values
+            for level in ("bounded", "exact")
+        }
+        for one, its in (
+            (replace(entry, coarse=encoded.coarse), encoded.layers),
+            (entry, layers),
+        )
+    )
+    np.testing.assert_array_equal(before["exact"], image.stored)
+    np.testing.assert_array_equal(before["bounded"], now["bounded"])
+
+
+def reading(layers):
+    return lambda names, tiles_y, tiles_x: {name: layers[name] for name in names}
