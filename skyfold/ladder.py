@@ -232,9 +232,9 @@ def joined_cells(
 
     Parameters
     ----------
-    sources : ndarray
+    sources : ndarray, shape (ny, nx), int32
         Coarse cells K.
-    bounded : ndarray, shape of `sources`
+    bounded : ndarray, shape of `sources`, int32
         2 (k - `fine_cells` of K), plus 1 in leaves that `sources` keeps.
     coarse : int or None
         q. None, in releases before it: both layers hold k, each in its own leaves.

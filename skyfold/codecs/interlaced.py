@@ -264,7 +264,7 @@ def write_mask(leaves: NDArray[np.bool_]) -> bytes:
 
 
 def read_mask(data: bytes, plane: tuple[int, int]) -> tuple[NDArray[np.bool_], bytes]:
-    """Leaves of a mask, and the bytes that follow it."""
+    """Leaves of a mask, and the bytes that follow it; CorruptDataError where there is none."""
     if data[:1] not in (b"\0", b"\1"):
         raise CorruptDataError(f"mask of a skyfold.interlaced chunk begins with {data[:1]!r}")
     leaves, rest = decode_mask(data[1:], plane)
