@@ -77,7 +77,8 @@ class LayerArray:
         return tuple(self.metadata["codecs"][0]["configuration"]["chunk_shape"][1:])
 
     @cached_property
-    def _codecs(self) -> list[dict[str, Any]]:
+    def codecs(self) -> list[dict[str, Any]]:
+        """What codes a chunk, as the metadata has it, in the order of writing."""
         codecs = self.metadata["codecs"]
         return codecs[0]["configuration"]["codecs"] if self.is_sharded else codecs
 
@@ -98,7 +99,7 @@ class LayerArray:
         """
         if data is None:
             return np.zeros(self.chunk, self.dtype)
-        first, *rest = self._codecs
+        first, *rest = self.codecs
         try:
             for codec in reversed(rest):
                 data = _decompress(data, codec["name"], self._chunk_bytes)
@@ -115,7 +116,7 @@ class LayerArray:
         ------
         CorruptDataError, UnknownCodecError
         """
-        codec = self._codecs[0]
+        codec = self.codecs[0]
         full = [data for data in chunks if data is not None]
         if codec["name"] != LatentsCodec.codec_name or len(full) < 2:
             return [self.decode(data) for data in chunks]

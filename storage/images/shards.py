@@ -1,18 +1,21 @@
 """The objects that hold the layers of an image, made in memory.
 
-Zarr lays out and codes the chunks; the store then sees one write, and no look-ups of what the
-writer knows: the array's metadata, how long the object became, and where its chunks lie.
+Chunks are coded and laid out as Zarr does it, from an array's metadata, but one after another in
+this thread: Zarr hands every chunk to an event loop and to other threads, which took a tenth of the
+time to encode an image. The store then sees one write.
 """
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
+import google_crc32c
 import numpy as np
-import zarr
-from zarr.core.buffer import default_buffer_prototype
 
 from skyfold import layout
+from skyfold.codecs.chunk import codec_class
+from skyfold.images.chunks import LayerArray
 from skyfold.images.details import SHARDED, encode_places, shard_index
 from skyfold.ladder import TILE
 from skyfold.layout import layers_read
@@ -49,7 +52,7 @@ def make_shards(
     """
 
     def make(layer: str) -> bytes:
-        return make_shard(documents[layer], entry.row, encoded.layers[layer])
+        return make_shard(documents[layer], encoded.layers[layer])
 
     mode, made = encoded.mode, dict[str, bytes]()
     quantised = encoded.quantum is not None
@@ -68,31 +71,85 @@ def make_shards(
     return mode, {name: shard for name, shard in shards.items() if shard}
 
 
-def make_shard(document: bytes, row: int, values: NDArray[Any]) -> bytes:
-    """Bytes of the object of one image.
+def make_shard(document: bytes, values: NDArray[Any]) -> bytes:
+    """Bytes of the object of one image, as Zarr would write them.
 
     Parameters
     ----------
     document : bytes
         ``zarr.json`` of the layer's array, whose first axis is that of images.
-    row : int
-        Of the image.
     values : ndarray, shape of the array without its first axis
         The layer, padded to whole tiles.
 
     Returns
     -------
     bytes
-        None of them where every value is the array's fill value: there is no object then.
+        None of them where every value is the array's fill value, 0: there is no object then.
     """
-    buffer = default_buffer_prototype().buffer
-    objects: dict[str, Any] = {layout.ZARR_KEY: buffer.from_bytes(document)}
-    array = zarr.open_array(zarr.storage.MemoryStore(objects), mode="r+", zarr_format=3)
-    array[row] = values
-    made = [bytes(one.to_bytes()) for key, one in objects.items() if key != layout.ZARR_KEY]
-    if len(made) > 1:
-        raise ValueError(f"a layer of an image is one object; {array.shards} gives {len(made)}")
-    return made[0] if made else b""
+    array = LayerArray("", json.loads(document))
+    if not array.is_sharded:
+        return _encode(array, values) if _is_used(values) else b""
+    ny, nx = (side // chunk for side, chunk in zip(array.shape[:2], array.chunk[:2], strict=True))
+    cut = {tile: values[_place(array, tile)] for tile in _tiles_in_order(ny, nx)}
+    chunks = {tile: _encode(array, chunk) for tile, chunk in cut.items() if _is_used(chunk)}
+    return _join(chunks, ny, nx) if chunks else b""
+
+
+def _place(array: LayerArray, tile: tuple[int, int]) -> tuple[slice, ...]:
+    return tuple(
+        slice(number * side, (number + 1) * side)
+        for number, side in zip(tile, array.chunk[:2], strict=True)
+    )
+
+
+def _tiles_in_order(ny: int, nx: int) -> list[tuple[int, int]]:
+    """Tiles in the order of their chunks in a shard: Zarr's, by the bits of y and x in turn."""
+    bits_y, bits_x = ((side - 1).bit_length() for side in (ny, nx))
+
+    def place(tile: tuple[int, int]) -> int:
+        number = at = 0
+        for bit in range(max(bits_y, bits_x)):
+            for coordinate, bits in zip(tile, (bits_y, bits_x), strict=True):
+                if bit < bits:
+                    number |= (coordinate >> bit & 1) << at
+                    at += 1
+        return number
+
+    return sorted(np.ndindex(ny, nx), key=place)
+
+
+def _join(chunks: Mapping[tuple[int, int], bytes], ny: int, nx: int) -> bytes:
+    """Chunks one after another, then where each lies, then the checksum of that."""
+    index = np.full((ny, nx, 2), 2**64 - 1, "<u8")
+    at = 0
+    for tile, chunk in chunks.items():
+        index[tile] = at, len(chunk)
+        at += len(chunk)
+    tail = index.tobytes()
+    return b"".join([*chunks.values(), tail, google_crc32c.value(tail).to_bytes(4, "little")])
+
+
+def _is_used(values: NDArray[Any]) -> bool:
+    """Whether any bit is set: minus zero is a value."""
+    return bool(np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}").any())
+
+
+def _encode(array: LayerArray, chunk: NDArray[Any]) -> bytes:
+    """Bytes of a chunk by the codecs of its array."""
+    first, *rest = array.codecs
+    if first["name"] == "bytes":
+        data = chunk.astype(array.dtype.newbyteorder("<"), order="C", copy=False).tobytes()
+    else:
+        data = codec_class(first["name"]).from_dict(first).encode_chunk(chunk[np.newaxis])
+    for codec in rest:
+        data = _compress(data, **codec["configuration"])
+    return data
+
+
+def _compress(data: bytes, level: int, checksum: bool) -> bytes:
+    from numcodecs.zstd import compress
+
+    return bytes(compress(data, level, checksum))
 
 
 def _direct_bytes(stored: np.ndarray[Any, Any], plane: tuple[int, int], ladder: int) -> int:
