@@ -89,7 +89,7 @@ def _follow(codes: NDArray[np.uint8], steps: NDArray[np.float64]) -> Int:
 
 def find_guard(
     y: NDArray[np.float32],
-    background: NDArray[np.float64],
+    smooth: NDArray[np.float64],
     noise: NoiseModel,
     tolerance: float,
 ) -> NDArray[np.uint8]:
@@ -97,6 +97,11 @@ def find_guard(
 
     Parameters
     ----------
+    y : ndarray, shape (ny, nx), float32
+        Output of the decoder network [noise units].
+    smooth : ndarray, shape (ny, nx), float64
+        Sum of background and signal, as `round_prediction` takes it.
+    noise : NoiseModel
     tolerance : float
         Largest difference of two machines' networks, relative to 1 + the largest ``|y|`` of the
         block of 8 x 8 pixels; measured when the model was exported.
@@ -106,17 +111,18 @@ def find_guard(
     ndarray, shape (ny, nx), uint8
         As `predict` takes it.
     """
-    steps = (background + noise.to_signal(y)) / noise.round_step
-    fraction = steps - np.floor(steps)
+    steps = smooth / noise.round_step
     scale = tolerance * (1 + _block_maximum(np.abs(y)))
     reach = scale * noise.signal_slope(y) / noise.round_step
     tie = 1 - ROUND_UP
+    from_tie = steps - np.floor(steps)
+    from_tie -= tie
     codes = np.zeros(y.shape, np.uint8)
-    near = np.abs(fraction - tie) <= reach
-    codes[near] = 1 + (fraction[near] >= tie)
-    wide = reach > WIDE
-    whole = np.floor(steps[wide] + ROUND_UP).astype(np.int64)
-    codes[wide] = whole % MODULUS + 3
+    near = np.flatnonzero(np.abs(from_tie) <= reach)
+    codes.ravel()[near] = 1 + (from_tie.ravel()[near] >= 0)
+    wide = np.flatnonzero(reach > WIDE)
+    whole = np.floor(steps.ravel()[wide] + ROUND_UP).astype(np.int64)
+    codes.ravel()[wide] = whole % MODULUS + 3
     return codes
 
 
@@ -204,8 +210,16 @@ def half_width(width: Int) -> Int:
     A cell of an even number of integers has no integer at its middle: neighbours lean to different
     sides, so that no sum of pixels is biased. A tile's sides are even, so tiles agree.
     """
-    rows, columns = (np.arange(side) for side in width.shape)
-    return (width - ((rows[:, np.newaxis] + columns) & 1)) // 2
+    half = width - _parities()[: width.shape[0], : width.shape[1]]
+    half >>= 1
+    return half
+
+
+@cache
+def _parities() -> Int:
+    rows, columns = np.ogrid[:TILE, :TILE]
+    parities: Int = ((rows + columns) & 1).astype(np.int64)
+    return parities
 
 
 def from_cells(cells: NDArray[np.integer[Any]], prediction: Int, width: Int) -> Int:
@@ -344,6 +358,7 @@ def _corner(shape: tuple[int, ...], ny: int, nx: int) -> NDArray[np.bool_]:
 
 def _block_maximum(values: NDArray[np.float32]) -> NDArray[np.float32]:
     ny, nx = values.shape
-    blocks = values.reshape(ny // BLOCK, BLOCK, nx // BLOCK, BLOCK)
-    highest = blocks.max(axis=(1, 3), keepdims=True)
-    return np.broadcast_to(highest, blocks.shape).reshape(ny, nx)
+    highest = values.reshape(ny // BLOCK, BLOCK, nx).max(axis=1)
+    while highest.shape[1] > nx // BLOCK:  # pairs: faster than a maximum over few neighbours
+        highest = np.maximum(highest[:, ::2], highest[:, 1::2])
+    return np.repeat(np.repeat(highest, BLOCK, axis=0), BLOCK, axis=1)

@@ -96,7 +96,7 @@ class NoiseModel:
         """Plain numbers, for the image index."""
         return asdict(self)
 
-    def to_noise_units(self, signal: NDArray[np.float64]) -> NDArray[np.float32]:
+    def to_noise_units(self, signal: NDArray[Any]) -> NDArray[np.float32]:
         """Noise-unit values y, float32, within +-2048, of values above background [grid units]."""
         u = signal / self.sigma
         bright = (2 / self.stretch) * (np.sqrt(1 + self.stretch * np.maximum(u, 0)) - 1)

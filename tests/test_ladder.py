@@ -47,7 +47,7 @@ cases = given(
 def test_every_level_keeps_its_promise(dtype, exponent, slope, offset, step, seed):
     sigma = 10**exponent if np.dtype(dtype).kind == "f" else 0.5 + 10 ** max(exponent, -1)
     stored, noise, background, grid, y = made(dtype, sigma, slope * sigma, offset, seed)
-    guard = ladder.find_guard(y, background, noise, 2e-6)
+    guard = ladder.find_guard(y, background + noise.to_signal(y), noise, 2e-6)
     predicted = ladder.predict(y, background, noise, guard)
     odd = seed % 2 == 1
     width = ladder.cell_width(
@@ -82,7 +82,7 @@ def test_guard_makes_other_machines_agree(dtype, exponent, slope, offset, step, 
     rng = np.random.default_rng(seed)
     reach = tolerance * 0.4 * (1 + np.abs(y))
     other = (y + rng.uniform(-1, 1, SHAPE) * reach).astype("f4")
-    guard = ladder.find_guard(y, background, noise, tolerance)
+    guard = ladder.find_guard(y, background + noise.to_signal(y), noise, tolerance)
     here = ladder.predict(y, background, noise, guard)
     there = ladder.predict(other, background, noise, guard)
     np.testing.assert_array_equal(here, there)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from skyfold.errors import InvalidRequestError, MissingDependencyError
 from skyfold.science import ImageContext
+from skyfold.science.filters import convolve
 from skyfold.science.sky import Plane, sky
 
 THRESHOLD = 4.0  # [sigma], of the matched filter: about one false source per megapixel
@@ -243,13 +244,13 @@ def matched_filter(
     """Return the significance [sigma] of a point source centred on each pixel."""
     if spread is None:
         spread = filter_spread(noise, good, fwhm)
-    signal = _convolve(image * _weight(noise, good), _profile(fwhm))
+    signal = convolve(image * _weight(noise, good), _profile(fwhm))
     return np.where(good, signal / spread, 0).astype(np.float32)
 
 
 def filter_spread(noise: Plane, good: NDArray[np.bool_], fwhm: float) -> Plane:
     """Return the standard deviation of the matched filter's sums: the same for every image."""
-    variance = _convolve(_weight(noise, good), _profile(fwhm) ** 2)
+    variance = convolve(_weight(noise, good), _profile(fwhm) ** 2)
     return np.asarray(np.sqrt(np.maximum(variance, 1e-30)))
 
 
@@ -357,18 +358,3 @@ def _around(sources: NDArray[Any], fwhm: float, shape: tuple[int, ...]) -> NDArr
     reach = np.maximum(6 * sources["a"], 2.5 * fwhm), np.maximum(6 * sources["b"], 2.5 * fwhm)
     load_sep().mask_ellipse(covered, sources["x"], sources["y"], *reach, sources["theta"], r=1.0)
     return covered
-
-
-def _convolve(image: Plane, profile: NDArray[Any]) -> Plane:
-    """Separable convolution with a symmetric profile; nothing lies beyond the edge."""
-    radius, weights = len(profile) // 2, profile.astype(np.float32)
-    for axis in (0, 1):
-        beyond = [(radius, radius) if side == axis else (0, 0) for side in (0, 1)]
-        padded = np.pad(image, beyond).swapaxes(0, axis)
-        size = image.shape[axis]
-        out = padded[radius : radius + size] * weights[radius]
-        for i in range(radius):
-            opposite = 2 * radius - i
-            out += weights[i] * (padded[i : i + size] + padded[opposite : opposite + size])
-        image = out.swapaxes(0, axis)
-    return np.ascontiguousarray(image)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -142,12 +143,27 @@ class Prepared:
             raise NotLadderableError
         return np.where(coded, exact, flat)
 
+    @cached_property
+    def above(self) -> NDArray[np.float32]:
+        """Every pixel less its background [grid units], rounded to floats; 0 where none is coded.
+
+        To look at; what is coded comes of `grid`.
+        """
+        out = np.empty(self.stored.shape, np.float32)
+        for tile in np.ndindex(self.tiles):
+            place = self.place(*tile)
+            values = np.where(self.coded[place], self.stored[place], 0).astype(np.float64)
+            values = np.ldexp(values, -self.noise.grid_exponent, out=values)
+            values -= self.background(*tile)
+            values *= self.coded[place]
+            out[place] = values
+        return out
+
     def noise_units(self) -> NDArray[np.float32]:
         """Every tile in noise units, shape (tiles, 256, 256); 0 where none is coded."""
-        out = np.zeros((self.tiles[0] * self.tiles[1], TILE, TILE), np.float32)
+        out = np.empty((self.tiles[0] * self.tiles[1], TILE, TILE), np.float32)
         for number, tile in enumerate(np.ndindex(self.tiles)):
-            y = self.noise.to_noise_units(self.grid(*tile) - self.background(*tile))
-            out[number] = np.where(self.coded[self.place(*tile)], y, 0)
+            out[number] = self.noise.to_noise_units(self.above[self.place(*tile)])
         return out
 
 
@@ -314,14 +330,15 @@ class _Ladder:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Signal, and what the network left of it, over the noise; 0 where nothing is coded."""
         image = self.image
-        signal, residual = (np.zeros(image.stored.shape, np.float32) for _ in range(2))
+        signal, residual = (np.empty(image.stored.shape, np.float32) for _ in range(2))
         for number, tile in enumerate(np.ndindex(image.tiles)):
             place = image.place(*tile)
-            above = image.grid(*tile) - image.background(*tile)
-            smooth = image.noise.to_signal(predictions[number])
+            smooth = image.noise.to_signal(predictions[number]).astype(np.float32)
             sigma = image.noise.pixel_sigma(smooth)
-            signal[place] = np.where(image.coded[place], above / sigma, 0)
-            residual[place] = np.where(image.coded[place], (above - smooth) / sigma, 0)
+            np.divide(image.above[place], sigma, out=signal[place], casting="same_kind")
+            smooth *= image.coded[place]
+            left = np.subtract(image.above[place], smooth, out=smooth)
+            np.divide(left, sigma, out=residual[place], casting="same_kind")
         return signal, residual
 
     def _correct_background(self, residual: NDArray[np.float32], blank: NDArray[np.bool_]) -> None:
@@ -339,12 +356,13 @@ class _Ladder:
         place = self.image.place(ty, tx)
         background = self.image.background(ty, tx)
         noise = self.image.noise
-        guard = ladder.find_guard(y, background, noise, self.network.tolerance)
+        smooth = background + noise.to_signal(y)
+        guard = ladder.find_guard(y, smooth, noise, self.network.tolerance)
         ny, nx = self._extent(ty, tx)
         guard[max(ny, 0) :] = 0
         guard[:, max(nx, 0) :] = 0
         self.layers["guard"][place] = guard
-        predicted = ladder.predict(y, background, noise, guard)
+        predicted = ladder.round_prediction(smooth, noise, guard)
         dtype, sigma = self.image.stored.dtype, noise.pixel_sigma(predicted - background)
         return predicted, ladder.cell_width(predicted, sigma, self.step, dtype, odd=self.odd)
 

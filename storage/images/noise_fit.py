@@ -174,19 +174,33 @@ def _clipped(cells: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[n
     """
     ordered = np.sort(cells.reshape(-1, cells.shape[-1]), axis=-1)
     first = np.zeros(len(ordered), int)
-    last = np.isfinite(ordered).sum(axis=-1)
-    sums = [_running(np.nan_to_num(ordered - _middle(ordered, first, last)) ** n) for n in (1, 2)]
+    last = _places(ordered, np.full(len(ordered), np.inf), after=True)
+    above = ordered - _middle(ordered, first, last)  # NaN come last, and count in no range
+    sums = [_running(above), _running(above * above)]
     for _ in range(5):
         centre = _middle(ordered, first, last)[:, 0]
         spread = _spread(sums, first, last)
-        with np.errstate(invalid="ignore"):
-            low = (ordered < (centre - CLIP * spread)[:, None]).sum(axis=-1)
-            high = (ordered <= (centre + CLIP * spread)[:, None]).sum(axis=-1)
+        low = _places(ordered, centre - CLIP * spread)
+        high = _places(ordered, centre + CLIP * spread, after=True)
         if (low == first).all() and (high == last).all():
             break
         first, last = np.maximum(first, low), np.minimum(last, high)
     shape = cells.shape[:-1]
     return centre.reshape(shape), (spread / CLIPPED_STD).reshape(shape)
+
+
+def _places(
+    ordered: NDArray[np.float64], limits: NDArray[np.float64], *, after: bool = False
+) -> NDArray[np.intp]:
+    """How many values of each sorted row lie below its limit, or up to it; NaN lie beyond all."""
+    row, width = np.arange(len(ordered)), ordered.shape[1]
+    low, high = np.zeros(len(ordered), int), np.full(len(ordered), width)
+    for _ in range(width.bit_length()):
+        middle = (low + high) // 2
+        met = ordered[row, np.minimum(middle, width - 1)]
+        below = ((met <= limits) if after else (met < limits)) & (middle < high)
+        low, high = np.where(below, middle + 1, low), np.where(below, high, middle)
+    return low
 
 
 def _middle(
@@ -225,9 +239,14 @@ def _background(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return centre
 
 
-def _stretch(mesh: NDArray[np.float64], ny: int, nx: int) -> NDArray[np.float64]:
+def _stretch(mesh: NDArray[Any], ny: int, nx: int) -> NDArray[Any]:
     """Mesh at every pixel, bilinear; floats suffice where only noise is measured."""
-    return _between(mesh.shape[0], ny) @ mesh @ _between(mesh.shape[1], nx).T
+    weights_y, weights_x = (
+        _between(nodes, side).astype(mesh.dtype)
+        for nodes, side in zip(mesh.shape, (ny, nx), strict=True)
+    )
+    stretched: NDArray[Any] = weights_y @ mesh @ weights_x.T
+    return stretched
 
 
 def _between(nodes: int, pixels: int) -> NDArray[np.float64]:
@@ -242,7 +261,7 @@ def _quiet_sigma(signal: NDArray[np.float64]) -> float:
     every = math.isqrt(signal.size // (CELL * CELL * ENOUGH_CELLS)) | 1
     cells = _cells(signal, CELL, every)
     counts = np.isfinite(cells).sum(axis=-1)
-    enough = counts >= min(CELL * CELL // 4, int(counts.max()))
+    enough = counts >= min(cells.shape[-1] // 4, int(counts.max()))
     _, spread = _clipped(cells[enough])
     if len(spread) < 8:
         return float(np.median(spread))
@@ -292,13 +311,15 @@ def _seen_slope(signal: NDArray[np.float64], sigma: float) -> float:
     sky's. It is read off the smallest fifth, where the profile of a source bends least; structure
     only adds to it, so a gain that does not belong to the data can loosen the bound by little.
     """
-    middle = signal[:, 1:-1]
-    second = (signal[:, :-2] - 2 * middle + signal[:, 2:]) / math.sqrt(6)
-    level = (signal[:, :-2] + middle + signal[:, 2:]) / 3
+    before, middle, after = signal[:, :-2], signal[:, 1:-1], signal[:, 2:]
+    bright = before + middle + after > 3 * BRIGHT * sigma
+    before, middle, after = before[bright], middle[bright], after[bright]
+    second = (before - 2 * middle + after) / math.sqrt(6)
+    level = (before + middle + after) / 3
     limits = []
     edges = sigma * BRIGHT * 4.0 ** np.arange(12)
     for low, high in pairwise(edges):
-        inside = np.isfinite(second) & (level > low) & (level <= high)
+        inside = (level > low) & (level <= high)
         if inside.sum() < 100:
             continue
         spread = float(np.percentile(np.abs(second[inside]), 20)) / NEAR_ZERO
@@ -326,26 +347,29 @@ def mesh_correction(
     A mesh that is bilinear between nodes blurs what its nodes are given, so what is left after
     one round is given to the next (van Cittert's iteration).
     """
-    ny, nx = residual.shape
-    sky = np.where(blank, residual, np.nan)
-    few = np.isfinite(_cells(sky, MESH)).sum(axis=-1) < FEW_BLANK
-    every = np.repeat(np.repeat(few, MESH, axis=0), MESH, axis=1)
-    left = np.where(every, residual, sky).astype(np.float64)
-    total = np.zeros(few.shape)
-    for _ in range(CORRECTIONS):
-        step = _nearest(_near_mean(_cells(left, MESH), limit))
+    near = np.abs(residual) <= limit
+    few = _cell_sums(blank & np.isfinite(residual)) < FEW_BLANK
+    near &= blank | np.repeat(np.repeat(few, MESH, axis=0), MESH, axis=1)
+    count = _cell_sums(near)
+    left = np.where(near, residual, np.float32(0))
+    total = np.zeros(count.shape)
+    for again in reversed(range(CORRECTIONS)):
+        mean = np.where(count > 0, _cell_sums(left) / np.maximum(count, 1), np.nan)
+        step = _nearest(mean)
         total += step
-        left -= _stretch(step, ny, nx)
+        if again:
+            change = _stretch(step.astype(np.float32), *residual.shape)
+            left -= np.multiply(change, near, out=change)
     return total
 
 
-def _near_mean(cells: NDArray[np.float64], limit: float) -> NDArray[np.float64]:
-    """Mean over the last axis of what is at most `limit` in size; NaN where nothing is."""
-    with np.errstate(invalid="ignore"):
-        near = np.abs(cells) <= limit
-    number = near.sum(axis=-1)
-    mean: NDArray[np.float64] = np.where(near, cells, 0).sum(axis=-1) / np.maximum(number, 1)
-    return np.where(number > 0, mean, np.nan)
+def _cell_sums(plane: NDArray[Any]) -> NDArray[np.float64]:
+    """Sums over mesh cells, of which the plane has whole ones."""
+    ny, nx = plane.shape
+    kind = np.uint8 if plane.dtype == bool else np.float32  # at most 64 of a column are True
+    rows = plane.reshape(ny // MESH, MESH, nx).sum(axis=1, dtype=kind)
+    sums: NDArray[np.float64] = rows.reshape(ny // MESH, -1, MESH).sum(axis=2, dtype=np.float64)
+    return sums
 
 
 def _nearest(mesh: NDArray[np.float64]) -> NDArray[np.float64]:
