@@ -129,20 +129,28 @@ def encode_passes(plan: Plan, passes: list[tuple[Ints, Ints]]) -> bytes:
         last = np.full(len(residuals), len(plan.tables) - 1, np.uint8)
         contexts = plan.contexts(doubts) if len(doubts) else last
         order, runs = grouped(contexts)
-        start, ordered = 0, residuals[order]
-        for context, count in runs:
-            _write(coder, get_table(*plan.tables[context]), ordered[start : start + count])
-            start += count
+        _write(coder, [(get_table(*plan.tables[one]), n) for one, n in runs], residuals[order])
     return plan.to_bytes() + coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
 
 
-def _write(coder: Any, table: Table, residuals: Ints) -> None:
-    symbols, bits, plain = split(residuals, table.shift)
-    coder.encode(symbols, table.model)
-    for length in np.unique(bits[bits > 0]):
+def _write(coder: Any, runs: list[tuple[Table, int]], residuals: Ints) -> None:
+    """Code residuals, of which so many follow one another in each table."""
+    shifts = np.repeat([table.shift for table, _ in runs], [count for _, count in runs])
+    symbols, bits, plain = split(residuals, shifts if shifts.any() else 0)
+    some_plain, start = bool(bits.any()), 0
+    for table, count in runs:
+        run = slice(start, start + count)
+        coder.encode(symbols[run], table.model)
+        if some_plain:
+            _write_plain(coder, bits[run], plain[run])
+        if table.shift:
+            coder.encode(residuals[run] & ((1 << table.shift) - 1), _uniform(table.shift))
+        start += count
+
+
+def _write_plain(coder: Any, bits: Ints, plain: Ints) -> None:
+    for length in (np.flatnonzero(np.bincount(bits)[1:]) + 1).tolist():
         coder.encode(plain[bits == length], _uniform(length))
-    if table.shift:
-        coder.encode(residuals & ((1 << table.shift) - 1), _uniform(table.shift))
 
 
 @dataclass(frozen=True)
@@ -250,8 +258,8 @@ def _decode_predicted(
 
 def coded_leaves(plane: NDArray[Any]) -> NDArray[np.bool_]:
     """Leaves with a value that is not zero, and those of zeros that stand alone among them."""
-    ny, nx = (side // LEAF for side in plane.shape)
-    used = np.asarray(plane.reshape(ny, LEAF, nx, LEAF).any(axis=(1, 3)))
+    rows = (plane[::LEAF] != 0) | (plane[1::LEAF] != 0)
+    used = rows[:, ::LEAF] | rows[:, 1::LEAF]
     edge = np.pad(used, 1, mode="edge").astype(np.int8)
     around = edge[:-2, 1:-1] + edge[2:, 1:-1] + edge[1:-1, :-2] + edge[1:-1, 2:]
     return used | (around >= 3)

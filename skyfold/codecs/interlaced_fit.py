@@ -18,6 +18,7 @@ from skyfold.codecs.interlaced_passes import (
     CLIP,
     COARSEST,
     DISTANCES,
+    PAD,
     PASSES,
     Ints,
     Known,
@@ -50,11 +51,13 @@ def is_predictable(values: Ints, used: Used) -> bool:
     White noise, which is most of what a good model leaves, is not worth a fit.
     """
     used = values != 0 if used is None else used
-    if used.sum() < MIN_CODED:
+    coded = values[used]
+    if coded.size < MIN_CODED:
         return False
-    size = 4 * float(np.abs(values[used]).mean())
-    cut = np.clip(values - _typical(values[used]), -size, size).astype(np.float32)
-    apart = np.abs(cut) - np.abs(cut[used]).mean()
+    size = 4 * float(np.abs(coded).mean())
+    cut = np.clip(values - _typical(coded), -size, size).astype(np.float32)
+    apart = np.abs(cut)
+    apart -= apart[used].mean()
     return any(
         abs(_correlation(plane, used, axis)) > MIN_CORRELATION
         for plane in (cut, apart)
@@ -92,22 +95,25 @@ def fit_plane(values: Ints, used: Used) -> tuple[Plan, Passes]:
     values = values - np.int32(offset)
     if used is not None:
         values *= used
-    weights = [
-        _value_weights(_known(values, values, distance), used, distance, number)
-        for distance in (1, 2)
-        for number in range(len(PASSES))
-    ]
-    sizes, residuals = _predicted(values, used, weights)
-    weights = [
-        replace(one, context=_context_weights(values, sizes, used, *place))
-        for one, place in zip(weights, _order()[-3:] + _order()[-6:-3], strict=True)
-    ]
-    draft = Plan(offset, np.empty(0, np.int32), (), tuple(weights))
+    known = {distance: _known(values, distance) for distance in DISTANCES}
+    weights = {
+        place: _value_weights(known[place[0]], used, *place) for place in _order() if place[0] < 4
+    }
+    sizes, residuals = _predicted(values, used, known, weights)
+    for distance, one in known.items():
+        one.know_sizes(sizes[::distance, ::distance])
+    for place in weights:
+        context = _context_weights(known[place[0]], sizes, used, *place)
+        weights[place] = replace(weights[place], context=context)
+    numbers = range(len(PASSES))
+    fitted = tuple(weights[distance, number] for distance in (1, 2) for number in numbers)
+    draft = Plan(offset, np.empty(0, np.int32), (), fitted)
     passes = [(np.empty(0, np.int32), residuals[0])]
     for (distance, number), left in zip(_order(), residuals[1:], strict=True):
-        known = _known(values, sizes, distance)
-        doubts = known.expect(number, draft.of(distance, number).context)
-        passes.append((_chosen(doubts, used, distance, number), left))
+        one = known[distance]
+        one.narrow(number, None if used is None else _places(used, distance, number))
+        doubts = one.expect(number, draft.of(distance, number).context)
+        passes.append((doubts.ravel(), left))
     return _with_tables(draft, passes), passes
 
 
@@ -115,29 +121,32 @@ def _typical(values: Ints) -> int:
     return int(np.median(values.ravel()[:: max(values.size // 4096, 1) | 1]))
 
 
+def _quantiles(values: Floats | Ints, *shares: float) -> list[float]:
+    """Quantiles of a few values: numpy's take longer to begin than to sort."""
+    ordered = np.sort(values)
+    return [float(ordered[int(share * (len(ordered) - 1))]) for share in shares]
+
+
 def _order() -> list[tuple[int, int]]:
     return [(distance, number) for distance in DISTANCES for number in range(len(PASSES))]
 
 
-def _known(values: Ints, sizes: Ints, distance: int) -> Known:
-    here = slice(None, None, distance)
-    return Known(values[here, here], sizes[here, here])
+def _known(values: Ints, distance: int) -> Known:
+    here = values[::distance, ::distance]
+    return Known(here, here)
 
 
-def _chosen(plane: Plane, used: Used, distance: int, number: int) -> Plane:
-    """Values of a pass that are coded, from those of all of its pixels."""
-    return plane.ravel() if used is None else plane[_places(used, distance, number)]
-
-
-def _sample(plane: Plane, used: Used, distance: int, number: int) -> Plane:
-    """Some of the values of a pass that are coded, from rows an odd step apart.
+def _sampled(used: Used, shape: tuple[int, int], distance: int, number: int) -> NDArray[np.bool_]:
+    """Some of the pixels of a pass that are coded, of rows an odd step apart.
 
     An even step could fall in with the outputs of a detector.
     """
-    coded = None if used is None else _places(used, distance, number)
-    count = plane.size if coded is None else int(coded.sum())
-    rows = slice(None, None, (count // _SAMPLE) | 1)
-    return plane[rows].ravel() if coded is None else plane[rows][coded[rows]]
+    y, x = (side // (2 * distance) for side in shape)
+    coded = np.ones((y, x), bool) if used is None else _places(used, distance, number)
+    every = (int(np.count_nonzero(coded)) // _SAMPLE) | 1
+    chosen = np.zeros((y, x), bool)
+    chosen[::every] = coded[::every]
+    return chosen
 
 
 def _places(plane: Plane, distance: int, number: int) -> Plane:
@@ -147,19 +156,24 @@ def _places(plane: Plane, distance: int, number: int) -> Plane:
 
 def _value_weights(known: Known, used: Used, distance: int, number: int) -> Weights:
     """Weights of a prediction by least squares, for all pixels or for calm and steep ones."""
+    shape = (
+        (known.values.shape[0] - 2 * PAD) * distance,
+        (known.values.shape[1] - 2 * PAD) * distance,
+    )
+    known.narrow(number, _sampled(used, shape, distance, number))
     columns = [*known.features(number), known.target(number), known.apart(number)]
-    matrix = np.stack([_sample(one, used, distance, number) for one in columns]).astype(np.float32)
+    matrix = np.stack(columns).astype(np.float32)
     features, target, apart = matrix[:-2] / 512, matrix[-2], matrix[-1]
     none = Weights(_NO_CONTEXT, 0, (np.zeros(len(features), np.int32),))
     if target.size < 16 * len(features):
         return none
     off = np.abs(target - 128 * features[0])  # 128 / 512 of the sum of four is their mean
-    trust = 1 / (1 + (off / (3 * float(np.median(off[::8])) + 0.5)) ** 2)
+    trust = 1 / (1 + (off / (3 * _quantiles(off[::8], 0.5)[0] + 0.5)) ** 2)
     found = _solve(features, target, trust)
     left, before = _spread(target - found @ features, trust), _spread(target, trust)
     if before - left < MIN_GAIN:
         return none
-    steep = int(min(np.quantile(apart[::4], STEEP), CLIP - 1)) + 1
+    steep = int(min(_quantiles(apart[::4], STEEP)[0], CLIP - 1)) + 1
     is_steep = apart >= steep
     if is_steep.sum() < 16 * len(features):
         return Weights(_NO_CONTEXT, 0, (found,))
@@ -192,7 +206,9 @@ def _spread_in(residuals: Floats, is_steep: NDArray[np.bool_]) -> float:
     return float((1 - share) * np.log2(calm) + share * np.log2(steep))
 
 
-def _predicted(values: Ints, used: Used, weights: list[Weights]) -> tuple[Ints, list[Ints]]:
+def _predicted(
+    values: Ints, used: Used, known: dict[int, Known], weights: dict[tuple[int, int], Weights]
+) -> tuple[Ints, list[Ints]]:
     """Sizes of all residuals, as a plane, and the residuals of each pass."""
     sizes = np.zeros_like(values)
     coarsest = slice(None, None, COARSEST)
@@ -200,30 +216,30 @@ def _predicted(values: Ints, used: Used, weights: list[Weights]) -> tuple[Ints, 
     sizes[coarsest, coarsest] = np.minimum(np.abs(first), CLIP)
     residuals = [first.ravel() if used is None else first[used[coarsest, coarsest]]]
     for distance, number in _order():
-        known = _known(values, values, distance)
-        left = known.target(number) - known.predict(number, weights[(distance > 1) * 3 + number])
-        if used is not None:
-            left = left * _places(used, distance, number)
-        _places(sizes, distance, number)[...] = np.minimum(np.abs(left), CLIP)
-        residuals.append(_chosen(left, used, distance, number))
+        one, place = known[distance], _places(sizes, distance, number)
+        coded = None if used is None else _places(used, distance, number)
+        one.narrow(number, coded)
+        left = one.target(number) - one.predict(number, weights[min(distance, 2), number])
+        place[... if coded is None else coded] = np.minimum(np.abs(left), CLIP)
+        residuals.append(left.ravel())
     return sizes, residuals
 
 
-def _context_weights(values: Ints, sizes: Ints, used: Used, distance: int, number: int) -> Ints:
+def _context_weights(known: Known, sizes: Ints, used: Used, distance: int, number: int) -> Ints:
     """Weights of a doubt: what the size of a residual is seen to depend on, times 8."""
-    known = _known(values, sizes, distance)
-    target = _sample(_places(sizes, distance, number), used, distance, number).astype(np.float32)
+    chosen = _sampled(used, (sizes.shape[0], sizes.shape[1]), distance, number)
+    known.narrow(number, chosen)
+    target = _places(sizes, distance, number)[chosen].astype(np.float32)
     if target.size < 64:
         return _NO_CONTEXT
-    doubts = [_sample(one, used, distance, number) for one in known.doubts(number)]
-    features = np.stack([np.ones(target.size, np.int32), *doubts]).astype(np.float32)
+    features = np.stack([np.ones(target.size, np.int32), *known.doubts(number)]).astype(np.float32)
     typical = float(target.mean()) + 0.25
     weighted = features / (typical + 0.25 * features[1]) ** 2
     normal = (weighted @ features.T).astype(np.float64)
     normal[np.diag_indices_from(normal)] += _RIDGE * np.diag(normal) + 1e-12
     found = np.linalg.solve(normal, (weighted @ target).astype(np.float64)) * 128
     found = np.clip(np.rint(found), 0, [65535, 255, 255, 255]).astype(np.int32)
-    low, high = np.quantile(found @ features[:, ::4], [0.02, 0.98])
+    low, high = _quantiles(found @ features[:, ::4], 0.02, 0.98)
     return found if high > MIN_SPREAD * max(low, 1e-9) else _NO_CONTEXT
 
 
@@ -244,7 +260,7 @@ def _thresholds(doubts: Ints) -> Ints:
     """Cuts at even ratios of what most doubts are."""
     if not doubts.size:
         return np.empty(0, np.int32)
-    low, high = np.quantile(doubts[::4], [0.02, 0.98])
+    low, high = _quantiles(doubts[:: max(doubts.size // _SAMPLE, 1) | 1], 0.02, 0.98)
     low = max(low, 1.0)
     if high <= MIN_SPREAD * low:
         return np.empty(0, np.int32)

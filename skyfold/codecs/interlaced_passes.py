@@ -160,10 +160,13 @@ class Known:
         """From here on, give and take the coded pixels of a pass alone, as one row of them."""
         self._some = None if coded is None else _places(self.values.shape, number)[coded]
 
-    def learn(self, number: int, values: Ints | None, residuals: Ints) -> None:
-        """Take in what a pass decoded; None: the values were known."""
-        if values is not None:
-            self._put(self.values, values, number)
+    def know_sizes(self, sizes: Ints) -> None:
+        """Take in the sizes of all residuals at once, as a writer does."""
+        self.sizes = _padded(sizes)
+
+    def learn(self, number: int, values: Ints, residuals: Ints) -> None:
+        """Take in what a pass decoded."""
+        self._put(self.values, values, number)
         self._put(self.sizes, np.minimum(np.abs(residuals), CLIP), number)
 
     @property

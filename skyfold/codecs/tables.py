@@ -91,22 +91,22 @@ def _density(x: NDArray[np.float64], s: float, shape: int) -> NDArray[np.float64
     return value
 
 
-def split(residuals: NDArray[np.int32], shift: int) -> tuple[Ints, Ints, Ints]:
+def split(residuals: NDArray[np.int32], shift: int | NDArray[np.intp]) -> tuple[Ints, Ints, Ints]:
     """Symbols of residuals; how many plain bits each has beside, and those.
 
     Parameters
     ----------
     residuals : ndarray, shape (n,), int32
         Below 2**20 in size.
-    shift : int
-        Of the table.
+    shift : int, or ndarray of int, shape (n,)
+        Of the table; of that of each.
 
     Returns
     -------
     symbols, bits, plain : ndarray, shape (n,), int32
         Plain bits are those of a length below its first.
     """
-    whole = residuals >> shift
+    whole = residuals >> np.asarray(shift, np.int32)
     excess = np.abs(whole) - DIRECT
     np.maximum(excess, 0, out=excess)
     if not excess.any():
