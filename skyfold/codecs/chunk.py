@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from skyfold.errors import CorruptDataError, SkyfoldError, UnknownCodecError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -29,6 +31,10 @@ class ChunkCodec:
     def encode_chunk(self, chunk: NDArray[Any]) -> bytes:
         """Bytes of a chunk; the same chunk always gives the same bytes."""
         raise NotImplementedError
+
+    def encode_chunks(self, chunks: Sequence[NDArray[Any]]) -> list[bytes]:
+        """Bytes of each of several chunks of one shape, as `encode_chunk` gives them."""
+        return [self.encode_chunk(chunk) for chunk in chunks]
 
     def decode_chunk(
         self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]

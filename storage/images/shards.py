@@ -88,10 +88,11 @@ def make_shard(document: bytes, values: NDArray[Any]) -> bytes:
     """
     array = LayerArray("", json.loads(document))
     if not array.is_sharded:
-        return _encode(array, values) if _is_used(values) else b""
+        return _encode(array, [values])[0] if _is_used(values) else b""
     ny, nx = (side // chunk for side, chunk in zip(array.shape[:2], array.chunk[:2], strict=True))
     cut = {tile: values[_place(array, tile)] for tile in _tiles_in_order(ny, nx)}
-    chunks = {tile: _encode(array, chunk) for tile, chunk in cut.items() if _is_used(chunk)}
+    used = {tile: chunk for tile, chunk in cut.items() if _is_used(chunk)}
+    chunks = dict(zip(used, _encode(array, list(used.values())), strict=True))
     return _join(chunks, ny, nx) if chunks else b""
 
 
@@ -134,16 +135,18 @@ def _is_used(values: NDArray[Any]) -> bool:
     return bool(np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}").any())
 
 
-def _encode(array: LayerArray, chunk: NDArray[Any]) -> bytes:
-    """Bytes of a chunk by the codecs of its array."""
+def _encode(array: LayerArray, chunks: list[NDArray[Any]]) -> list[bytes]:
+    """Bytes of chunks by the codecs of their array."""
     first, *rest = array.codecs
     if first["name"] == "bytes":
-        data = chunk.astype(array.dtype.newbyteorder("<"), order="C", copy=False).tobytes()
+        little = array.dtype.newbyteorder("<")
+        coded = [chunk.astype(little, order="C", copy=False).tobytes() for chunk in chunks]
     else:
-        data = codec_class(first["name"]).from_dict(first).encode_chunk(chunk[np.newaxis])
-    for codec in rest:
-        data = _compress(data, **codec["configuration"])
-    return data
+        codec = codec_class(first["name"]).from_dict(first)
+        coded = codec.encode_chunks([chunk[np.newaxis] for chunk in chunks])
+    for one in rest:
+        coded = [_compress(data, **one["configuration"]) for data in coded]
+    return coded
 
 
 def _compress(data: bytes, level: int, checksum: bool) -> bytes:
