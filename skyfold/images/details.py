@@ -35,7 +35,7 @@ SHARDED = tuple(layer for layer in LAYERS if layer not in (*WHOLE, "checksum"))
 Places = dict[str, dict[int, tuple[int, int]]]
 _HEAD = struct.Struct("<BI")
 _MAX_BYTES = 2**28  # of one image's places or header: more is a decompression bomb
-_ABSENT = 2**64 - 1
+ABSENT = 2**64 - 1  # offset of a chunk that there is not
 
 
 def details_key(image_set: str) -> str:
@@ -58,7 +58,7 @@ def encode_places(shards: Mapping[str, NDArray[np.uint64]]) -> bytes:
     """
     parts = []
     for layer, index in shards.items():
-        tiles = np.flatnonzero(index[:, 0] != _ABSENT)
+        tiles = np.flatnonzero(index[:, 0] != ABSENT)
         tiles = tiles[np.argsort(index[tiles, 0], kind="stable")]
         offsets, lengths = index[tiles].T.astype(np.int64)
         if (offsets != np.cumsum(lengths) - lengths).any():

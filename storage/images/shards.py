@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import google_crc32c
 import numpy as np
 
-from skyfold import layout
 from skyfold.codecs.chunk import codec_class
 from skyfold.images.chunks import LayerArray
-from skyfold.images.details import SHARDED, encode_places, shard_index
+from skyfold.images.details import ABSENT, SHARDED, encode_places, shard_index
 from skyfold.ladder import TILE
 from skyfold.layout import layers_read
 
@@ -29,8 +28,10 @@ if TYPE_CHECKING:
     from storage.images.encoder import EncodedImage
 
 DIRECT_GAIN = 0.97  # the raw array is stored by itself where that is smaller than this times
-SAMPLED_TILES = (2, 8)  # of an image, that tell how many bytes it would take by itself
-CLEARLY = 1.05
+SAMPLED_TILES = (2, 4)  # of an image, that tell how many bytes it would take by itself
+CLEARLY = 0.05  # of the ladder's bytes: further from the limit fewer tiles will do
+
+Chunks = dict[tuple[int, int], bytes]
 
 
 def make_shards(
@@ -50,20 +51,25 @@ def make_shards(
     shards : dict
         Objects by layer; none of layers without an object.
     """
+    mode = encoded.mode
+    made: dict[str, bytes] = {}
+    trial: Chunks = {}
 
     def make(layer: str) -> bytes:
-        return make_shard(documents[layer], encoded.layers[layer])
+        known = trial if layer == "direct" else None
+        return make_shard(documents[layer], encoded.layers[layer], known)
 
-    mode, made = encoded.mode, dict[str, bytes]()
     quantised = encoded.quantum is not None
     if mode == "ladder":
         names = layers_read("exact", mode, quantised=quantised)
         made = {name: make(name) for name in names}
-        ladder = sum(len(made[name]) for name in names if name not in ("checksum", "flags"))
-        direct = _direct_bytes(encoded.layers["direct"], entry.plane, ladder)
-        if direct <= ladder - len(made["exact"]):
+        refined = {name: made[name] for name in names if name not in ("checksum", "flags")}
+        ladder = sum(map(len, refined.values()))
+        by_tile = _bytes_by_tile(entry, refined)
+        share, trial = direct_share(documents["direct"], encoded.layers["direct"], by_tile)
+        if share * ladder <= ladder - len(made["exact"]):
             mode = "direct"
-        elif direct < DIRECT_GAIN * ladder:
+        elif share < DIRECT_GAIN:
             mode = "ladder+direct"
     wanted = {*layers_read("exact", mode, quantised=quantised), *layers_read("latent", mode)}
     wanted |= {*layers_read("bounded", mode)}
@@ -71,7 +77,7 @@ def make_shards(
     return mode, {name: shard for name, shard in shards.items() if shard}
 
 
-def make_shard(document: bytes, values: NDArray[Any]) -> bytes:
+def make_shard(document: bytes, values: NDArray[Any], known: Chunks | None = None) -> bytes:
     """Bytes of the object of one image, as Zarr would write them.
 
     Parameters
@@ -80,6 +86,8 @@ def make_shard(document: bytes, values: NDArray[Any]) -> bytes:
         ``zarr.json`` of the layer's array, whose first axis is that of images.
     values : ndarray, shape of the array without its first axis
         The layer, padded to whole tiles.
+    known : dict, optional
+        Chunks by tile that are coded already.
 
     Returns
     -------
@@ -92,8 +100,9 @@ def make_shard(document: bytes, values: NDArray[Any]) -> bytes:
     ny, nx = (side // chunk for side, chunk in zip(array.shape[:2], array.chunk[:2], strict=True))
     cut = {tile: values[_place(array, tile)] for tile in _tiles_in_order(ny, nx)}
     used = {tile: chunk for tile, chunk in cut.items() if _is_used(chunk)}
-    chunks = dict(zip(used, _encode(array, list(used.values())), strict=True))
-    return _join(chunks, ny, nx) if chunks else b""
+    known = known or {}
+    coded = known | _chunks(array, {tile: used[tile] for tile in used if tile not in known})
+    return _join({tile: coded[tile] for tile in used}, ny, nx) if used else b""
 
 
 def _place(array: LayerArray, tile: tuple[int, int]) -> tuple[slice, ...]:
@@ -112,7 +121,7 @@ def _tiles_in_order(ny: int, nx: int) -> list[tuple[int, int]]:
         for bit in range(max(bits_y, bits_x)):
             for coordinate, bits in zip(tile, (bits_y, bits_x), strict=True):
                 if bit < bits:
-                    number |= (coordinate >> bit & 1) << at
+                    number |= ((coordinate >> bit) & 1) << at
                     at += 1
         return number
 
@@ -135,6 +144,10 @@ def _is_used(values: NDArray[Any]) -> bool:
     return bool(np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}").any())
 
 
+def _chunks(array: LayerArray, values: dict[tuple[int, int], NDArray[Any]]) -> Chunks:
+    return dict(zip(values, _encode(array, list(values.values())), strict=True))
+
+
 def _encode(array: LayerArray, chunks: list[NDArray[Any]]) -> list[bytes]:
     """Bytes of chunks by the codecs of their array."""
     first, *rest = array.codecs
@@ -155,34 +168,61 @@ def _compress(data: bytes, level: int, checksum: bool) -> bytes:
     return bytes(compress(data, level, checksum))
 
 
-def _direct_bytes(stored: np.ndarray[Any, Any], plane: tuple[int, int], ladder: int) -> int:
-    """Bytes of the raw array coded by itself, with its shard index, from a sample of its tiles.
-
-    A few tiles will do where they are clearly more than those of the ladder. Tiles at the edge
-    count by the pixels that they have of the image, whose shape is `plane`.
-    """
-    codec = layout.direct_codec(stored.dtype.name)
-    places = list(np.ndindex(stored.shape[0] // TILE, stored.shape[1] // TILE))
-    sizes: dict[tuple[int, ...], int] = {}
-    for count in SAMPLED_TILES:
-        some = places[:: -(-len(places) // count)]
-        for y, x in set(some) - set(sizes):
-            tile = stored[y * TILE : (y + 1) * TILE, x * TILE : (x + 1) * TILE]
-            sizes[y, x] = len(codec.encode_chunk(tile[np.newaxis])) + 16
-        pixels = sum(
-            min(TILE, plane[0] - y * TILE) * min(TILE, plane[1] - x * TILE) for y, x in sizes
-        )
-        total = round(sum(sizes.values()) * plane[0] * plane[1] / pixels)
-        if total > CLEARLY * ladder:
-            break
+def _bytes_by_tile(entry: ImageEntry, shards: Mapping[str, bytes]) -> NDArray[np.int64]:
+    """Bytes of each tile's chunks in all shards."""
+    ny, nx = (-(-side // TILE) for side in entry.plane)
+    total = np.zeros(ny * nx, np.int64)
+    for index in _indexes(entry, shards).values():
+        total += np.where(index[:, 0] == ABSENT, 0, index[:, 1]).astype(np.int64)
     return total
+
+
+def direct_share(
+    document: bytes, stored: NDArray[Any], ladder: NDArray[np.int64]
+) -> tuple[float, Chunks]:
+    """Bytes of the raw array coded by itself, over those of the ladder, from a sample of tiles.
+
+    Parameters
+    ----------
+    document : bytes
+        ``zarr.json`` of the layer `direct`.
+    stored : ndarray, shape (ny, nx)
+        The raw array, padded to whole tiles.
+    ladder : ndarray of int, shape (tiles,)
+        Bytes of each tile in all layers of the ladder.
+
+    Returns
+    -------
+    share : float
+        1 where the ladder has no bytes.
+    chunks : dict
+        What was coded of the layer.
+    """
+    array = LayerArray("", json.loads(document))
+    across, share = stored.shape[1] // TILE, 1.0
+    chunks: Chunks = {}
+    used = np.flatnonzero(ladder)
+    for count in SAMPLED_TILES if used.size else ():
+        some = used[:: -(-used.size // count)]
+        tiles = [divmod(int(number), across) for number in some]
+        left = {tile: stored[_place(array, tile)] for tile in tiles if tile not in chunks}
+        chunks |= _chunks(array, left)
+        share = float(sum(len(chunks[tile]) for tile in tiles) / ladder[some].sum())
+        if abs(share - DIRECT_GAIN) > CLEARLY:
+            break
+    return share, chunks
 
 
 def places_of(entry: ImageEntry, shards: Mapping[str, bytes]) -> bytes:
     """Where the chunks of an image lie, as its shards say; see `skyfold.images.details`."""
+    return encode_places(_indexes(entry, shards))
+
+
+def _indexes(entry: ImageEntry, shards: Mapping[str, bytes]) -> dict[str, NDArray[np.uint64]]:
+    """Offsets and lengths of the chunks of each sharded layer that has any."""
     ny, nx = (-(-side // TILE) for side in entry.plane)
-    tail = 16 * ny * nx + 4
-    sharded = {layer: shards[layer] for layer in sorted(shards) if layer in SHARDED}
-    return encode_places(
-        {layer: shard_index(shard[-tail:], ny * nx) for layer, shard in sharded.items()}
-    )
+    return {
+        layer: shard_index(shards[layer][-16 * ny * nx - 4 :], ny * nx)
+        for layer in sorted(shards)
+        if layer in SHARDED and shards[layer]
+    }

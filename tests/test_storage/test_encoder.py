@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import synthetic
+import zarr
 from astropy.io import fits
 from scipy.ndimage import gaussian_filter, uniform_filter
 
 from skyfold.images.index import FLAG_FILL
 from skyfold.images.window import decode_window
 from skyfold.ladder import joined_cells
-from skyfold.layout import direct_codec
+from skyfold.layout import ImageGroup, direct_codec
 from skyfold.noise import background_at
 from storage.images.encoder import encode_image, pad_to_tiles
 from storage.images.entries import describe_image
@@ -21,7 +22,7 @@ from storage.images.image_input import SurveyImage
 from storage.images.noise_fit import find_fills, fit_noise
 from storage.images.selection import select_leaves
 from storage.images.shaping import FINE
-from storage.images.shards import _direct_bytes
+from storage.images.shards import direct_share
 from storage.survey import ImageRef
 
 
@@ -142,14 +143,23 @@ def test_what_the_model_never_saw_comes_back_at_sources(surprise, seed, network)
 
 
 @pytest.mark.parametrize("shape", [(264, 1000), (600, 270), (1000, 1000)])
-def test_raw_bytes_are_told_from_a_few_tiles_of_any_image(shape):
+@pytest.mark.parametrize("times", [0.5, 1.0, 3.0])
+def test_raw_bytes_are_told_from_a_few_tiles_of_any_image(shape, times):
     noise = np.random.default_rng(4).normal(300, 20, shape).round().astype("i2")
     stored = pad_to_tiles(noise)
-    tiles = [slice(at, at + 256) for at in range(0, 1024, 256)]
-    parts = [stored[y, x] for y in tiles for x in tiles if stored[y, x].size]
-    whole = sum(len(direct_codec("int16").encode_chunk(one[np.newaxis])) for one in parts)
-    assert _direct_bytes(stored, shape, ladder=10**9) == pytest.approx(whole, rel=0.02)
-    assert _direct_bytes(stored, shape, ladder=1) == pytest.approx(whole, rel=0.05)
+    starts = [(y, x) for y in range(0, shape[0], 256) for x in range(0, shape[1], 256)]
+    tiles = [stored[np.newaxis, y : y + 256, x : x + 256] for y, x in starts]
+    sizes = np.array([len(direct_codec("int16").encode_chunk(tile)) for tile in tiles])
+    share, chunks = direct_share(direct_document(shape), stored, (times * sizes).astype(int))
+    assert share == pytest.approx(1 / times, rel=0.01)
+    assert 2 <= len(chunks) <= 4
+
+
+def direct_document(shape: tuple[int, int]) -> bytes:
+    documents: dict = {}
+    tiles = (-(-shape[0] // 256), -(-shape[1] // 256))
+    ImageGroup(1, tiles, "int16", 4, "0" * 64).create(zarr.storage.MemoryStore(documents), "group")
+    return documents["group/direct/zarr.json"].to_bytes()
 
 
 def test_little_is_kept_where_there_is_nothing(network):
