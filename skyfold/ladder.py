@@ -111,18 +111,21 @@ def find_guard(
     ndarray, shape (ny, nx), uint8
         As `predict` takes it.
     """
-    steps = smooth / noise.round_step
-    scale = tolerance * (1 + _block_maximum(np.abs(y)))
-    reach = scale * noise.signal_slope(y) / noise.round_step
-    tie = 1 - ROUND_UP
+    steps = smooth * (1 / noise.round_step)
     from_tie = steps - np.floor(steps)
-    from_tie -= tie
+    from_tie -= 1 - ROUND_UP
+    # Few pixels are so near a tie; most are told by how far the largest of their block may be off.
+    scale = tolerance * (1 + _block_maximum(np.abs(y)))
+    most = scale * noise.signal_slope(_block_maximum(y)) / noise.round_step
+    most[most > WIDE] = 1  # all of the block
+    few = np.flatnonzero(np.abs(from_tie) <= _to_pixels(most))
+    at_block = few // y.shape[1] // BLOCK, few % y.shape[1] // BLOCK
+    steps, from_tie = steps.ravel()[few], from_tie.ravel()[few]
+    reach = scale[at_block] * noise.signal_slope(y.ravel()[few]) / noise.round_step
+    found = np.where(np.abs(from_tie) <= reach, 1 + (from_tie >= 0), 0)
+    whole = np.floor(steps + ROUND_UP).astype(np.int64)
     codes = np.zeros(y.shape, np.uint8)
-    near = np.flatnonzero(np.abs(from_tie) <= reach)
-    codes.ravel()[near] = 1 + (from_tie.ravel()[near] >= 0)
-    wide = np.flatnonzero(reach > WIDE)
-    whole = np.floor(steps.ravel()[wide] + ROUND_UP).astype(np.int64)
-    codes.ravel()[wide] = whole % MODULUS + 3
+    codes.ravel()[few] = np.where(reach > WIDE, whole % MODULUS + 3, found)
     return codes
 
 
@@ -357,8 +360,13 @@ def _corner(shape: tuple[int, ...], ny: int, nx: int) -> NDArray[np.bool_]:
 
 
 def _block_maximum(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Largest value of each block."""
     ny, nx = values.shape
     highest = values.reshape(ny // BLOCK, BLOCK, nx).max(axis=1)
     while highest.shape[1] > nx // BLOCK:  # pairs: faster than a maximum over few neighbours
         highest = np.maximum(highest[:, ::2], highest[:, 1::2])
-    return np.repeat(np.repeat(highest, BLOCK, axis=0), BLOCK, axis=1)
+    return highest
+
+
+def _to_pixels(blocks: NDArray[Any]) -> NDArray[Any]:
+    return np.repeat(np.repeat(blocks, BLOCK, axis=0), BLOCK, axis=1)

@@ -28,6 +28,8 @@ from skyfold.codecs.interlaced_passes import (
 from skyfold.codecs.tables import SCALES, SHAPES, SYMBOLS, get_table, scale_of, split
 
 CONTEXTS = 12
+FEW_CONTEXTS = 8  # of fewer residuals than these: each context's table takes four bytes
+MANY = 2**14
 MIN_CODED = 1024  # pixels below which what is stored of a fit is not worth it
 MIN_CORRELATION = 0.04  # of neighbours, below which pcodec is as good
 MIN_GAIN = 0.004  # bits a pixel below which a prediction is left out: it only fits noise
@@ -96,18 +98,15 @@ def fit_plane(values: Ints, used: Used) -> tuple[Plan, Passes]:
     if used is not None:
         values *= used
     known = {distance: _known(values, distance) for distance in DISTANCES}
-    weights = {
-        place: _value_weights(known[place[0]], used, *place) for place in _order() if place[0] < 4
-    }
+    kinds = [(distance, number) for distance in (1, 2) for number in range(len(PASSES))]
+    weights = {place: _value_weights(known[place[0]], used, *place) for place in kinds}
     sizes, residuals = _predicted(values, used, known, weights)
     for distance, one in known.items():
         one.know_sizes(sizes[::distance, ::distance])
-    for place in weights:
+    for place in kinds:
         context = _context_weights(known[place[0]], sizes, used, *place)
         weights[place] = replace(weights[place], context=context)
-    numbers = range(len(PASSES))
-    fitted = tuple(weights[distance, number] for distance in (1, 2) for number in numbers)
-    draft = Plan(offset, np.empty(0, np.int32), (), fitted)
+    draft = Plan(offset, np.empty(0, np.int32), (), tuple(weights[place] for place in kinds))
     passes = [(np.empty(0, np.int32), residuals[0])]
     for (distance, number), left in zip(_order(), residuals[1:], strict=True):
         one = known[distance]
@@ -264,7 +263,8 @@ def _thresholds(doubts: Ints) -> Ints:
     low = max(low, 1.0)
     if high <= MIN_SPREAD * low:
         return np.empty(0, np.int32)
-    return np.unique(np.rint(np.geomspace(low, high, CONTEXTS - 1))).astype(np.int32)
+    count = CONTEXTS if doubts.size >= MANY else FEW_CONTEXTS
+    return np.unique(np.rint(np.geomspace(low, high, count - 1))).astype(np.int32)
 
 
 def _fit_table(residuals: Ints) -> tuple[int, int]:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from storage.survey import SurveyImage
 
 FALLBACK_FWHM = 4.0
+ENOUGH_FOR_FWHM = 2**21  # pixels
 DITHER_COST = 1.01  # bytes of remainders in dithered cells, over those in others
 ODD_SCATTER = 1.08  # of errors in a cell, over those in one of exactly `step` noise units
 MAX_TOLERANCE = 2e-5  # at the prediction limit the guard's residues reach 100 of 126 steps
@@ -137,11 +138,14 @@ class Prepared:
         """Stored pixels of a tile on the grid; background where none is coded."""
         place = self.place(ty, tx)
         coded = self.coded[place]
-        flat = np.rint(self.background(ty, tx)).astype(np.int64)
-        exact = ladder.to_grid(np.where(coded, self.stored[place], 0), self.noise)
-        if np.abs(exact).max() >= SAFE_INTEGER:
+        whole = bool(coded.all())
+        stored = self.stored[place] if whole else np.where(coded, self.stored[place], 0)
+        exact = ladder.to_grid(stored, self.noise)
+        if max(-int(exact.min()), int(exact.max())) >= SAFE_INTEGER:
             raise NotLadderableError
-        return np.where(coded, exact, flat)
+        if whole:
+            return exact
+        return np.where(coded, exact, np.rint(self.background(ty, tx)).astype(np.int64))
 
     @cached_property
     def above(self) -> NDArray[np.float32]:
@@ -455,15 +459,16 @@ class _Ladder:
     def _filled(self, values: NDArray[Any], place: tuple[slice, slice]) -> NDArray[Any]:
         flags = self.image.flags[place]
         filled = flags >= FLAG_FILL
-        values = values.copy()
-        values[filled] = self.image.fills[flags[filled] - FLAG_FILL]
+        if filled.any():
+            values = values.copy()
+            values[filled] = self.image.fills[flags[filled] - FLAG_FILL]
         return values
 
     def _require_exact(self, exact: NDArray[Any], place: tuple[slice, slice]) -> None:
         """A pixel that would not come back bit for bit sends the image to direct storage."""
         stored, inside = self.image.stored[place], self._inside(place)
         bits = f"u{stored.dtype.itemsize}"
-        if not np.array_equal(exact[inside].view(bits), stored[inside].view(bits)):
+        if (inside & (np.ascontiguousarray(exact).view(bits) != stored.view(bits))).any():
             raise NotLadderableError
 
     def _fwhm(self, signal: NDArray[np.float32]) -> float:
@@ -474,6 +479,9 @@ class _Ladder:
         good = self.image.coded & (self.image.flags == 0)
         if not good.any():
             return FALLBACK_FWHM
+        every = min(signal.size // ENOUGH_FOR_FWHM, self.image.tiles[0])
+        if every > 1:
+            signal, good = (_some_rows_of_tiles(plane, every) for plane in (signal, good))
         fwhm = estimate_fwhm(signal, np.ones(signal.shape, np.float32), good)
         return float(fwhm) if np.isfinite(fwhm) and fwhm > 0 else FALLBACK_FWHM
 
@@ -498,6 +506,11 @@ def _require_fitting(values: NDArray[np.int64], dtype: np.dtype[Any]) -> None:
     limits = np.iinfo(dtype)
     if values.min() < limits.min or values.max() > limits.max:
         raise NotLadderableError
+
+
+def _some_rows_of_tiles(plane: NDArray[Any], every: int) -> NDArray[Any]:
+    rows = plane.reshape(-1, TILE, plane.shape[1])
+    return np.ascontiguousarray(rows[every // 2 :: every]).reshape(-1, plane.shape[1])
 
 
 def _pixels(leaves: NDArray[np.bool_]) -> NDArray[np.bool_]:
