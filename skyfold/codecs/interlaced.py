@@ -137,19 +137,20 @@ def _write(coder: Any, runs: list[tuple[Table, int]], residuals: Ints) -> None:
     """Code residuals, of which so many follow one another in each table."""
     shifts = np.repeat([table.shift for table, _ in runs], [count for _, count in runs])
     symbols, bits, plain = split(residuals, shifts if shifts.any() else 0)
-    some_plain, start = bool(bits.any()), 0
+    with_plain, start = np.flatnonzero(bits), 0
     for table, count in runs:
         run = slice(start, start + count)
         coder.encode(symbols[run], table.model)
-        if some_plain:
-            _write_plain(coder, bits[run], plain[run])
+        first, last = np.searchsorted(with_plain, (start, start + count))
+        if last > first:
+            _write_plain(coder, bits[with_plain[first:last]], plain[with_plain[first:last]])
         if table.shift:
             coder.encode(residuals[run] & ((1 << table.shift) - 1), _uniform(table.shift))
         start += count
 
 
 def _write_plain(coder: Any, bits: Ints, plain: Ints) -> None:
-    for length in (np.flatnonzero(np.bincount(bits)[1:]) + 1).tolist():
+    for length in np.flatnonzero(np.bincount(bits)).tolist():
         coder.encode(plain[bits == length], _uniform(length))
 
 

@@ -106,16 +106,18 @@ def split(residuals: NDArray[np.int32], shift: int | NDArray[np.intp]) -> tuple[
     symbols, bits, plain : ndarray, shape (n,), int32
         Plain bits are those of a length below its first.
     """
-    whole = residuals >> np.asarray(shift, np.int32)
-    excess = np.abs(whole) - DIRECT
-    np.maximum(excess, 0, out=excess)
-    if not excess.any():
-        return whole + DIRECT, excess, excess
-    length = np.frexp(excess.astype(np.float64))[1].astype(np.int32)
-    tail = 2 * DIRECT + length + np.where(whole < 0, LENGTHS, 0)
-    bits = np.maximum(length - 1, 0)
-    plain = np.where(excess > 0, excess - (1 << bits), 0)
-    return np.where(excess > 0, tail, whole + DIRECT).astype(np.int32), bits, plain
+    symbols = residuals >> np.asarray(shift, np.int32)
+    symbols += DIRECT
+    bits, plain = np.zeros_like(symbols), np.zeros_like(symbols)
+    far = np.flatnonzero((symbols < 0) | (symbols > 2 * DIRECT))
+    if far.size:
+        whole = symbols[far] - DIRECT
+        excess = np.abs(whole) - DIRECT
+        length = np.frexp(excess.astype(np.float64))[1].astype(np.int32)
+        symbols[far] = 2 * DIRECT + length + np.where(whole < 0, LENGTHS, 0)
+        bits[far] = length - 1
+        plain[far] = excess - (1 << (length - 1))
+    return symbols, bits, plain
 
 
 def lengths(symbols: Ints) -> Ints:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from storage.survey import SurveyImage
 
 FALLBACK_FWHM = 4.0
-ENOUGH_FOR_FWHM = 2**21  # pixels
+ENOUGH_FOR_FWHM = 2**22  # pixels
 DITHER_COST = 1.01  # bytes of remainders in dithered cells, over those in others
 ODD_SCATTER = 1.08  # of errors in a cell, over those in one of exactly `step` noise units
 MAX_TOLERANCE = 2e-5  # at the prediction limit the guard's residues reach 100 of 126 steps
