@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _STRIP = 16  # rows or columns that one product gives: few, since most of a wide band is zeros
+_ROWS = 128  # at once, so that what is between the two axes stays near the processor
 
 Plane = NDArray[np.float32]
 
@@ -23,17 +24,22 @@ def convolve(image: Plane, profile: NDArray[np.float64]) -> Plane:
     """
     (ny, nx), radius = image.shape, len(profile) // 2
     band = _band(profile.astype(np.float32))
-    rows, columns = (side + -side % _STRIP for side in (ny, nx))
-    padded = np.zeros((rows + 2 * radius, nx), np.float32)
-    padded[radius : radius + ny] = image
-    half = np.zeros((rows, columns + 2 * radius), np.float32)
-    for y in range(0, rows, _STRIP):
-        strip = half[y : y + _STRIP, radius : radius + nx]
-        np.matmul(band, padded[y : y + len(band.T)], out=strip)
-    out = np.empty((rows, columns), np.float32)
-    for x in range(0, columns, _STRIP):
-        np.matmul(half[:, x : x + len(band.T)], band.T, out=out[:, x : x + _STRIP])
-    return np.ascontiguousarray(out[:ny, :nx])
+    reach, wide = band.shape[1], nx + -nx % _STRIP
+    out = np.empty((ny, wide), np.float32)
+    padded = np.zeros((_ROWS + 2 * radius, nx), np.float32)
+    half = np.zeros((_ROWS, wide + 2 * radius), np.float32)
+    for y in range(0, ny, _ROWS):
+        first, last = max(y - radius, 0), min(y + _ROWS + radius, ny)
+        padded[: first + radius - y] = 0
+        padded[first + radius - y : last + radius - y] = image[first:last]
+        padded[last + radius - y :] = 0
+        for row in range(0, _ROWS, _STRIP):
+            strip = half[row : row + _STRIP, radius : radius + nx]
+            np.matmul(band, padded[row : row + reach], out=strip)
+        rows = min(_ROWS, ny - y)
+        for x in range(0, wide, _STRIP):
+            np.matmul(half[:rows, x : x + reach], band.T, out=out[y : y + rows, x : x + _STRIP])
+    return out if wide == nx else np.ascontiguousarray(out[:, :nx])
 
 
 def gaussian(image: Plane, sigma: float, reach: float = 3.0) -> Plane:

@@ -19,6 +19,8 @@ from skyfold.ladder import SAFE_INTEGER
 from skyfold.noise import FLOAT_GRID_BITS, MESH
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from storage.survey import SurveyImage
@@ -142,10 +144,10 @@ def fit_noise(image: SurveyImage, flags: NDArray[np.uint8]) -> NoiseFit:
     good = flags == 0
     if not good.any():
         good = flags < FLAG_FILL
-    values = np.where(good, image.stored.astype(np.float64), np.nan)
-    background = _background(values)
-    ny, nx = values.shape
-    signal = values - _stretch(background, ny, nx)
+    background = _background(image.stored, good)
+    signal = np.empty(good.shape, np.float32)
+    for rows, level in _stretched(background, good.shape):
+        signal[rows] = _values(image.stored[rows], good[rows]) - level
     sigma = _quiet_sigma(signal)
     sigma = _with_variance(sigma, image)
     if image.stored.dtype.kind != "f" and sigma < MIN_INTEGER_SIGMA:
@@ -154,20 +156,25 @@ def fit_noise(image: SurveyImage, flags: NDArray[np.uint8]) -> NoiseFit:
     return NoiseFit(sigma, slope, background)
 
 
-def _cells(values: NDArray[Any], side: int, every: int = 1) -> NDArray[np.float64]:
+def _values(stored: NDArray[Any], good: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Pixels that are good; NaN for others."""
+    return np.where(good, stored.astype(np.float64), np.nan)
+
+
+def _cells(values: NDArray[Any], side: int, every: int = 1) -> NDArray[Any]:
     """Values of cells of side x side pixels, NaN beyond the edge; shape (cy, cx, side**2).
 
     Of one row and column of cells in `every`, if asked.
     """
-    ny, nx = values.shape
-    cy, cx = -(-ny // side), -(-nx // side)
-    padded = np.full((cy * side, cx * side), np.nan)
-    padded[:ny, :nx] = values
-    cut = padded.reshape(cy, side, cx, side).transpose(0, 2, 1, 3)[::every, ::every]
+    beyond = [(0, -length % side) for length in values.shape]
+    if np.any(beyond):
+        values = np.pad(values, beyond, constant_values=np.nan)
+    ny, nx = (length // side for length in values.shape)
+    cut = values.reshape(ny, side, nx, side).transpose(0, 2, 1, 3)[::every, ::every]
     return cut.reshape(*cut.shape[:2], side * side)
 
 
-def _clipped(cells: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _clipped(cells: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Median and standard deviation of the last axis, cut at 3 sigma; NaN where all is NaN.
 
     Values are sorted once: what a cut leaves is then a range between two places.
@@ -190,7 +197,7 @@ def _clipped(cells: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[n
 
 
 def _places(
-    ordered: NDArray[np.float64], limits: NDArray[np.float64], *, after: bool = False
+    ordered: NDArray[Any], limits: NDArray[np.float64], *, after: bool = False
 ) -> NDArray[np.intp]:
     """How many values of each sorted row lie below its limit, or up to it; NaN lie beyond all."""
     row, width = np.arange(len(ordered)), ordered.shape[1]
@@ -204,7 +211,7 @@ def _places(
 
 
 def _middle(
-    ordered: NDArray[np.float64], first: NDArray[np.intp], last: NDArray[np.intp]
+    ordered: NDArray[Any], first: NDArray[np.intp], last: NDArray[np.intp]
 ) -> NDArray[np.float64]:
     """Median of each sorted row between two places; a column."""
     row = np.arange(len(ordered))
@@ -215,8 +222,10 @@ def _middle(
     return middle[:, np.newaxis]
 
 
-def _running(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.pad(np.cumsum(values, axis=-1), ((0, 0), (1, 0)))
+def _running(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    sums = np.zeros((len(values), values.shape[1] + 1))
+    np.cumsum(values, axis=-1, dtype=np.float64, out=sums[:, 1:])
+    return sums
 
 
 def _spread(
@@ -230,23 +239,30 @@ def _spread(
     return spread
 
 
-def _background(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _background(stored: NDArray[Any], good: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Clipped median of every mesh cell; cells without pixels take the median of the others."""
-    cells = _cells(values, MESH)
-    centre, _ = _clipped(cells[..., ::3])  # a third of the pixels: the mesh need not be finer
+    rows = [slice(y, y + MESH) for y in range(0, len(stored), MESH)]
+    cells = (_cells(_values(stored[one], good[one]), MESH) for one in rows)
+    # a third of the pixels: the mesh need not be finer
+    centre = np.concatenate([_clipped(one[..., ::3])[0] for one in cells])
     known = centre[np.isfinite(centre)]
-    centre[~np.isfinite(centre)] = np.median(known) if known.size else np.nanmedian(values)
+    other = np.median(known if known.size else stored[good].astype(np.float64))
+    centre[~np.isfinite(centre)] = other
     return centre
 
 
-def _stretch(mesh: NDArray[Any], ny: int, nx: int) -> NDArray[Any]:
-    """Mesh at every pixel, bilinear; floats suffice where only noise is measured."""
-    weights_y, weights_x = (
-        _between(nodes, side).astype(mesh.dtype)
-        for nodes, side in zip(mesh.shape, (ny, nx), strict=True)
-    )
-    stretched: NDArray[Any] = weights_y @ mesh @ weights_x.T
-    return stretched
+def _stretched(
+    mesh: NDArray[np.float64], shape: tuple[int, ...], kind: type[np.floating[Any]] = np.float64
+) -> Iterator[tuple[slice, NDArray[Any]]]:
+    """Mesh at every pixel, bilinear, of one row of cells after the other.
+
+    Floats suffice where only noise is measured, and few rows at once stay near the processor.
+    """
+    down = (_between(mesh.shape[0], shape[0]) @ mesh).astype(kind)
+    across = _between(mesh.shape[1], shape[1]).T.astype(kind)
+    for y in range(0, shape[0], MESH):
+        rows = slice(y, y + MESH)
+        yield rows, down[rows] @ across
 
 
 def _between(nodes: int, pixels: int) -> NDArray[np.float64]:
@@ -255,7 +271,7 @@ def _between(nodes: int, pixels: int) -> NDArray[np.float64]:
     return np.maximum(1 - np.abs(place[:, np.newaxis] - np.arange(nodes)), 0)
 
 
-def _quiet_sigma(signal: NDArray[np.float64]) -> float:
+def _quiet_sigma(signal: NDArray[np.float32]) -> float:
     """Noise of the quietest quarter of cells, freed from the bias of picking it."""
     # odd, so as not to fall in with the outputs of a detector
     every = math.isqrt(signal.size // (CELL * CELL * ENOUGH_CELLS)) | 1
@@ -280,7 +296,7 @@ def _with_variance(sigma: float, image: SurveyImage) -> float:
     return stated if 0.3 * sigma < stated < sigma else sigma
 
 
-def _slope(image: SurveyImage, signal: NDArray[np.float64], sigma: float) -> float:
+def _slope(image: SurveyImage, signal: NDArray[np.float32], sigma: float) -> float:
     """Gain slope from the survey's variance or gain, at most what bright pixels show."""
     bright = np.isfinite(signal) & (signal > BRIGHT * sigma)
     if bright.sum() < 30:
@@ -291,7 +307,7 @@ def _slope(image: SurveyImage, signal: NDArray[np.float64], sigma: float) -> flo
 
 def _claimed_slope(
     image: SurveyImage,
-    signal: NDArray[np.float64],
+    signal: NDArray[np.float32],
     sigma: float,
     bright: NDArray[np.bool_],
 ) -> float:
@@ -304,16 +320,14 @@ def _claimed_slope(
     return 0.0
 
 
-def _seen_slope(signal: NDArray[np.float64], sigma: float) -> float:
+def _seen_slope(signal: NDArray[np.float32], sigma: float) -> float:
     """Upper limit on the slope: scatter between neighbours holds the noise and more.
 
     The smallest over bins of brightness of the variance of second differences along x, less the
     sky's. It is read off the smallest fifth, where the profile of a source bends least; structure
     only adds to it, so a gain that does not belong to the data can loosen the bound by little.
     """
-    before, middle, after = signal[:, :-2], signal[:, 1:-1], signal[:, 2:]
-    bright = before + middle + after > 3 * BRIGHT * sigma
-    before, middle, after = before[bright], middle[bright], after[bright]
+    before, middle, after = _bright_triples(signal, 3 * BRIGHT * sigma)
     second = (before - 2 * middle + after) / math.sqrt(6)
     level = (before + middle + after) / 3
     limits = []
@@ -325,6 +339,17 @@ def _seen_slope(signal: NDArray[np.float64], sigma: float) -> float:
         spread = float(np.percentile(np.abs(second[inside]), 20)) / NEAR_ZERO
         limits.append(max(spread**2 - sigma**2, 0.0) / float(np.median(level[inside])))
     return min(limits) if limits else 0.0
+
+
+def _bright_triples(signal: NDArray[np.float32], least: float) -> NDArray[np.float64]:
+    """Three neighbours along x whose sum is more than this, shape (3, n)."""
+    found = []
+    for y in range(0, len(signal), MESH):
+        rows = signal[y : y + MESH]
+        three = rows[:, :-2], rows[:, 1:-1], rows[:, 2:]
+        bright = sum(three) > least
+        found.append(np.stack([one[bright] for one in three]))
+    return np.concatenate(found, axis=1).astype(np.float64)
 
 
 def mesh_correction(
@@ -347,7 +372,7 @@ def mesh_correction(
     A mesh that is bilinear between nodes blurs what its nodes are given, so what is left after
     one round is given to the next (van Cittert's iteration).
     """
-    near = np.abs(residual) <= limit
+    near = (residual <= limit) & (residual >= -limit)
     few = _cell_sums(blank & np.isfinite(residual)) < FEW_BLANK
     near &= blank | np.repeat(np.repeat(few, MESH, axis=0), MESH, axis=1)
     count = _cell_sums(near)
@@ -358,8 +383,8 @@ def mesh_correction(
         step = _nearest(mean)
         total += step
         if again:
-            change = _stretch(step.astype(np.float32), *residual.shape)
-            left -= np.multiply(change, near, out=change)
+            for rows, change in _stretched(step, residual.shape, np.float32):
+                left[rows] -= change * near[rows]
     return total
 
 
