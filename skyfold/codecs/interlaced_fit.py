@@ -56,23 +56,20 @@ def is_predictable(values: Ints, used: Used) -> bool:
     coded = values[used]
     if coded.size < MIN_CODED:
         return False
-    size = 4 * float(np.abs(coded).mean())
-    cut = np.clip(values - _typical(coded), -size, size).astype(np.float32)
-    apart = np.abs(cut)
-    apart -= apart[used].mean()
-    return any(
-        abs(_correlation(plane, used, axis)) > MIN_CORRELATION
-        for plane in (cut, apart)
-        for axis in (0, 1)
-    )
+    offset, size = _typical(coded), 4 * float(np.abs(coded).mean())
+    for lines, there in ((values[::4], used[::4]), (values.T[::4], used.T[::4])):
+        cut = np.clip(lines - offset, -size, size).astype(np.float32)
+        apart = np.abs(cut)
+        apart -= apart[there].mean() if there.any() else 0
+        both = there[:, :-1] & there[:, 1:]
+        if any(abs(_correlation(one, both)) > MIN_CORRELATION for one in (cut, apart)):
+            return True
+    return False
 
 
-def _correlation(plane: Floats, used: NDArray[np.bool_], axis: int) -> float:
-    """Of used neighbours along an axis, on every fourth line."""
-    step = (slice(None, -1), slice(None, None, 4))[:: 1 if axis == 0 else -1]
-    after = (slice(1, None), slice(None, None, 4))[:: 1 if axis == 0 else -1]
-    both = used[step] & used[after]
-    one, other = plane[step][both], plane[after][both]
+def _correlation(lines: Floats, both: NDArray[np.bool_]) -> float:
+    """Of each value and the next of its line, where both are used."""
+    one, other = lines[:, :-1][both], lines[:, 1:][both]
     power = float(np.sqrt((one @ one) * (other @ other)))
     return float(one @ other) / power if power else 0.0
 
