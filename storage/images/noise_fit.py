@@ -374,20 +374,25 @@ def mesh_correction(
     A mesh that is bilinear between nodes blurs what its nodes are given, so what is left after
     one round is given to the next (van Cittert's iteration).
     """
-    near = (residual <= limit) & (residual >= -limit)
     few = _cell_sums(blank & np.isfinite(residual)) < FEW_BLANK
-    near &= blank | np.repeat(np.repeat(few, MESH, axis=0), MESH, axis=1)
-    count = _cell_sums(near)
-    left = np.where(near, residual, np.float32(0))
-    total = np.zeros(count.shape)
-    for again in reversed(range(CORRECTIONS)):
-        mean = np.where(count > 0, _cell_sums(left) / np.maximum(count, 1), np.nan)
-        step = _nearest(mean)
-        total += step
-        if again:
-            for rows, change in _stretched(step, residual.shape, np.float32):
-                left[rows] -= change * near[rows]
+    judged = blank | np.repeat(np.repeat(few, MESH, axis=0), MESH, axis=1)
+    left = np.where(judged, residual, np.float32(np.nan))
+    total = step = np.zeros(few.shape)
+    for _ in range(CORRECTIONS):
+        means = []
+        for rows, change in _stretched(step, left.shape, np.float32):
+            left[rows] -= change
+            means.append(_near_mean(left[rows], limit))
+        step = _nearest(np.concatenate(means))
+        total = total + step
     return total
+
+
+def _near_mean(plane: NDArray[np.float32], limit: float) -> NDArray[np.float64]:
+    """Mean over each mesh cell of what is at most `limit` in size; NaN where nothing is."""
+    near = np.abs(plane) <= limit
+    count, total = _cell_sums(near), _cell_sums(np.where(near, plane, np.float32(0)))
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def _cell_sums(plane: NDArray[Any]) -> NDArray[np.float64]:
