@@ -7,8 +7,10 @@ reader then does no arithmetic for them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -166,17 +168,17 @@ def _value_weights(known: Known, used: Used, distance: int, number: int) -> Weig
     off = np.abs(target - 128 * features[0])  # 128 / 512 of the sum of four is their mean
     trust = 1 / (1 + (off / (3 * _quantiles(off[::8], 0.5)[0] + 0.5)) ** 2)
     found = _solve(features, target, trust)
-    left, before = _spread(target - found @ features, trust), _spread(target, trust)
-    if before - left < MIN_GAIN:
+    missed = target - found.astype(np.float32) @ features
+    if _spread(target, trust) - _spread(missed, trust) < MIN_GAIN:
         return none
     steep = int(min(_quantiles(apart[::4], STEEP)[0], CLIP - 1)) + 1
     is_steep = apart >= steep
-    if is_steep.sum() < 16 * len(features):
+    if np.count_nonzero(is_steep) < 16 * len(features):
         return Weights(_NO_CONTEXT, 0, (found,))
-    parts = [_solve(features[:, one], target[one], trust[one]) for one in (~is_steep, is_steep)]
-    split_left = target - np.where(is_steep, parts[1] @ features, parts[0] @ features)
-    gain = _spread_in(target - found @ features, is_steep) - _spread_in(split_left, is_steep)
-    if gain < MIN_GAIN:
+    parts = [_solve(features, target, trust * one) for one in (~is_steep, is_steep)]
+    calm, other = (one.astype(np.float32) @ features for one in parts)
+    missed_by_both = target - np.where(is_steep, other, calm)
+    if _spread_in(missed, is_steep) - _spread_in(missed_by_both, is_steep) < MIN_GAIN:
         return Weights(_NO_CONTEXT, 0, (found,))
     return Weights(_NO_CONTEXT, steep, tuple(parts))
 
@@ -196,10 +198,10 @@ def _spread(residuals: Floats, trust: Floats) -> float:
 
 def _spread_in(residuals: Floats, is_steep: NDArray[np.bool_]) -> float:
     """Bits that the scales of residuals cost each, steep ones apart."""
-    share = float(is_steep.mean())
-    sizes = np.abs(residuals)
-    calm, steep = (float(sizes[one].mean()) + 0.3 for one in (~is_steep, is_steep))
-    return float((1 - share) * np.log2(calm) + share * np.log2(steep))
+    sizes, number = np.abs(residuals), np.count_nonzero(is_steep)
+    steep, share = float(sizes @ is_steep), number / sizes.size
+    calm = (float(sizes.sum()) - steep) / max(sizes.size - number, 1) + 0.3
+    return (1 - share) * math.log2(calm) + share * math.log2(steep / number + 0.3)
 
 
 def _predicted(
@@ -235,7 +237,7 @@ def _context_weights(known: Known, sizes: Ints, used: Used, distance: int, numbe
     normal[np.diag_indices_from(normal)] += _RIDGE * np.diag(normal) + 1e-12
     found = np.linalg.solve(normal, (weighted @ target).astype(np.float64)) * 128
     found = np.clip(np.rint(found), 0, [65535, 255, 255, 255]).astype(np.int32)
-    low, high = _quantiles(found @ features[:, ::4], 0.02, 0.98)
+    low, high = _quantiles(found.astype(np.float32) @ features[:, ::4], 0.02, 0.98)
     return found if high > MIN_SPREAD * max(low, 1e-9) else _NO_CONTEXT
 
 
@@ -270,13 +272,14 @@ def _fit_table(residuals: Ints) -> tuple[int, int]:
         return 0, 0
     typical = 1.25 * float(np.abs(residuals).mean()) + 0.15
     guess = next((n for n in range(SCALES) if scale_of(n) >= typical), SCALES - 1)
-    counts: dict[int, NDArray[np.intp]] = {}
+    counts: dict[int, NDArray[np.float64]] = {}
 
+    @cache
     def cost(scale: int, shape: int) -> float:
         table = get_table(scale, shape)
         if table.shift not in counts:
             symbols = split(residuals, table.shift)[0]
-            counts[table.shift] = np.bincount(symbols, minlength=SYMBOLS)
+            counts[table.shift] = np.bincount(symbols, minlength=SYMBOLS).astype(np.float64)
         return float(counts[table.shift] @ table.cost)
 
     return _descend(cost, (guess, _GAUSSIAN))
