@@ -128,6 +128,28 @@ def test_objects_that_err_together_count_for_fewer():
     assert row["note"] in ("", "too few")
 
 
+def test_an_interval_holds_what_other_definitions_find():
+    values = np.random.default_rng(4).normal(size=400)
+    alone = one_row(values)
+    more, fewer = (
+        Sample("flux_1fwhm", "5-10", factor * values, "sigma", "p90", definition=name)
+        for name, factor in (("more", 2.0), ("fewer", 0.5))
+    )
+    few = Sample("flux_1fwhm", "5-10", np.full(30, 9.0), "sigma", "p90", definition="few")
+    (row,) = summarise([{"photometry": [more, *samples(values), fewer, few]}], seed=1)
+    assert row["low"] == pytest.approx(alone["p90"] / 2)
+    assert row["high"] == pytest.approx(alone["p90"] * 2)
+    assert {name: row[name] for name in ("n", "p90", "bias")} == {
+        name: alone[name] for name in ("n", "p90", "bias")
+    }
+    rates = [
+        Sample("lost", "all", np.arange(200.0) < count, "fraction", "mean", definition=name)
+        for name, count in (("", 20), ("peaks", 60))
+    ]
+    (row,) = summarise([{"detection": rates}], seed=1)
+    assert (row["bias"], row["high"]) == (0.1, 0.3)
+
+
 def test_no_event_in_a_rate_is_not_certainty():
     row = one_row(np.zeros(100), statistic="mean", unit="fraction")
     assert row["low"] == 0

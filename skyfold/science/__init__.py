@@ -113,6 +113,10 @@ class Sample:
     areas : ndarray, shape (n,), int, or None
         Piece of sky in which each object lies: objects of one piece may err together, and the
         interval is widened by as much as they are seen to. None: every object by itself.
+    definition : str
+        Empty: the definition by which the measure is recorded. Else the name of another that is as
+        good, such as that of another finder of sources: the recorded interval then holds what it
+        finds too.
     """
 
     measure: str
@@ -121,6 +125,7 @@ class Sample:
     unit: str
     statistic: Literal["p90", "mean"]
     areas: NDArray[np.int64] | None = None
+    definition: str = ""
 
 
 class ScienceCase(ABC):

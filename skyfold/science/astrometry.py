@@ -16,6 +16,7 @@ from skyfold.science import ImageContext, Sample, ScienceCase, stamps
 from skyfold.science.bins import split
 from skyfold.science.sky import Plane
 from skyfold.science.sources import (
+    FINDERS,
     SIGMAS_PER_FWHM,
     Field,
     areas,
@@ -31,10 +32,11 @@ _LEAST_SNR = 3.0
 
 @dataclass(frozen=True, eq=False)
 class Centroids:
-    """Raw centroids of the counted sources.
+    """Raw centroids of the counted sources of a finder.
 
     Attributes
     ----------
+    finder : str
     sources : ndarray, shape (n,), structured
     snr : ndarray, shape (n,)
         Within one FWHM.
@@ -42,6 +44,7 @@ class Centroids:
         x and y, and their 1-sigma errors [pixel].
     """
 
+    finder: str
     field: Field
     sources: NDArray[Any]
     snr: NDArray[np.float64]
@@ -62,39 +65,55 @@ class Astrometry(ScienceCase):
     kind = "images"
     default_measure = "position"
 
-    def prepare(self, raw: NDArray[Any], context: ImageContext) -> Centroids:
-        """Return the raw centroids."""
+    def prepare(self, raw: NDArray[Any], context: ImageContext) -> list[Centroids]:
+        """Return the raw centroids, by finder."""
         field = prepare_field(raw, context)
-        reach = int(np.ceil(_WINDOW * field.fwhm / SIGMAS_PER_FWHM)) + 1
-        sources, snr = stamps.measurable(field, context, reach, _LEAST_SNR)
-        position, found = _centroids(field, field.image, sources)
-        error = _errors(field, _moved(sources, position), reach)
-        found &= np.isfinite(error).all(axis=1)
-        return Centroids(field, sources[found], snr[found], position[found], error[found])
+        return [_raw_centroids(field, context, finder) for finder in FINDERS]
 
     def compare(
-        self, state: Centroids, raw: NDArray[Any], decoded: NDArray[Any], context: ImageContext
+        self,
+        state: list[Centroids],
+        raw: NDArray[Any],
+        decoded: NDArray[Any],
+        context: ImageContext,
     ) -> list[Sample]:
         """Return the shifts, in bins of S/N."""
-        image = decoded_image(state.field, raw, decoded)
-        position, found = _centroids(state.field, image, state.sources)
-        lost = state.field.fwhm / np.sqrt(2)
-        shift = np.where(found[:, None], position - state.position, lost)
-        length, place = np.hypot(*shift.T), areas(state.sources)
-        samples = split(
-            (shift / state.error).ravel(),
-            np.repeat(state.snr, 2),
-            measure="position",
-            unit="sigma",
-            statistic="p90",
-            areas=np.repeat(place, 2),
-        )
-        about: dict[str, Any] = {"statistic": "p90", "areas": place}
-        samples += split(length, state.snr, measure="position_pix", unit="pix", **about)
-        if context.scale_arcsec is None:
-            return samples
-        on_sky = 1000 * context.scale_arcsec * length
-        return samples + split(on_sky, state.snr, measure="position_mas", unit="mas", **about)
+        image = decoded_image(state[0].field, raw, decoded)
+        return [
+            sample for before in state for sample in _shifts(before, image, context.scale_arcsec)
+        ]
+
+
+def _raw_centroids(field: Field, context: ImageContext, finder: str) -> Centroids:
+    reach = int(np.ceil(_WINDOW * field.fwhm / SIGMAS_PER_FWHM)) + 1
+    sources, snr = stamps.measurable(field, context, reach, _LEAST_SNR, finder=finder)
+    position, found = _centroids(field, field.image, sources)
+    error = _errors(field, _moved(sources, position), reach)
+    found &= np.isfinite(error).all(axis=1)
+    return Centroids(finder, field, sources[found], snr[found], position[found], error[found])
+
+
+def _shifts(before: Centroids, image: Plane, scale_arcsec: float | None) -> list[Sample]:
+    """Shifts of the centroids in a decoded image, in bins of S/N."""
+    position, found = _centroids(before.field, image, before.sources)
+    lost = before.field.fwhm / np.sqrt(2)
+    shift = np.where(found[:, None], position - before.position, lost)
+    length, place = np.hypot(*shift.T), areas(before.sources)
+    samples = split(
+        (shift / before.error).ravel(),
+        np.repeat(before.snr, 2),
+        measure="position",
+        unit="sigma",
+        statistic="p90",
+        areas=np.repeat(place, 2),
+        definition=before.finder,
+    )
+    about: dict[str, Any] = {"statistic": "p90", "areas": place, "definition": before.finder}
+    samples += split(length, before.snr, measure="position_pix", unit="pix", **about)
+    if scale_arcsec is None:
+        return samples
+    on_sky = 1000 * scale_arcsec * length
+    return samples + split(on_sky, before.snr, measure="position_mas", unit="mas", **about)
 
 
 def _centroids(

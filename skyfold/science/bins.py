@@ -39,6 +39,7 @@ def split(
     unit: str,
     statistic: Literal["p90", "mean"],
     areas: NDArray[np.int64] | None = None,
+    definition: str = "",
     bins: tuple[str, ...] = SN_BINS,
 ) -> list[Sample]:
     """Return one sample for each S/N bin, empty ones included.
@@ -47,7 +48,7 @@ def split(
     ----------
     values, snr : ndarray, shape (n,)
         Loss and raw signal-to-noise ratio of each object; a NaN ratio is in no bin.
-    measure, unit, statistic, areas
+    measure, unit, statistic, areas, definition
         As in `skyfold.science.Sample`.
     bins : tuple of str
         Names of the bins.
@@ -58,5 +59,5 @@ def split(
         within = (snr >= low) & (snr < high)
         chosen = np.asarray(values, np.float64)[within]
         held = None if areas is None else areas[within]
-        samples.append(Sample(measure, name, chosen, unit, statistic, held))
+        samples.append(Sample(measure, name, chosen, unit, statistic, held, definition))
     return samples

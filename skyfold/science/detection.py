@@ -2,12 +2,13 @@
 
 This module knows what a lost and a created source is. Both images are searched by the same
 matched filter, with the same threshold and the raw image's noise (see
-`skyfold.science.sources`), and a source counts as found in the other image if that has one
-within one FWHM. There is no lower threshold for a second look: a source that sits on the
+`skyfold.science.sources`), and a source counts as found in the other image if the same finder has
+one there within one FWHM. There is no lower threshold for a second look: a source that sits on the
 threshold is lost by the least change, and is counted so. Near the threshold (S/N 3-5) a rate of
 several per cent is therefore what rounding at a fraction of sigma does to any catalog.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ from skyfold.science import ImageContext, Sample, ScienceCase
 from skyfold.science.bins import split
 from skyfold.science.sky import Plane
 from skyfold.science.sources import (
+    PEAKS,
     Field,
     areas,
     at_centre,
     circle_sum,
+    decoded_image,
     decoded_sources,
     is_clear,
     prepare_field,
@@ -32,8 +35,9 @@ class Detection(ScienceCase):
 
     ``lost``: 1 for each source of raw without a counterpart in decoded, binned by its S/N in
     raw. ``created``: 1 for each source of decoded without a counterpart in raw, binned by its
-    S/N in decoded. S/N is that of the flux within one FWHM, with the context's noise. Sources
-    closer than one FWHM to a bad pixel or the edge are not counted, but do serve as counterparts.
+    S/N in decoded. S/N is that of the flux within one FWHM above the sky away from the raw's
+    sources, with the context's noise. Sources closer than one FWHM to a bad pixel or the edge are
+    not counted, but do serve as counterparts.
     """
 
     name = "detection"
@@ -48,27 +52,39 @@ class Detection(ScienceCase):
         self, state: Field, raw: NDArray[Any], decoded: NDArray[Any], context: ImageContext
     ) -> list[Sample]:
         """Return the rates of lost and created sources, in bins of S/N."""
-        after, found = decoded_sources(state, decoded)
-        lost = _unmatched("lost", (state.blind, state.sources), found, state, context)
-        return lost + _unmatched("created", (after, found), state.sources, state, context)
+        image, after = decoded_image(state, raw, decoded), decoded_sources(state, decoded)
+        samples = []
+        for finder, before in {"": state.sources, PEAKS: state.peaks}.items():
+            lost = _Search("lost", finder, state.image, before, after[finder])
+            created = _Search("created", finder, image, after[finder], before)
+            samples += _unmatched(lost, state, context) + _unmatched(created, state, context)
+        return samples
 
 
-def _unmatched(
-    measure: str,
-    here: tuple[Plane, NDArray[Any]],
-    there: NDArray[Any],
-    field: Field,
-    context: ImageContext,
-) -> list[Sample]:
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """What one finder finds in an image and in the other, and the measure that comes of it."""
+
+    measure: str
+    finder: str
+    image: Plane
+    here: NDArray[Any]
+    there: NDArray[Any]
+
+
+def _unmatched(search: _Search, field: Field, context: ImageContext) -> list[Sample]:
     """Samples of 1 for each counted source that has no counterpart, else 0."""
-    image, sources = here
+    sources = search.here[at_centre(context.counted, search.here)]
     sources = sources[is_clear(field.good, sources, field.fwhm)]
-    sources = sources[at_centre(context.counted, sources)]
     error = np.sqrt(circle_sum(field.noise**2, sources, field.fwhm))
-    snr = circle_sum(image, sources, field.fwhm) / error
-    alone = ~has_neighbour(sources, there, field.fwhm)
     return split(
-        alone, snr, measure=measure, unit="fraction", statistic="mean", areas=areas(sources)
+        ~has_neighbour(sources, search.there, field.fwhm),
+        circle_sum(search.image, sources, field.fwhm) / error,
+        measure=search.measure,
+        unit="fraction",
+        statistic="mean",
+        areas=areas(sources),
+        definition=search.finder,
     )
 
 

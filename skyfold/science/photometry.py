@@ -16,6 +16,7 @@ from skyfold.science import ImageContext, Sample, ScienceCase
 from skyfold.science.bins import split
 from skyfold.science.sky import Plane
 from skyfold.science.sources import (
+    FINDERS,
     Field,
     areas,
     circle_sum,
@@ -39,14 +40,15 @@ class Forced:
 
     Attributes
     ----------
-    circles : dict of str to (sources, flux, error)
-        For each circular measure, the sources whose aperture is clear of bad pixels and edges.
+    circles : dict of (str, str) to (sources, flux, error)
+        For each circular measure and finder, the sources whose aperture is clear of bad pixels and
+        edges.
     ellipses : (sources, flux, error)
         Likewise for the automatic aperture.
     """
 
     field: Field
-    circles: dict[str, tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]
+    circles: dict[tuple[str, str], tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]
     ellipses: tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 
 
@@ -66,12 +68,13 @@ class Photometry(ScienceCase):
     def prepare(self, raw: NDArray[Any], context: ImageContext) -> Forced:
         """Return the raw fluxes."""
         field = prepare_field(raw, context)
-        sources = counted_sources(field, context)
+        found = {finder: counted_sources(field, context, finder) for finder in FINDERS}
         circles = {
-            measure: _circular(field, sources, radius * field.fwhm)
+            (measure, finder): _circular(field, sources, radius * field.fwhm)
             for measure, radius in RADII.items()
+            for finder, sources in found.items()
         }
-        return Forced(field, circles, _automatic(field, sources))
+        return Forced(field, circles, _automatic(field, found[""]))
 
     def compare(
         self, state: Forced, raw: NDArray[Any], decoded: NDArray[Any], context: ImageContext
@@ -79,9 +82,9 @@ class Photometry(ScienceCase):
         """Return the flux changes, in bins of S/N."""
         change = decoded_difference(state.field, raw, decoded)
         samples = []
-        for measure, (sources, flux, error) in state.circles.items():
+        for (measure, finder), (sources, flux, error) in state.circles.items():
             moved = circle_sum(change, sources, RADII[measure] * state.field.fwhm)
-            samples += _binned(measure, moved, flux, error, sources)
+            samples += _binned(measure, moved, flux, error, sources, finder)
         sources, flux, error = state.ellipses
         image = decoded_image(state.field, raw, decoded)
         after = _kron_flux(image, sources, _kron_radius(image, state.field, sources))
@@ -132,10 +135,12 @@ def _binned(
     flux: NDArray[Any],
     error: NDArray[Any],
     sources: NDArray[Any],
+    finder: str = "",
 ) -> list[Sample]:
     """Samples of flux changes in units of the raw flux's error."""
     about: dict[str, Any] = {"measure": measure, "unit": "sigma", "statistic": "p90"}
-    return split(moved / error, flux / error, **about, areas=areas(sources))
+    about |= {"areas": areas(sources), "definition": finder}
+    return split(moved / error, flux / error, **about)
 
 
 PHOTOMETRY = Photometry()

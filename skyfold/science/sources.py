@@ -5,9 +5,11 @@ This module knows the definitions on which the science cases of images stand:
 - *Scale.* Images are centred on the raw's median and divided by its median noise before single
   precision touches them, so that no result depends on their unit.
 - *Sky.* It is measured on each image by itself, as its user would (`skyfold.science.sky`).
-- *Detection.* A matched filter (Gaussian of the point-spread function's width) gives each pixel's
-  significance; islands above 4 sigma, deblended by sep, are sources. Noise is the context's for
-  raw and decoded alike, with one threshold and no second chance below it.
+- *Detection.* A matched filter (`skyfold.science.matched_filter`) gives each pixel's significance;
+  islands above 4 sigma, deblended by sep, are sources. Noise is the context's for raw and decoded
+  alike, with one threshold and no second chance below it.
+- *Blends.* How many sources a blend holds is a finder's opinion. Beside sep's there is that of the
+  finder that takes every peak for a source, and the record's intervals hold both (`FINDERS`).
 """
 
 from collections.abc import Callable
@@ -22,13 +24,15 @@ from numpy.typing import NDArray
 
 from skyfold.errors import InvalidRequestError, MissingDependencyError
 from skyfold.science import ImageContext
-from skyfold.science.filters import convolve
+from skyfold.science.matched_filter import THRESHOLD, filter_spread, matched_filter, peaks_of
 from skyfold.science.sky import Plane, sky
 
-THRESHOLD = 4.0  # [sigma], of the matched filter: about one false source per megapixel
+PEAKS = "peaks"
+FINDERS = ("", PEAKS)  # definitions of a source, as of `skyfold.science.Sample`
 FALLBACK_FWHM = 3.0  # [pixel], where fewer than MIN_STARS sources can tell
 MIN_STARS = 5
 SIGMAS_PER_FWHM = 2.3548200450309493  # of a Gaussian: 2 sqrt(2 ln 2)
+_REACH = 3.0  # [FWHM], to which an island's light may reach
 _RIGHT_ANGLE = 1.570796  # [rad], just below
 _AREA = 64  # [pixel], side of a piece of sky whose objects may err together: the sky's mesh
 _STAR_SNR = 20.0
@@ -47,10 +51,11 @@ class Field:
     good : ndarray, shape (ny, nx), bool
     noise : ndarray, shape (ny, nx), float32
         One standard deviation; 1 where not good.
-    blind : ndarray, shape (ny, nx), float32
-        Centred raw less the sky found without knowing its sources; 0 where not good.
     free : ndarray, shape (ny, nx), bool
         Good pixels away from sources: where sky is measured when sources are known.
+    far : ndarray, shape (ny, nx), bool
+        Those of `free` that are away from islands above the threshold too, whatever the axes of
+        what is in them.
     level, image : ndarray, shape (ny, nx), float32
         That sky, and the centred raw less it; image is 0 where not good.
     fwhm : float
@@ -59,19 +64,22 @@ class Field:
         Standard deviation of the matched filter's sums.
     sources : ndarray, shape (n,), structured
         Of sep: ``x``, ``y`` [pixel, 0-based], ``a``, ``b``, ``theta``, ``npix``.
+    peaks : ndarray, shape (m,), structured
+        ``x``, ``y`` of every peak of the matched filter.
     """
 
     centre: float
     unit: float
     good: NDArray[np.bool_]
     noise: Plane
-    blind: Plane
     free: NDArray[np.bool_]
+    far: NDArray[np.bool_]
     level: Plane
     image: Plane
     fwhm: float
     spread: Plane
     sources: NDArray[Any]
+    peaks: NDArray[Any]
     _kept: dict[str, tuple[ref[NDArray[Any]], Any]] = field(default_factory=dict)
 
     def once(self, name: str, image: NDArray[Any], work: Callable[[], Any]) -> Any:
@@ -118,11 +126,25 @@ def _prepare(raw: NDArray[Any], context: ImageContext) -> Field:
     blind = _less(flat, sky(flat, noise, good), good)
     fwhm = context.fwhm_pix or estimate_fwhm(blind, noise, good)
     spread = filter_spread(noise, good, fwhm)
-    sources = find_sources(blind, noise, good, fwhm, spread)
+    significance = matched_filter(blind, noise, good, fwhm, spread)
+    sources = _islands(significance)
     free = good & ~_around(sources, fwhm, good.shape)
     level = sky(flat, noise, free)
     image = _less(flat, level, good)
-    return Field(centre, unit, good, noise, blind, free, level, image, fwhm, spread, sources)
+    return Field(
+        centre,
+        unit,
+        good,
+        noise,
+        free,
+        free & ~grown(significance > THRESHOLD, int(np.ceil(_REACH * fwhm))),
+        level,
+        image,
+        fwhm,
+        spread,
+        sources,
+        peaks_of(significance),
+    )
 
 
 def decoded_difference(field: Field, raw: NDArray[Any], decoded: NDArray[Any]) -> Plane:
@@ -149,15 +171,16 @@ def decoded_image(field: Field, raw: NDArray[Any], decoded: NDArray[Any]) -> Pla
     return found
 
 
-def decoded_sources(field: Field, decoded: NDArray[Any]) -> tuple[Plane, NDArray[Any]]:
-    """Return a decoded image as a blind search sees it, alike ``field.blind``, and its sources."""
+def decoded_sources(field: Field, decoded: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Return what each finder finds in a decoded image, by a search that knows no sources yet."""
 
-    def search() -> tuple[Plane, NDArray[Any]]:
+    def search() -> dict[str, NDArray[Any]]:
         flat = scaled(decoded, field.good, field.centre, field.unit)
         blind = _less(flat, sky(flat, field.noise, field.good), field.good)
-        return blind, find_sources(blind, field.noise, field.good, field.fwhm, field.spread)
+        significance = matched_filter(blind, field.noise, field.good, field.fwhm, field.spread)
+        return {"": _islands(significance), PEAKS: peaks_of(significance)}
 
-    found: tuple[Plane, NDArray[Any]] = field.once("sources", decoded, search)
+    found: dict[str, NDArray[Any]] = field.once("sources", decoded, search)
     return found
 
 
@@ -222,8 +245,12 @@ def find_sources(
     spread : ndarray, shape (ny, nx), float32, optional
         As of `filter_spread`, where it is known already.
     """
+    return _islands(matched_filter(image, noise, good, fwhm, spread))
+
+
+def _islands(significance: Plane) -> NDArray[Any]:
+    """Islands above the threshold, blends taken apart by sep."""
     sep = load_sep()
-    significance = matched_filter(image, noise, good, fwhm, spread)
     above = int(np.count_nonzero(significance > THRESHOLD))
     # sep stops with an error where its fixed buffers are too small for a crowded image
     sep.set_extract_pixstack(max(300_000, 2 * above))
@@ -232,42 +259,6 @@ def find_sources(
     # rounding can lift an angle past the right angle, which sep's own apertures then refuse
     found["theta"] = np.clip(found["theta"], -_RIGHT_ANGLE, _RIGHT_ANGLE)
     return found
-
-
-def matched_filter(
-    image: Plane,
-    noise: Plane,
-    good: NDArray[np.bool_],
-    fwhm: float,
-    spread: Plane | None = None,
-) -> Plane:
-    """Return the significance [sigma] of a point source centred on each pixel."""
-    if spread is None:
-        spread = filter_spread(noise, good, fwhm)
-    signal = convolve(image * _weight(noise, good), _profile(fwhm))
-    return np.where(good, signal / spread, 0).astype(np.float32)
-
-
-def filter_spread(noise: Plane, good: NDArray[np.bool_], fwhm: float) -> Plane:
-    """Return the standard deviation of the matched filter's sums: the same for every image."""
-    weight, profile = _weight(noise, good), _profile(fwhm) ** 2
-    if weight.min() == weight.max():  # what a profile sums along an axis is the same everywhere
-        radius = len(profile) // 2
-        y, x = (np.convolve(np.ones(side), profile)[radius:-radius] for side in weight.shape)
-        variance = (weight[0, 0] * y[:, np.newaxis] * x).astype(np.float32)
-    else:
-        variance = convolve(weight, profile)
-    return np.asarray(np.sqrt(np.maximum(variance, 1e-30)))
-
-
-def _weight(noise: Plane, good: NDArray[np.bool_]) -> Plane:
-    return np.where(good, 1 / noise**2, 0).astype(np.float32)
-
-
-def _profile(fwhm: float) -> NDArray[np.float64]:
-    radius = int(np.ceil(1.5 * fwhm))
-    profile = np.exp(-4 * np.log(2) * (np.arange(-radius, radius + 1) / fwhm) ** 2)
-    return np.asarray(profile)
 
 
 def circle_sum(image: Plane, sources: NDArray[Any], radius: float) -> NDArray[np.float64]:
@@ -294,9 +285,10 @@ def signal_to_noise(field: Field, sources: NDArray[Any]) -> NDArray[np.float64]:
     return np.where(is_clear(field.good, sources, field.fwhm), snr, np.nan)
 
 
-def counted_sources(field: Field, context: ImageContext) -> NDArray[Any]:
-    """Return the raw sources that enter the record, structured as ``field.sources``."""
-    return field.sources[at_centre(context.counted, field.sources)]
+def counted_sources(field: Field, context: ImageContext, finder: str = "") -> NDArray[Any]:
+    """Return the raw sources of a finder that enter the record, structured as the field's."""
+    found = field.peaks if finder == PEAKS else field.sources
+    return found[at_centre(context.counted, found)]
 
 
 def areas(sources: NDArray[Any]) -> NDArray[np.int64]:
@@ -363,4 +355,13 @@ def _around(sources: NDArray[Any], fwhm: float, shape: tuple[int, ...]) -> NDArr
     covered = np.zeros(shape, bool)
     reach = np.maximum(6 * sources["a"], 2.5 * fwhm), np.maximum(6 * sources["b"], 2.5 * fwhm)
     load_sep().mask_ellipse(covered, sources["x"], sources["y"], *reach, sources["theta"], r=1.0)
+    return covered
+
+
+def grown(covered: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """Return the pixels within so many rows and columns of a covered one."""
+    for axis in (0, 1):
+        beyond = [(reach + 1, reach) if side == axis else (0, 0) for side in (0, 1)]
+        count = np.cumsum(np.pad(covered, beyond), axis=axis, dtype=np.int32).swapaxes(0, axis)
+        covered = (count[2 * reach + 1 :] > count[: -2 * reach - 1]).swapaxes(0, axis)
     return covered

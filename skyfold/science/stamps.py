@@ -19,6 +19,7 @@ def measurable(
     reach: int,
     least_snr: float,
     most: int | None = None,
+    finder: str = "",
 ) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """Return the counted sources that a stamp can measure, and their signal-to-noise ratios.
 
@@ -34,14 +35,16 @@ def measurable(
         Within one FWHM.
     most : int, optional
         Sources to draw where there are more.
+    finder : str
+        Of `skyfold.science.sources.FINDERS`.
 
     Returns
     -------
     sources : ndarray, shape (n,), structured
-        As ``field.sources``, in their order.
+        As the field's of this finder, in their order.
     snr : ndarray, shape (n,), float64
     """
-    sources = counted_sources(field, context)
+    sources = counted_sources(field, context, finder)
     snr = signal_to_noise(field, sources)
     fit = np.flatnonzero(whole(field.good, sources, reach) & (snr >= least_snr))
     if most is not None:

@@ -81,27 +81,55 @@ def summarise(
     `Sample.areas` tells them apart, the variance between areas over that of independent objects
     (Kish's design effect, Survey Sampling, 1965, section 8.2; less its own error, at least 1)
     lowers the number of objects that the interval rests on, or widens that of a mean by its root.
+
+    Where a measure has other definitions as well (`Sample.definition`), the interval is stretched
+    to hold the statistic of each; all other numbers are those of the first.
     """
-    pooled: dict[tuple[str, str, str], list[Sample]] = defaultdict(list)
+    pooled: dict[tuple[str, str, str], dict[str, list[Sample]]] = defaultdict(dict)
     for image in samples_by_image:
         for case, samples in image.items():
             for sample in samples:
-                pooled[case, sample.measure, sample.bin].append(sample)
-    rows = []
-    for key, samples in pooled.items():
-        rng = np.random.default_rng((seed, zlib.crc32("/".join(key).encode())))
-        values = np.concatenate([np.asarray(s.values, np.float64) for s in samples])
-        places = _areas(samples)
-        labels = dict(zip(("case", "measure", "bin"), key, strict=True))
-        about = {"n": len(values), "unit": samples[0].unit, "statistic": samples[0].statistic}
-        if lossless and np.any(values != 0):
-            raise CorruptDataError(
-                f"measuring a lossless level: {'/'.join(key)} shows a loss of up to "
-                f"{np.abs(values).max():g} {samples[0].unit}, where only 0 is possible; the "
-                "stored bytes or their decoder are wrong: verify the release"
-            )
-        rows.append(labels | about | _statistics(values, places, samples[0], rng, lossless))
-    return rows
+                defined = pooled[case, sample.measure, sample.bin]
+                defined.setdefault(sample.definition, []).append(sample)
+    return [
+        _row(
+            key,
+            defined,
+            np.random.default_rng((seed, zlib.crc32("/".join(key).encode()))),
+            lossless,
+        )
+        for key, defined in pooled.items()
+    ]
+
+
+def _row(
+    key: tuple[str, str, str],
+    defined: Mapping[str, Sequence[Sample]],
+    rng: np.random.Generator,
+    lossless: bool,
+) -> Row:
+    """The row of a case, measure and bin, of its samples by their definition."""
+    row, *others = (
+        _pooled("/".join(key), defined[name], rng, lossless) for name in sorted(defined)
+    )
+    if row["note"] == "":
+        name = "bias" if row["statistic"] == "mean" else "p90"
+        found = [one[name] for one in others if one["note"] == ""]
+        row["low"], row["high"] = min([row["low"], *found]), max([row["high"], *found])
+    return dict(zip(("case", "measure", "bin"), key, strict=True)) | row
+
+
+def _pooled(name: str, samples: Sequence[Sample], rng: np.random.Generator, lossless: bool) -> Row:
+    """Count, unit and statistics of all samples of one definition."""
+    values = np.concatenate([np.asarray(one.values, np.float64) for one in samples])
+    if lossless and np.any(values != 0):
+        raise CorruptDataError(
+            f"measuring a lossless level: {name} shows a loss of up to "
+            f"{np.abs(values).max():g} {samples[0].unit}, where only 0 is possible; the "
+            "stored bytes or their decoder are wrong: verify the release"
+        )
+    about = {"n": len(values), "unit": samples[0].unit, "statistic": samples[0].statistic}
+    return about | _statistics(values, _areas(samples), samples[0], rng, lossless)
 
 
 def _areas(samples: Sequence[Sample]) -> NDArray[np.int64]:

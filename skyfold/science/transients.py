@@ -97,7 +97,7 @@ class Transients(ScienceCase):
             statistic="p90",
             areas=areas(places),
         )
-        _, found = decoded_sources(field, decoded)
+        found = decoded_sources(field, decoded)[""]
         seen = has_neighbour(places, field.sources, field.fwhm)
         missed = ~has_neighbour(places[seen], found, field.fwhm)
         return samples + split(

@@ -19,14 +19,13 @@ from skyfold import sky
 from skyfold.images.index import ImageEntry
 from skyfold.layout import STRIDE
 from skyfold.science import ImageContext
+from skyfold.science.matched_filter import THRESHOLD, matched_filter
 from skyfold.science.sources import (
-    THRESHOLD,
     Field,
     at_centre,
     circle_sum,
     is_clear,
     load_sep,
-    matched_filter,
     prepare_field,
 )
 

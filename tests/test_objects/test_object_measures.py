@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from astropy.wcs import WCS
 
-from skyfold.science.sources import THRESHOLD
+from skyfold.science.matched_filter import THRESHOLD
 from storage.objects import finder as object_finder
 from storage.objects.writer import ABOUT, search_image
 

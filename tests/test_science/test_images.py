@@ -7,6 +7,7 @@ from skyfold.errors import InvalidRequestError, UnknownNameError
 from skyfold.fidelity.record import summarise
 from skyfold.science import ImageContext, cases, get_case
 from skyfold.science.detection import has_neighbour
+from skyfold.science.matched_filter import peaks_of
 from skyfold.science.sky import row_medians, sky
 from skyfold.science.sources import FALLBACK_FWHM, circle_sum, prepare_field
 
@@ -42,7 +43,8 @@ def scene():
 
 
 def by_bin(case, raw, decoded, context):
-    return {(s.measure, s.bin): s.values for s in get_case(case).measure(raw, decoded, context)}
+    found = get_case(case).measure(raw, decoded, context)
+    return {(s.measure, s.bin): s.values for s in found if not s.definition}
 
 
 @pytest.mark.parametrize("case", ["photometry", "detection"])
@@ -218,6 +220,20 @@ def test_circle_sums_are_exact(scene):
     inner = sources[np.hypot(sources["x"] - 256, sources["y"] - 256) < 200]
     area = circle_sum(np.ones(raw.shape, np.float32), inner, FWHM)
     np.testing.assert_allclose(area, np.pi * FWHM**2, rtol=1e-6)
+
+
+def test_every_top_of_a_blend_is_a_peak():
+    yy, xx = np.indices((64, 64))
+    tops = [(20.3, 30.0, 50.0), (27.6, 31.2, 20.0), (50.0, 12.5, 4.5), (50.0, 50.0, 3.5)]
+    plane = sum(
+        height * np.exp(-((xx - x) ** 2 + (yy - y) ** 2) / (2 * 2.0**2)) for x, y, height in tops
+    )
+    found = peaks_of(plane.astype(np.float32))
+    at = np.column_stack([found["x"], found["y"]])[np.argsort(found["x"])]
+    np.testing.assert_allclose(at, [top[:2] for top in tops[:3]], atol=0.15)  # the fourth: too low
+    flat = np.zeros((9, 9), np.float32)
+    flat[4, 4:6] = 7.0  # of two that are equal one is the peak, between them
+    assert peaks_of(flat)[["x", "y"]].tolist() == [(4.5, 4.0)]
 
 
 def test_neighbours_are_those_of_a_direct_search():
