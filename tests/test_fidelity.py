@@ -17,7 +17,7 @@ from skyfold.errors import (
     NeedNotMetError,
     UnknownNameError,
 )
-from skyfold.fidelity.images import _quarters, _window_in
+from skyfold.fidelity.images import LEAST_GAIN, _quarters, _spread_pieces, _window_in
 from skyfold.fidelity.needs import Need
 from skyfold.fidelity.record import FidelityRecord, summarise
 from skyfold.ladder import TILE
@@ -327,3 +327,30 @@ def test_pieces_of_a_large_image_lie_one_in_each_quarter(plane):
             assert its.start <= mine.start < mine.stop <= its.stop
             assert mine.start % TILE == 0
             assert mine.stop - mine.start <= 512 or mine.stop == its.stop
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4, 1.0])
+def test_pieces_of_a_large_image_never_overlap(share):
+    tiles = np.random.default_rng(2).random((10, 10)) < share
+    counted = np.kron(tiles, np.ones((TILE, TILE), bool))[:2500, :2500]
+    found = _spread_pieces(counted, 8)
+    taken = np.zeros(counted.shape, int)
+    for piece in found:
+        taken[piece] += 1
+        assert counted[piece].sum() >= LEAST_GAIN
+    assert taken.max() == 1
+    assert len(found) == 8 if share > 0.3 else len(found) <= 8
+    if share == 0.1:
+        assert counted[taken == 1].sum() > 0.8 * counted.sum()
+    assert len(_spread_pieces(counted, 2)) == 2
+    assert len(_spread_pieces(np.zeros((1200, 1200), bool), 8)) == 1
+
+
+def test_pieces_of_sky_that_differ_widen_an_interval():
+    rng = np.random.default_rng(3)
+    pieces = [rng.normal(0, scale, 200) for scale in (1.0, 1.0, 2.0, 1.0, 0.5, 2.0, 1.5, 1.0)]
+    apart = [{"photometry": samples(values)} for values in pieces]
+    (row,) = summarise(apart, seed=1)
+    alike = one_row(np.concatenate(pieces))
+    assert row["p90"] == alike["p90"]
+    assert row["high"] - row["low"] > 1.5 * (alike["high"] - alike["low"])

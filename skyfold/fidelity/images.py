@@ -42,6 +42,8 @@ MAX_EXTRAS = 4  # of these, into which sources are injected, or which another ep
 LEAST_PIXELS = 2**21  # of a set and band, to fill the bins: of small surveys this costs more
 SHARE = 0.125  # of its pixels, if that is more: measuring a pixel costs twice its encoding
 LARGE, SMALL = 1024, 512  # [pixel], sides of images measured whole, and of pieces
+LEAST_GAIN = TILE**2 // 2  # pixels that count, for which another piece is worth its cost
+OVERLAP = -4  # worth of a pixel that is measured already: one such tile outweighs three others
 Measured = dict[str, dict[str, "list[Sample]"]]  # level -> case -> samples
 
 
@@ -74,8 +76,9 @@ def pieces_to_measure(
     """Return the rows and columns of the pieces of an image that the record is measured on.
 
     The whole image where its set and band are small. Else the piece of 512 pixels a side, in whole
-    tiles, that holds most of the sky which counts; of few and large images, one in each quarter,
-    for what a detector does differs from place to place. The one with most such sky comes first.
+    tiles, that holds most of the sky which counts; of few and large images as many such pieces as
+    the set and band need, from each quarter in turn, for what a detector does differs from place to
+    place. They do not overlap, and the one with most sky that counts comes first.
     """
     alike = [
         one
@@ -87,11 +90,25 @@ def pieces_to_measure(
         return [injection.window(counted, TILE, SMALL)]
     if max(entry.plane) <= LARGE:
         return [(slice(0, entry.plane[0]), slice(0, entry.plane[1]))]
-    found = [_window_in(counted, quarter) for quarter in _quarters(entry.plane)]
-    return sorted(found, key=lambda place: -int(counted[place].sum()))
+    return _spread_pieces(counted, round(share / SMALL**2))
 
 
-def _quarters(plane: tuple[int, int]) -> list[Place]:
+def _spread_pieces(counted: NDArray[np.bool_], most: int) -> list[Place]:
+    """Pieces from each quarter of an image in turn, while they hold sky that counts."""
+    worth = counted.astype(np.int8)
+    found: list[tuple[int, Place]] = []
+    for _ in range(-(-most // 4)):
+        for quarter in _quarters(counted.shape):
+            piece = _window_in(worth, quarter)
+            gain = int(worth[piece].sum())
+            if gain >= LEAST_GAIN or not found:
+                found.append((gain, piece))
+                worth[piece] = OVERLAP
+    found.sort(key=lambda one: -one[0])
+    return [piece for _, piece in found[:most]]
+
+
+def _quarters(plane: tuple[int, ...]) -> list[Place]:
     """Quarters of an image, of whole tiles but at its edge; halves of a narrow one."""
     halves = []
     for size in plane:
@@ -102,11 +119,11 @@ def _quarters(plane: tuple[int, int]) -> list[Place]:
     return [(rows, columns) for rows in halves[0] for columns in halves[1]]
 
 
-def _window_in(counted: NDArray[np.bool_], part: Place) -> Place:
-    """The piece of a part of an image that holds most of what counts there."""
+def _window_in(worth: NDArray[Any], part: Place) -> Place:
+    """The piece of a part of an image that is worth most."""
     rows, columns = (
         slice(of.start + piece.start, of.start + piece.stop)
-        for of, piece in zip(part, injection.window(counted[part], TILE, SMALL), strict=True)
+        for of, piece in zip(part, injection.window(worth[part], TILE, SMALL), strict=True)
     )
     return rows, columns
 

@@ -19,12 +19,13 @@ _REACH = 3.0  # [FWHM] to which a source is drawn: 4e-11 of the flux of a Gaussi
 _LN16 = 4 * np.log(2)
 
 
-def window(counted: NDArray[np.bool_], tile: int, side: int) -> tuple[slice, slice]:
+def window(counted: NDArray[Any], tile: int, side: int) -> tuple[slice, slice]:
     """Return the piece of an image that holds most of the pixels that count.
 
     Parameters
     ----------
-    counted : ndarray of bool, shape (ny, nx)
+    counted : ndarray of bool or int, shape (ny, nx)
+        True where a pixel counts, or what it is worth.
     tile, side : int
         The piece begins at a multiple of `tile` and is at most `side` pixels wide and high, or
         the rest of the image where less than another tile would be left.

@@ -129,7 +129,8 @@ def _pooled(name: str, samples: Sequence[Sample], rng: np.random.Generator, loss
             "stored bytes or their decoder are wrong: verify the release"
         )
     about = {"n": len(values), "unit": samples[0].unit, "statistic": samples[0].statistic}
-    return about | _statistics(values, _areas(samples), samples[0], rng, lossless)
+    pieces = np.repeat(np.arange(len(samples)), [len(one.values) for one in samples])
+    return about | _statistics(values, (_areas(samples), pieces), samples[0], rng, lossless)
 
 
 def _areas(samples: Sequence[Sample]) -> NDArray[np.int64]:
@@ -146,7 +147,7 @@ def _areas(samples: Sequence[Sample]) -> NDArray[np.int64]:
 
 def _statistics(
     values: NDArray[np.float64],
-    places: NDArray[np.int64],
+    places: Sequence[NDArray[np.int64]],
     sample: Sample,
     rng: np.random.Generator,
     lossless: bool,
@@ -164,7 +165,8 @@ def _statistics(
     scatter = 1.4826 * float(np.median(np.abs(values - np.median(values))))
     share = {f"p{p}": float(loss[_rank(len(loss), p / 100) - 1]) for p in (50, 90, 99)}
     is_large = values if sample.statistic == "mean" else np.abs(values) > share["p90"]
-    together = design_effect(np.asarray(is_large, np.float64), places)
+    large = np.asarray(is_large, np.float64)
+    together = max(design_effect(large, place) for place in places)
     count = int(len(values) / together)
     if count < least:
         return dict.fromkeys(_NUMBERS, math.nan) | {"note": TOO_FEW}
