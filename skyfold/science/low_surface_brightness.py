@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfold.science import ImageContext, Sample, ScienceCase
-from skyfold.science.sources import Field, a_few, prepare_field, scaled
+from skyfold.science.sources import Field, a_few, decoded_flat, prepare_field
 
 SCALES = (4, 16, 64)  # [pixel]
 MOST = 8000  # boxes of each scale of an image
@@ -94,7 +94,7 @@ class LowSurfaceBrightness(ScienceCase):
     ) -> list[Sample]:
         """Return the changes at each scale."""
         field = state.field
-        scaled(decoded, field.good, field.centre, field.unit)
+        decoded_flat(field, decoded)  # or what is wrong with it
         change = (np.asarray(decoded, np.float64) - np.asarray(raw, np.float64)) / field.unit
         sums = {name: _sums(np.where(use, change, 0)) for name, use in state.usable.items()}
         samples = [

@@ -42,6 +42,7 @@ _RADII = 36  # of the curve of growth, from 0.5 pixel to the edge of the stamp
 _HALVES = (-1, 0, 1)  # trial centres [half pixels]
 
 Floats = NDArray[np.float64]
+Curves = tuple[Floats, Floats]  # radii [pixel], and the flux inside each, shape (n, radii)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +72,10 @@ class Morphology(ScienceCase):
         """Return the raw morphology."""
         field = prepare_field(raw, context)
         sources, snr = stamps.measurable(field, context, _reach(field.fwhm), _LEAST_SNR, MOST)
-        radius = petrosian_radius(field.image, sources, field.fwhm)
+        curves = _growth(field.image, sources, field.fwhm)
+        radius = _petrosian(curves, field.fwhm)
         sky = sky_difference(field.image, field.free, field.fwhm)
-        values = morphology(field.image, sky, sources, radius, field.fwhm)
+        values = morphology(field.image, sky, sources, radius, field.fwhm, curves)
         found = np.isfinite(values).all(axis=1)
         return Forms(field, sources[found], snr[found], radius[found], values[found], sky)
 
@@ -83,9 +85,10 @@ class Morphology(ScienceCase):
         """Return the changes, in bins of S/N."""
         field = state.field
         image = decoded_image(field, raw, decoded)
-        found = petrosian_radius(image, state.sources, field.fwhm)
+        curves = _growth(image, state.sources, field.fwhm)
+        found = _petrosian(curves, field.fwhm)
         radius = np.where(np.isfinite(found), found, state.radius)
-        after = morphology(image, state.sky, state.sources, radius, field.fwhm)
+        after = morphology(image, state.sky, state.sources, radius, field.fwhm, curves)
         change = np.where(np.isfinite(after), after - state.values, 1.0)
         about: dict[str, Any] = {"unit": "", "statistic": "p90", "areas": areas(state.sources)}
         return [
@@ -97,14 +100,19 @@ class Morphology(ScienceCase):
 
 def petrosian_radius(image: Plane, sources: NDArray[Any], fwhm: float) -> Floats:
     """Return the Petrosian radius [pixel]; NaN where 1.5 of it leave the stamp of 6 FWHM."""
-    radii, growth = _growth(image, sources, fwhm)
+    return _petrosian(_growth(image, sources, fwhm), fwhm)
+
+
+def _petrosian(curves: Curves, fwhm: float) -> Floats:
+    """Petrosian radius of curves of growth; see `petrosian_radius`."""
+    radii, growth = curves
     area = np.pi * radii**2
     middle = (radii[1:] + radii[:-1]) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.diff(growth, axis=1) / np.diff(area) / _at_middle(growth / area)
     below = ratio < PETROSIAN
     first = below.argmax(axis=1)
-    rows = np.arange(len(sources))
+    rows = np.arange(len(growth))
     before, after = ratio[rows, np.maximum(first - 1, 0)], ratio[rows, first]
     with np.errstate(divide="ignore", invalid="ignore"):
         part = np.where(first > 0, (before - PETROSIAN) / (before - after), 1.0)
@@ -124,6 +132,7 @@ def morphology(
     sources: NDArray[Any],
     radius: Floats,
     fwhm: float,
+    curves: Curves | None = None,
 ) -> Floats:
     """Return concentration, asymmetry, Gini and M20.
 
@@ -139,6 +148,8 @@ def morphology(
         Petrosian radii [pixel]; NaN gives NaN.
     fwhm : float
         [pixel]
+    curves : tuple of ndarray, optional
+        The sources' curves of growth, where they are known already.
 
     Returns
     -------
@@ -153,9 +164,11 @@ def morphology(
         pixels = stamps.cut(image, sources, reach)
         distance = np.hypot(dx, dy)
         inside = (distance <= radius[:, None, None]).reshape(len(sources), -1)
+        radii, growth = curves or _growth(image, sources, fwhm)
+        growth = growth[known] if curves else growth
         out[known] = np.column_stack(
             [
-                concentration(image, sources, radius, fwhm),
+                _concentration((radii, growth), radius),
                 _asymmetry(image, pixels, distance <= EXTENT * radius[:, None, None], sources, sky),
                 gini(pixels.reshape(len(sources), -1), inside),
                 _m20(pixels, dx, dy, inside),
@@ -166,7 +179,12 @@ def morphology(
 
 def concentration(image: Plane, sources: NDArray[Any], radius: Floats, fwhm: float) -> Floats:
     """Return 5 log10(r80 / r20) of the flux inside 1.5 Petrosian radii; NaN without flux."""
-    radii, growth = _growth(image, sources, fwhm)
+    return _concentration(_growth(image, sources, fwhm), radius)
+
+
+def _concentration(curves: Curves, radius: Floats) -> Floats:
+    """Concentration by curves of growth; see `concentration`."""
+    radii, growth = curves
     ends = []
     for share in (0.8, 0.2):
         rows = zip(growth, EXTENT * radius, strict=True)
@@ -197,8 +215,8 @@ def _reach(fwhm: float) -> int:
     return int(np.ceil(REACH * fwhm))
 
 
-def _growth(image: Plane, sources: NDArray[Any], fwhm: float) -> tuple[Floats, Floats]:
-    """Radii [pixel], and the flux inside each, shape (n, radii)."""
+def _growth(image: Plane, sources: NDArray[Any], fwhm: float) -> Curves:
+    """Curves of growth out to the edge of the stamps."""
     radii = np.geomspace(0.5, _reach(fwhm), _RADII)
     return radii, np.stack([circle_sum(image, sources, float(r)) for r in radii], axis=1)
 

@@ -6,6 +6,7 @@ uses the image's own scatter, which a decoded image lacks: an estimator that doe
 sigma-clipped mode, would call the absence of noise a change of sky.
 """
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ _ENOUGH = 0.1  # share of usable pixels below which a block takes its neighbours
 
 
 def sky(image: Plane, noise: Plane, usable: NDArray[np.bool_]) -> Plane:
-    """Return the sky level under every pixel of an image.
+    """Return the sky level under every pixel of an image; see `SkyMesh`.
 
     Parameters
     ----------
@@ -34,30 +35,64 @@ def sky(image: Plane, noise: Plane, usable: NDArray[np.bool_]) -> Plane:
     ndarray, shape (ny, nx), float32
         In the unit of the image.
     """
-    blocks = _blocks(np.where(usable, image, np.nan).astype(np.float32))
-    spread = _blocks(noise)
-    enough = np.isfinite(blocks).mean(axis=1) >= _ENOUGH
-    mesh = np.full(len(blocks), np.nan)
-    kept, width = blocks[enough], _CLIP * spread[enough]
-    level = _medians(kept)
-    for _ in range(2):
-        inside = np.abs(kept - level[:, None]) < width
-        total = np.where(inside, kept, 0).sum(axis=1, dtype=np.float64)
-        level = np.where(inside.any(axis=1), total / np.maximum(inside.sum(axis=1), 1), level)
-    mesh[enough] = level
-    rows, columns = (-(-size // MESH) for size in image.shape)
-    return _interpolate(_smooth_mesh(mesh.reshape(rows, columns)), image.shape)
+    return SkyMesh(noise, usable).level(image)
 
 
-def _medians(blocks: Plane) -> NDArray[np.float64]:
-    """Medians of every fourth pixel, which say where to clip; of all where those are missing."""
-    some = blocks[:, ::_SPARSE]
-    few = np.isfinite(some).mean(axis=1) < _ENOUGH / 2
-    level = np.empty(len(blocks))
-    for rows, pixels in ((~few, some), (few, blocks)):
-        if rows.any():
-            level[rows] = row_medians(pixels[rows])
-    return level
+class SkyMesh:
+    """Where the sky of images of one field is measured.
+
+    Parameters
+    ----------
+    noise : ndarray, shape (ny, nx), float32
+        Standard deviation of pixels.
+    usable : ndarray, shape (ny, nx), bool
+        As of `sky`.
+    """
+
+    def __init__(self, noise: Plane, usable: NDArray[np.bool_]) -> None:
+        self.shape = noise.shape
+        blocks = _blocks(usable, False)
+        self._enough = blocks.sum(axis=1) >= _ENOUGH * MESH**2
+        self._usable = blocks[self._enough]
+        # no pixel lies within a negative distance
+        self._width = np.where(self._usable, _CLIP * _blocks(noise, 0)[self._enough], -1)
+
+    @cached_property
+    def _sparse(self) -> NDArray[np.bool_]:
+        """Blocks of which every fourth pixel is enough to say where to clip."""
+        some = self._usable[:, ::_SPARSE]
+        return some.sum(axis=1) >= _ENOUGH / 2 * some.shape[1]
+
+    def level(self, image: Plane) -> Plane:
+        """Return the sky level under every pixel of an image, in its unit.
+
+        Parameters
+        ----------
+        image : ndarray, shape (ny, nx), float32
+            Finite where usable.
+        """
+        blocks = _blocks(image, 0)[self._enough]
+        level = self._medians(blocks)
+        for _ in range(2):
+            # small numbers, which single precision sums well
+            apart = blocks - level[:, None].astype(np.float32)
+            inside = np.abs(apart) < self._width
+            count = np.count_nonzero(inside, axis=1)
+            np.copyto(apart, 0, where=~inside)
+            level = level.astype(np.float32) + apart.sum(axis=1) / np.maximum(count, 1)
+        mesh = np.full(len(self._enough), np.nan)
+        mesh[self._enough] = level
+        rows, columns = (-(-size // MESH) for size in self.shape)
+        return _interpolate(_smooth_mesh(mesh.reshape(rows, columns)), self.shape)
+
+    def _medians(self, blocks: Plane) -> NDArray[np.float64]:
+        """Medians of every fourth pixel, which say where to clip; of all where they are few."""
+        level = np.empty(len(blocks))
+        for rows, step in ((self._sparse, _SPARSE), (~self._sparse, 1)):
+            if rows.any():
+                some = np.where(self._usable[rows, ::step], blocks[rows, ::step], np.nan)
+                level[rows] = row_medians(some)
+        return level
 
 
 def row_medians(rows: NDArray[Any]) -> NDArray[Any]:
@@ -72,11 +107,13 @@ def row_medians(rows: NDArray[Any]) -> NDArray[Any]:
     return middle
 
 
-def _blocks(image: Plane) -> Plane:
-    """Return the image as rows of MESH x MESH pixels each, NaN beyond its edge."""
+def _blocks(image: NDArray[Any], beyond: float) -> NDArray[Any]:
+    """Return the image as rows of MESH x MESH pixels each, with a value beyond its edge."""
     rows, columns = (-(-size // MESH) for size in image.shape)
-    full = np.full((rows * MESH, columns * MESH), np.nan, np.float32)
-    full[: image.shape[0], : image.shape[1]] = image
+    full = image
+    if image.shape != (rows * MESH, columns * MESH):
+        full = np.full((rows * MESH, columns * MESH), beyond, image.dtype)
+        full[: image.shape[0], : image.shape[1]] = image
     return full.reshape(rows, MESH, columns, MESH).swapaxes(1, 2).reshape(rows * columns, -1)
 
 
@@ -98,8 +135,15 @@ def _median_of_neighbours(mesh: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _interpolate(mesh: NDArray[np.float64], shape: tuple[int, ...]) -> Plane:
     """Bilinear interpolation between block centres, level beyond the outer ones."""
-    weights = []
-    for size, count in zip(shape, mesh.shape, strict=True):
-        at = np.clip((np.arange(size) + 0.5) / MESH - 0.5, 0, count - 1)
-        weights.append(np.maximum(1 - np.abs(at[:, None] - np.arange(count)), 0))
-    return np.asarray(weights[0] @ mesh @ weights[1].T, np.float32)
+    lines = _between(_between(mesh, shape[1]).T, shape[0])
+    return np.ascontiguousarray(lines.T)
+
+
+def _between(mesh: NDArray[Any], size: int) -> Plane:
+    """Linear interpolation along the last axis, shape (..., size)."""
+    at = np.clip((np.arange(size) + 0.5) / MESH - 0.5, 0, mesh.shape[1] - 1)
+    before = np.minimum(at.astype(int), max(mesh.shape[1] - 2, 0))
+    after = np.minimum(before + 1, mesh.shape[1] - 1)
+    share = (at - before).astype(np.float32)
+    mesh = mesh.astype(np.float32)
+    return np.asarray(mesh[:, before] + share * (mesh[:, after] - mesh[:, before]))

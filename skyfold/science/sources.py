@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from skyfold.errors import InvalidRequestError, MissingDependencyError
 from skyfold.science import ImageContext
 from skyfold.science.matched_filter import THRESHOLD, filter_spread, matched_filter, peaks_of
-from skyfold.science.sky import Plane, sky
+from skyfold.science.sky import Plane, SkyMesh
 
 PEAKS = "peaks"
 FINDERS = ("", PEAKS)  # definitions of a source, as of `skyfold.science.Sample`
@@ -53,6 +53,8 @@ class Field:
         One standard deviation; 1 where not good.
     free : ndarray, shape (ny, nx), bool
         Good pixels away from sources: where sky is measured when sources are known.
+    blind_sky, free_sky : SkyMesh
+        Where sky is measured before sources are known, and after.
     far : ndarray, shape (ny, nx), bool
         Those of `free` that are away from islands above the threshold too, whatever the axes of
         what is in them.
@@ -73,6 +75,8 @@ class Field:
     good: NDArray[np.bool_]
     noise: Plane
     free: NDArray[np.bool_]
+    blind_sky: SkyMesh
+    free_sky: SkyMesh
     far: NDArray[np.bool_]
     level: Plane
     image: Plane
@@ -123,13 +127,15 @@ def _prepare(raw: NDArray[Any], context: ImageContext) -> Field:
     # the limits keep squares and their inverses within single precision
     noise = np.clip(np.where(good, context.sigma / unit, 1.0), 1e-6, 1e6).astype(np.float32)
     flat = scaled(raw, good, centre, unit)
-    blind = _less(flat, sky(flat, noise, good), good)
+    blind_sky = SkyMesh(noise, good)
+    blind = _less(flat, blind_sky.level(flat), good)
     fwhm = context.fwhm_pix or estimate_fwhm(blind, noise, good)
     spread = filter_spread(noise, good, fwhm)
     significance = matched_filter(blind, noise, good, fwhm, spread)
     sources = _islands(significance)
     free = good & ~_around(sources, fwhm, good.shape)
-    level = sky(flat, noise, free)
+    free_sky = SkyMesh(noise, free)
+    level = free_sky.level(flat)
     image = _less(flat, level, good)
     return Field(
         centre,
@@ -137,6 +143,8 @@ def _prepare(raw: NDArray[Any], context: ImageContext) -> Field:
         good,
         noise,
         free,
+        blind_sky,
+        free_sky,
         free & ~grown(significance > THRESHOLD, int(np.ceil(_REACH * fwhm))),
         level,
         image,
@@ -147,6 +155,14 @@ def _prepare(raw: NDArray[Any], context: ImageContext) -> Field:
     )
 
 
+def decoded_flat(field: Field, decoded: NDArray[Any]) -> Plane:
+    """Return a decoded image centred and in units of the noise; see `scaled`."""
+    found: Plane = field.once(
+        "flat", decoded, lambda: scaled(decoded, field.good, field.centre, field.unit)
+    )
+    return found
+
+
 def decoded_difference(field: Field, raw: NDArray[Any], decoded: NDArray[Any]) -> Plane:
     """Return decoded minus raw, each less its own sky away from sources, in ``field.unit``.
 
@@ -154,8 +170,7 @@ def decoded_difference(field: Field, raw: NDArray[Any], decoded: NDArray[Any]) -
     """
 
     def difference() -> Plane:
-        flat = scaled(decoded, field.good, field.centre, field.unit)
-        lifted = sky(flat, field.noise, field.free) - field.level
+        lifted = field.free_sky.level(decoded_flat(field, decoded)) - field.level
         change = np.asarray(decoded, np.float64) - np.asarray(raw, np.float64)
         return _less(change / field.unit, lifted, field.good)
 
@@ -175,8 +190,8 @@ def decoded_sources(field: Field, decoded: NDArray[Any]) -> dict[str, NDArray[An
     """Return what each finder finds in a decoded image, by a search that knows no sources yet."""
 
     def search() -> dict[str, NDArray[Any]]:
-        flat = scaled(decoded, field.good, field.centre, field.unit)
-        blind = _less(flat, sky(flat, field.noise, field.good), field.good)
+        flat = decoded_flat(field, decoded)
+        blind = _less(flat, field.blind_sky.level(flat), field.good)
         significance = matched_filter(blind, field.noise, field.good, field.fwhm, field.spread)
         return {"": _islands(significance), PEAKS: peaks_of(significance)}
 
