@@ -121,7 +121,7 @@ def _centroids(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Windowed positions, and whether there is one within a FWHM of the detection."""
     width = np.full(len(sources), field.fwhm / SIGMAS_PER_FWHM)
-    x, y, _ = load_sep().winpos(image, sources["x"], sources["y"], width)
+    x, y, _ = load_sep().winpos(image, sources["x"], sources["y"], width, subpix=0)
     position = np.column_stack([x, y]).astype(np.float64)
     start = np.column_stack([sources["x"], sources["y"]])
     has_light = circle_sum(image, sources, field.fwhm) > 0  # a hole has a centroid too
