@@ -85,6 +85,16 @@ def test_added_noise_is_recorded_as_its_share(scene, share):
     assert rows["flux_auto", ">=5"]["p90"] >= 1.645 * share * 0.9  # its radius moves as well
 
 
+def test_errors_that_cancel_between_neighbours_cost_fluxes_little(scene):
+    raw, context, _ = scene
+    rng = np.random.default_rng(3)
+    signs = np.kron(rng.choice([-1.0, 1.0], size=(256, 256)), [[1, -1], [-1, 1]])
+    losses = by_bin("photometry", raw, raw + 0.8 * signs, context)["flux_1fwhm", ">=5"]
+    alone = rng.normal(0, 0.8, raw.shape)
+    white = by_bin("photometry", raw, raw + alone, context)["flux_1fwhm", ">=5"]
+    assert np.quantile(np.abs(losses), 0.9) < 0.3 * np.quantile(np.abs(white), 0.9)
+
+
 def test_signal_to_noise_bins_hold_what_they_say():
     raw, context, placed = grid_sky(fluxes=(100.0, 100.0000001))
     error = np.sqrt(np.pi) * FWHM
