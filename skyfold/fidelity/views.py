@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from skyfold import sky
-from skyfold.fidelity.holdout import counted_pixels
 from skyfold.ladder import LEVELS, TILE
 from skyfold.science import ImageContext, galaxies, injection
 from skyfold.science.epochs import align
@@ -104,8 +103,8 @@ def difference_view(release: DataRelease, view: View, entry: ImageEntry) -> View
     if found is None:
         return None
     partner, alignment = found
-    whole = slice(0, partner.plane[0]), slice(0, partner.plane[1])
-    other = stored_view(release, partner, whole, counted_pixels(release, partner))
+    window, alignment = alignment.cropped()
+    other = stored_view(release, partner, window, np.ones(partner.plane, bool))
     mask = view.context.mask | alignment.mask(other.context.mask)
     variance = view.context.sigma**2 + alignment.variance(other.context.sigma**2)
     context = replace(view.context, product="difference", mask=mask, sigma=np.sqrt(variance))

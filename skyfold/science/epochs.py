@@ -38,6 +38,14 @@ class Alignment:
         """Pixels that the other epoch covers."""
         return np.isfinite(self.x)
 
+    def cropped(self) -> tuple[tuple[slice, slice], Alignment]:
+        """Rows and columns of the other epoch that are needed, and the places within these."""
+        starts, window = [], []
+        for at in (self.y[self.inside], self.x[self.inside]):
+            starts.append(int(np.floor(at.min())))
+            window.append(slice(starts[-1], int(np.ceil(at.max())) + 1))
+        return (window[0], window[1]), Alignment(self.x - starts[1], self.y - starts[0])
+
     def image(self, other: NDArray[Any]) -> NDArray[np.float64]:
         """The other epoch on this grid; 0 outside."""
         return self._blend(np.asarray(other, np.float64), power=1)

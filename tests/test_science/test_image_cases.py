@@ -324,6 +324,10 @@ def test_another_epoch_on_the_pixels_of_an_image():
     linear = found.image(ramp)[found.inside]
     np.testing.assert_allclose(linear, (3 * found.x + 2 * found.y)[found.inside], rtol=1e-9)
     assert found.variance(np.ones((90, 100)))[found.inside].max() <= 1
+    piece = align(wcs, (20, 30), turned, (90, 100))
+    window, within = piece.cropped()
+    assert ramp[window].size < 0.3 * ramp.size
+    np.testing.assert_array_equal(within.image(ramp[window]), piece.image(ramp))
     bad = np.zeros((90, 100), bool)
     bad[45, 50] = True
     assert 1 < (found.mask(bad) & found.inside).sum() < 9
