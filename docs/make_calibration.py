@@ -72,6 +72,7 @@ def _draw_places(axes: Any, rows: list[dict[str, Any]]) -> None:
     axes.hist(np.clip(place, -0.5, 1.5), bins=np.linspace(-0.5, 1.5, 21), color=COLOR)
     for end in (0, 1):
         axes.axvline(end, color=OUTSIDE, lw=1)
+    axes.set_xticks((-0.5, 0, 0.5, 1, 1.5))
     axes.set_xlabel("place in the interval (0 lower end, 1 upper end)")
     axes.set_ylabel("rows")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.calibration.independent import measure
-from tests.calibration.surveys import REAL, SIMULATED, build
+from tests.calibration.surveys import OTHERS, REAL, SIMULATED, build
 
 ROOT = Path(__file__).resolve().parents[2]
 LEAST = 100  # numbers of a row that is compared
@@ -19,6 +19,7 @@ def main() -> None:
     """Run the surveys that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", help="names of surveys")
+    parser.add_argument("--others", action="store_true", help="six other simulated surveys instead")
     parser.add_argument("--images", type=int, default=4, help="of a simulated survey")
     parser.add_argument("--size", type=int, default=1024, help="of a simulated image [pixel]")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared/data")
@@ -26,7 +27,7 @@ def main() -> None:
     given = parser.parse_args()
     rows: list[dict[str, Any]] = []
     costs = {}
-    for survey in (*SIMULATED, *REAL):
+    for survey in OTHERS if given.others else (*SIMULATED, *REAL):
         if given.only and survey.name not in given.only:
             continue
         if survey.files and not list(given.data.glob(survey.files)):

@@ -1,5 +1,5 @@
 """The surveys that the record is checked on: simulated ones of other seeds, seeing and depth, and
-real ones, each built into a release with the parts of the producer.
+real ones, each built into a release with the parts of the producer; and further simulated ones.
 """
 
 from __future__ import annotations
@@ -32,7 +32,29 @@ SIMULATED = (
     Survey("sim_sharp_deep", {"seed": 32, "seeing_arcsec": 0.55, "sky_e": 6000.0}),
     Survey("sim_blurred_shallow", {"seed": 33, "seeing_arcsec": 1.2, "sky_e": 80.0}),
 )
-_MASK = 'mask = {replace = ["_ooi_", "_ood_"]}'
+OTHERS = (  # other seeds, seeing, depths, densities and samplings, which nothing was tried on
+    Survey("other_typical", {"seed": 101, "seeing_arcsec": 0.75, "sky_e": 900.0}),
+    Survey("other_sharp_shallow", {"seed": 102, "seeing_arcsec": 0.5, "sky_e": 60.0}),
+    Survey("other_blurred_deep", {"seed": 103, "seeing_arcsec": 1.5, "sky_e": 20000.0}),
+    Survey(
+        "other_dense",
+        {"seed": 104, "seeing_arcsec": 0.9, "sky_e": 300.0, "density_per_arcmin2": 200.0},
+    ),
+    Survey(
+        "other_coarse",
+        {"seed": 105, "seeing_arcsec": 0.9, "pixel_scale_arcsec": 0.4, "sky_e": 800.0},
+    ),
+    Survey(
+        "other_coarse_dense",
+        {
+            "seed": 106,
+            "seeing_arcsec": 0.8,
+            "pixel_scale_arcsec": 0.35,
+            "sky_e": 500.0,
+            "density_per_arcmin2": 150.0,
+        },
+    ),
+)
 REAL = (
     Survey("emmi", files="emmi/galaxies.fits"),
     Survey("m13", files="m13/*.fits"),
