@@ -3,7 +3,9 @@
 Knows what is looked at: of each band a sample of the images, as `sources` has them. Trails change
 no median of the night and cost no recorded loss, for `sources` keeps them; but objects on them are
 not those that the record is about. The width of points is that of an image's smallest sources,
-which are few: of all images together, it tells a blurred night where those of one cannot.
+which are few: of all images together, it tells a blurred night where those of one cannot. Where a
+stretch of the detector is dead no source is found, whatever its noise is: an index's numbers, which
+are of whole images, need not show it.
 """
 
 from __future__ import annotations
@@ -34,6 +36,9 @@ UNLIKELY = 0.05  # probability below which there are too many
 POINTS = 0.25  # share of the round sources, smallest first, at which points are met
 FEWEST = 30  # of them that tell a width
 CLEAR, ROUND = 15.0, 1.3  # significance, and ratio of axes: most cosmic rays are longer
+STRIPS = 8  # of columns, and of rows, in which sources are counted
+HOLE = 0.25  # share of the sources to be expected in a strip, below which it may be dead
+SURE = 4.0  # standard errors by which a strip must be off as well
 REACH_PIX = 9.0  # of the light that is counted to a source
 
 
@@ -47,10 +52,13 @@ class Look:
         Whether a straight line of light crosses each image.
     radii : list of float
         Half-light radii of round sources of all images [pixel].
+    sources : ndarray, shape (2, STRIPS), int
+        Sources of all images in each strip of columns, and of rows.
     """
 
     crossed: list[bool] = field(default_factory=list)
     radii: list[float] = field(default_factory=list)
+    sources: NDArray[np.int64] = field(default_factory=lambda: np.zeros((2, STRIPS), np.int64))
 
 
 def look_at(release: DataRelease, entries: Iterable[ImageEntry]) -> dict[str, Look]:
@@ -65,7 +73,9 @@ def look_at(release: DataRelease, entries: Iterable[ImageEntry]) -> dict[str, Lo
         for place in places:
             above, good = _above(release, alike[place])
             out[band].crossed.append(lit_line(above, good) >= CROSSED)
-            out[band].radii += point_radii(above, good).tolist()
+            image, found = _search(above, good)
+            out[band].radii += _radii(image, found, good).tolist()
+            out[band].sources += strips(found, good.shape)
     return dict(out)
 
 
@@ -78,13 +88,33 @@ def point_radii(above: NDArray[Any], good: NDArray[np.bool_]) -> NDArray[np.floa
         Image less its sky, in units of its noise.
     good : ndarray of bool, shape (ny, nx)
     """
+    return _radii(*_search(above, good), good)
+
+
+def _search(above: NDArray[Any], good: NDArray[np.bool_]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The image with 0 for what is bad, and its sources."""
     image = np.where(good, above, 0).astype(np.float32)
-    found = find_sources(image, np.ones_like(image), good, FALLBACK_FWHM)
+    return image, find_sources(image, np.ones_like(image), good, FALLBACK_FWHM)
+
+
+def _radii(
+    image: NDArray[Any], found: NDArray[Any], good: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Half-light radii of what is clear, alone and round; see `point_radii`."""
     chosen = (found["peak"] > CLEAR) & (found["flag"] == 0) & is_clear(good, found, REACH_PIX)
     some = found[chosen & (found["a"] < ROUND * found["b"])]
     reach = np.full(len(some), REACH_PIX)
     radii, _ = load_sep().flux_radius(image, some["x"], some["y"], reach, 0.5, subpix=5)
     return np.asarray(radii[radii > 0], np.float64)
+
+
+def strips(found: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return how many sources lie in each strip of columns, and of rows, shape (2, STRIPS)."""
+    places = [
+        np.clip(((found[axis] + 0.5) * STRIPS / size).astype(int), 0, STRIPS - 1)
+        for axis, size in (("x", shape[1]), ("y", shape[0]))
+    ]
+    return np.stack([np.bincount(place, minlength=STRIPS) for place in places])
 
 
 def strange_looks(night: Mapping[str, Look], base: Mapping[str, Look]) -> list[dict[str, Any]]:
@@ -99,7 +129,8 @@ def strange_looks(night: Mapping[str, Look], base: Mapping[str, Look]) -> list[d
     -------
     list of dict
         ``band number value low high``, alike `storage.drift.strange_numbers`: ``width``, of
-        points [pixel], and ``crossed``, the share of images that trails cross.
+        points [pixel], ``crossed``, the share of images that trails cross, and ``strip``, the
+        sources in a strip of the detector over those to be expected by the other strips.
     """
     bands = sorted(night.keys() & base.keys())
     found = [
@@ -108,6 +139,7 @@ def strange_looks(night: Mapping[str, Look], base: Mapping[str, Look]) -> list[d
         for told in (
             _other_width(band, night[band].radii, base[band].radii),
             _more_crossed(band, night[band].crossed, base[band].crossed),
+            _odd_strip(band, night[band].sources, base[band].sources),
         )
     ]
     return [one for one in found if one is not None]
@@ -136,6 +168,23 @@ def _more_crossed(band: str, crossed: list[bool], usual: list[bool]) -> dict[str
         return None
     shares = {"value": sum(crossed) / len(crossed), "low": 0.0, "high": most / len(crossed)}
     return {"band": band, "number": "crossed", **shares}
+
+
+def _odd_strip(
+    band: str, sources: NDArray[np.int64], usual: NDArray[np.int64]
+) -> dict[str, Any] | None:
+    """The strip with least of the sources that a base and the other strips let expect, if few."""
+    if not sources.any() or not usual.any():
+        return None
+    # by the median strip, which a dead quarter does not lower
+    scale = np.median(sources / np.maximum(usual, 1), axis=1, keepdims=True)
+    expected = scale * usual
+    # the root of a count has an error of a half; the base's own counts are added to it
+    errors = 2 * (np.sqrt(expected) - np.sqrt(sources)) / np.sqrt(1 + scale)
+    share = np.where(errors > SURE, sources / np.maximum(expected, 1e-9), 1.0)
+    if share.min() >= HOLE:
+        return None
+    return {"band": band, "number": "strip", "value": float(share.min()), "low": HOLE, "high": 1.0}
 
 
 def _most(count: int, share: float) -> int:

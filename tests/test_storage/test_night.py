@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 from small_release import build_release
 
 from skyfold import open_release
-from storage.night import FEWEST, Look, look_at, point_radii, strange_looks
+from storage.night import FEWEST, STRIPS, Look, look_at, point_radii, strange_looks, strips
 
 
 @pytest.mark.parametrize(
@@ -91,3 +91,29 @@ def test_trails_are_seen_in_what_was_stored(tmp_path):
     release = open_release(url, unsealed=True)
     entries = release.images.entries.values()
     assert look_at(release, entries)["r"].crossed == [False, True]
+
+
+def test_a_stretch_of_the_detector_without_sources_is_told():
+    rng = np.random.default_rng(5)
+    share = np.linspace(1, 2, STRIPS)  # a detector whose edge sees less
+
+    def seen(times: float, dead: tuple[int, ...] = ()) -> dict[str, Look]:
+        counts = rng.poisson(times * 20 * np.stack([share, np.ones(STRIPS)]))
+        counts[0, list(dead)] = 0
+        return {"r": Look([False], sources=counts)}
+
+    base = seen(10)
+    assert not any(strange_looks(seen(times), base) for times in (0.1, 1, 5, 20) for _ in range(50))
+    for dead in ((0,), (0, 1), (5,)):
+        (told,) = strange_looks(seen(3, dead), base)
+        assert (told["number"], told["value"]) == ("strip", 0.0)
+    assert not strange_looks(seen(0.05, (3,)), base)  # too few sources to tell
+    assert not strange_looks({"r": Look([False])}, base)
+
+
+def test_sources_are_counted_by_strips_of_columns_and_rows():
+    found = np.zeros(3, [("x", "f8"), ("y", "f8")])
+    found["x"], found["y"] = (-0.4, 40.0, 79.4), (0.0, 0.0, 159.0)
+    columns, rows = strips(found, (160, 80))
+    assert columns.tolist() == [1, 0, 0, 0, 1, 0, 0, 1]
+    assert rows.tolist() == [2, 0, 0, 0, 0, 0, 0, 1]
