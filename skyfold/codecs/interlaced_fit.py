@@ -198,7 +198,7 @@ def _spread(residuals: Floats, trust: Floats) -> float:
 
 def _spread_in(residuals: Floats, is_steep: NDArray[np.bool_]) -> float:
     """Bits that the scales of residuals cost each, steep ones apart."""
-    sizes, number = np.abs(residuals), np.count_nonzero(is_steep)
+    sizes, number = np.abs(residuals), int(np.count_nonzero(is_steep))
     steep, share = float(sizes @ is_steep), number / sizes.size
     calm = (float(sizes.sum()) - steep) / max(sizes.size - number, 1) + 0.3
     return (1 - share) * math.log2(calm) + share * math.log2(steep / number + 0.3)

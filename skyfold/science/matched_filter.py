@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skyfold.science.filters import convolve
 from skyfold.science.sky import Plane
 
 THRESHOLD = 4.0  # [sigma]: about one false source per megapixel
-_STRIP = 32  # rows that are convolved together: they stay in the processor's cache
 
 
 def matched_filter(
@@ -38,13 +38,19 @@ def matched_filter(
     """
     if spread is None:
         spread = filter_spread(noise, good, fwhm)
-    signal = _convolve(image * _weight(noise, good), _profile(fwhm))
+    signal = convolve(image * _weight(noise, good), _profile(fwhm))
     return np.where(good, signal / spread, np.float32(0))
 
 
 def filter_spread(noise: Plane, good: NDArray[np.bool_], fwhm: float) -> Plane:
     """Return the standard deviation of the matched filter's sums: the same for every image."""
-    variance = _convolve(_weight(noise, good), _profile(fwhm) ** 2)
+    weight, profile = _weight(noise, good), _profile(fwhm) ** 2
+    if weight.min() == weight.max():  # what a profile sums along an axis is the same everywhere
+        radius = len(profile) // 2
+        y, x = (np.convolve(np.ones(side), profile)[radius:-radius] for side in weight.shape)
+        variance = (weight[0, 0] * y[:, np.newaxis] * x).astype(np.float32)
+    else:
+        variance = convolve(weight, profile)
     return np.asarray(np.sqrt(np.maximum(variance, 1e-30)))
 
 
@@ -90,28 +96,3 @@ def _profile(fwhm: float) -> NDArray[np.float64]:
     radius = int(np.ceil(1.5 * fwhm))
     profile = np.exp(-4 * np.log(2) * (np.arange(-radius, radius + 1) / fwhm) ** 2)
     return np.asarray(profile)
-
-
-def _convolve(image: Plane, profile: NDArray[Any]) -> Plane:
-    """Separable convolution with a symmetric profile; nothing lies beyond the edge."""
-    radius, weights = len(profile) // 2, profile.astype(np.float32)
-    padded = np.pad(image, radius)
-    out = np.empty(image.shape, np.float32)
-    for first in range(0, image.shape[0], _STRIP):
-        strip = padded[first : first + _STRIP + 2 * radius]
-        out[first : first + _STRIP] = _fold(_fold(strip, weights).T, weights).T
-    return out
-
-
-def _fold(image: Plane, weights: NDArray[np.float32]) -> Plane:
-    """Weighted sums of rows, as many fewer as reach beyond the image."""
-    radius = len(weights) // 2
-    size = image.shape[0] - 2 * radius
-    out = image[radius : radius + size] * weights[radius]
-    pair = np.empty_like(out)
-    for i in range(radius):
-        opposite = 2 * radius - i
-        np.add(image[i : i + size], image[opposite : opposite + size], out=pair)
-        pair *= weights[i]
-        out += pair
-    return out
