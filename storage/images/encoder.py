@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from storage.survey import SurveyImage
 
 FALLBACK_FWHM = 4.0
-ENOUGH_FOR_FWHM = 2**22  # pixels
 DITHER_COST = 1.01  # bytes of remainders in dithered cells, over those in others
 ODD_SCATTER = 1.08  # of errors in a cell, over those in one of exactly `step` noise units
 MAX_TOLERANCE = 2e-5  # at the prediction limit the guard's residues reach 100 of 126 steps
@@ -479,9 +478,6 @@ class _Ladder:
         good = self.image.coded & (self.image.flags == 0)
         if not good.any():
             return FALLBACK_FWHM
-        every = min(signal.size // ENOUGH_FOR_FWHM, self.image.tiles[0])
-        if every > 1:
-            signal, good = (_some_rows_of_tiles(plane, every) for plane in (signal, good))
         fwhm = estimate_fwhm(signal, np.ones(signal.shape, np.float32), good)
         return float(fwhm) if np.isfinite(fwhm) and fwhm > 0 else FALLBACK_FWHM
 
@@ -506,11 +502,6 @@ def _require_fitting(values: NDArray[np.int64], dtype: np.dtype[Any]) -> None:
     limits = np.iinfo(dtype)
     if values.min() < limits.min or values.max() > limits.max:
         raise NotLadderableError
-
-
-def _some_rows_of_tiles(plane: NDArray[Any], every: int) -> NDArray[Any]:
-    rows = plane.reshape(-1, TILE, plane.shape[1])
-    return np.ascontiguousarray(rows[every // 2 :: every]).reshape(-1, plane.shape[1])
 
 
 def _pixels(leaves: NDArray[np.bool_]) -> NDArray[np.bool_]:
