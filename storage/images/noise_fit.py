@@ -225,7 +225,7 @@ def _middle(
 
 def _running(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     sums = np.zeros((len(values), values.shape[1] + 1))
-    np.cumsum(values, axis=-1, dtype=np.float64, out=sums[:, 1:])
+    np.cumsum(values.astype(np.float64), axis=-1, out=sums[:, 1:])
     return sums
 
 
