@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--output", type=Path, help="JSON file")
     given = parser.parse_args()
-    folder = next((given.release / "models").iterdir())
+    folder = next((given.release / "models").glob("*/encoder.onnx")).parent
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     network = Network(files, model_digest(files))
     rows = []
