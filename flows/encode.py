@@ -132,7 +132,14 @@ def encode_images(job: Job, work: list[tuple[Any, dict[str, Any]]], model: str) 
     for ref, note in work:
         entry = entry_from_note(note)
         try:
-            written, is_new = archive_image(job.builder, network, ref, entry, options=job.options)
+            written, is_new = archive_image(
+                job.builder,
+                network,
+                ref,
+                entry,
+                options=job.options,
+                smallest=job.config.levels.smallest,
+            )
         except InputError as error:
             out.append(asdict(SetAside(file=ref.file, reason=str(error), set=ref.set)))
             continue

@@ -119,8 +119,11 @@ def make_plan(job: Job) -> Plan:
 @step(name="inspect")
 def inspect(job: Job, refs: list[ImageRef]) -> list[dict[str, Any]]:
     """Notes about a batch of images: entries, or what was set aside."""
-    width = job.config.levels.step
-    found = [inspect_image(ref, options=job.options, step=width) for ref in refs]
+    levels = job.config.levels
+    found = [
+        inspect_image(ref, options=job.options, step=levels.step, smallest=levels.smallest)
+        for ref in refs
+    ]
     return [asdict(one) if isinstance(one, SetAside) else note_of(one) for one in found]
 
 

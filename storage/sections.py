@@ -290,6 +290,11 @@ class LevelsConfig(Section):
     step: Positive = 0.5
     """Width of a cell [noise units]."""
 
+    smallest: Literal["reads", "storage"] = "reads"
+    """What is kept small where an image's raw array by itself takes fewer bytes than its ladder:
+    what a reader of `exact` fetches, for which the array is stored beside `bounded` and its noise
+    twice; or what the release stores."""
+
 
 class FidelityConfig(Section):
     """What the fidelity record holds beside what every record does."""

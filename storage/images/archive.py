@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def inspect_image(
-    ref: ImageRef, *, options: Mapping[str, Any], step: float
+    ref: ImageRef, *, options: Mapping[str, Any], step: float, smallest: str = "reads"
 ) -> ImageEntry | SetAside:
     """Entry of an image that can be archived, or the reason why it cannot."""
     try:
@@ -36,7 +36,7 @@ def inspect_image(
     except InputError as error:
         is_empty = isinstance(error, EmptyInputError)
         return SetAside(file=ref.file, reason=str(error), set=ref.set, is_empty=is_empty)
-    return describe_image(image, model="", step=step)
+    return describe_image(image, model="", step=step, smallest=smallest)
 
 
 def require_few_bad(bad: list[SetAside], total: int, allowed: float) -> None:
@@ -109,6 +109,7 @@ def archive_image(
     entry: ImageEntry,
     *,
     options: Mapping[str, Any],
+    smallest: str = "reads",
 ) -> tuple[ImageEntry, bool]:
     """Encode one image and write it, unless it is there already.
 
@@ -116,6 +117,8 @@ def archive_image(
     ----------
     entry : ImageEntry
         As planned: with group and row.
+    smallest : {"reads", "storage"}
+        As `storage.images.shards.make_shards` takes it.
 
     Returns
     -------
@@ -135,12 +138,13 @@ def archive_image(
             f"{ref.file} HDU {ref.hdu} was {entry.dtype} {entry.shape} when planned, and is "
             f"{image.stored.dtype.name} {image.shape} now; run train again"
         )
-    now = describe_image(image, model=network.digest, step=entry.step)
+    now = describe_image(image, model=network.digest, step=entry.step, smallest=smallest)
     planned = _placed(now, entry)
     written = find_written(builder, planned)
     if written is not None:
         return written, False
-    return write_image(builder, planned, encode_image(image, network, entry.step)), True
+    encoded = encode_image(image, network, entry.step)
+    return write_image(builder, planned, encoded, smallest=smallest), True
 
 
 def _placed(now: ImageEntry, planned: ImageEntry) -> ImageEntry:

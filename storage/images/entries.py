@@ -43,8 +43,21 @@ def plan_groups(
     return placed, groups
 
 
-def describe_image(image: SurveyImage, *, model: str, step: float) -> ImageEntry:
-    """Index entry of an image that was read and not yet encoded."""
+def describe_image(
+    image: SurveyImage, *, model: str, step: float, smallest: str = "reads"
+) -> ImageEntry:
+    """Index entry of an image that was read and not yet encoded.
+
+    Parameters
+    ----------
+    image : SurveyImage
+    model : str
+        Digest of the model that will encode it.
+    step : float
+        Cell width in noise units.
+    smallest : {"reads", "storage"}
+        As `storage.images.shards.make_shards` takes it.
+    """
     wcs = sky.read_wcs(image.header)
     plane = image.stored.shape
     place = sky.footprint(wcs, (plane[0], plane[1])) if wcs is not None else None
@@ -78,13 +91,14 @@ def describe_image(image: SurveyImage, *, model: str, step: float) -> ImageEntry
         unit=str(image.header.get("BUNIT", "")).strip(),
         wcs=sky.wcs_cards(image.header),
         header=image.header.tostring(sep="\n", padding=False),
-        recipe=_recipe(image, step),
+        recipe=_recipe(image, step, smallest),
     )
 
 
-def _recipe(image: SurveyImage, step: float) -> str:
+def _recipe(image: SurveyImage, step: float, smallest: str) -> str:
     """Digest of all input that the layers depend on; the model comes on top."""
     facts = [WRITER, image.digest, image.ref.hdu, step, image.gain, image.quant_step, image.time]
+    facts += [] if smallest == "reads" else [smallest]
     found = hashlib.sha256(json.dumps([*facts, image.ref.band]).encode())
     for plane in (image.mask, image.variance):
         found.update(b"-" if plane is None else np.ascontiguousarray(plane).data)

@@ -35,7 +35,11 @@ Chunks = dict[tuple[int, int], bytes]
 
 
 def make_shards(
-    entry: ImageEntry, encoded: EncodedImage, documents: Mapping[str, bytes]
+    entry: ImageEntry,
+    encoded: EncodedImage,
+    documents: Mapping[str, bytes],
+    *,
+    smallest: str = "reads",
 ) -> tuple[str, dict[str, bytes]]:
     """Every object of an image: the ladder, unless the raw array by itself is smaller.
 
@@ -43,6 +47,9 @@ def make_shards(
     ----------
     documents : mapping of str to bytes
         ``zarr.json`` of the array of each layer.
+    smallest : {"reads", "storage"}
+        What is kept small where the raw array takes fewer bytes than the ladder and more than the
+        layers up to `bounded`: what a reader of `exact` fetches, or what is stored.
 
     Returns
     -------
@@ -69,7 +76,7 @@ def make_shards(
         share, trial = direct_share(documents["direct"], encoded.layers["direct"], by_tile)
         if share * ladder <= ladder - len(made["exact"]):
             mode = "direct"
-        elif share < DIRECT_GAIN:
+        elif share < (DIRECT_GAIN if smallest == "reads" else len(made["exact"]) / ladder):
             mode = "ladder+direct"
     wanted = {*layers_read("exact", mode, quantised=quantised), *layers_read("latent", mode)}
     wanted |= {*layers_read("bounded", mode)}

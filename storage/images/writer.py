@@ -93,8 +93,19 @@ def _with_details(entry: ImageEntry, details: bytes) -> ImageEntry:
     return replace(entry, places=details[start : start + places], header=cards)
 
 
-def write_image(builder: ReleaseBuilder, entry: ImageEntry, encoded: EncodedImage) -> ImageEntry:
+def write_image(
+    builder: ReleaseBuilder, entry: ImageEntry, encoded: EncodedImage, *, smallest: str = "reads"
+) -> ImageEntry:
     """Write the layers of one image, then the note that says so.
+
+    Parameters
+    ----------
+    builder : ReleaseBuilder
+    entry : ImageEntry
+        As planned: with group and row.
+    encoded : EncodedImage
+    smallest : {"reads", "storage"}
+        As `storage.images.shards.make_shards` takes it.
 
     Returns
     -------
@@ -104,7 +115,7 @@ def write_image(builder: ReleaseBuilder, entry: ImageEntry, encoded: EncodedImag
     builder.require_unsealed()
     group = f"images/{entry.set}/{entry.group}"
     documents = _at_once(lambda layer: builder.document(f"{group}/{layer}"), LAYERS)
-    mode, shards = make_shards(entry, encoded, documents)
+    mode, shards = make_shards(entry, encoded, documents, smallest=smallest)
 
     def write(layer: str) -> None:
         key = shard_key(entry, layer)

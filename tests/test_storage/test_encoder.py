@@ -17,12 +17,12 @@ from skyfold.ladder import joined_cells
 from skyfold.layout import ImageGroup, direct_codec
 from skyfold.noise import background_at
 from storage.images.encoder import encode_image, pad_to_tiles
-from storage.images.entries import describe_image
+from storage.images.entries import describe_image, plan_groups
 from storage.images.image_input import SurveyImage
 from storage.images.noise_fit import find_fills, fit_noise
 from storage.images.selection import select_leaves
 from storage.images.shaping import FINE
-from storage.images.shards import direct_share
+from storage.images.shards import direct_share, make_shards
 from storage.survey import ImageRef
 
 
@@ -191,6 +191,24 @@ def test_the_mesh_takes_the_mean_error_of_what_is_not_kept(network):
         rest = layers["bounded"][place] & 1 == 0
         left.append(((np.rint(sky)[place] - smooth) / noise.sigma)[rest].mean())
     assert np.abs(left).max() < 0.02
+
+
+@pytest.mark.parametrize(("smallest", "mode"), [("reads", "ladder+direct"), ("storage", "ladder")])
+def test_reads_of_exact_or_the_release_are_kept_small(smallest, mode, network):
+    """Correlated noise: its pixels by themselves take less than the ladder, and more than its top."""
+    noise = gaussian_filter(np.random.default_rng(1).normal(300, 60, (512, 512)), 1.0)
+    image = replace(survey_image(np.rint(noise).astype("i2")), header=fits.Header())
+    described = [describe_image(image, model="m", step=0.5, smallest=smallest)]
+    placed, groups = plan_groups(described, network.channels, network.tables)
+    arrays = {}
+    next(iter(groups.values())).create(zarr.storage.MemoryStore(arrays), "g")
+    documents = {
+        key.split("/")[1]: bytes(data.to_bytes()) for key, data in arrays.items() if "/" in key
+    }
+    encoded = encode_image(image, network, 0.5)
+    met, shards = make_shards(placed[0], encoded, documents, smallest=smallest)
+    assert met == mode
+    assert ("direct" in shards) == (smallest == "reads")
 
 
 def test_layers_of_releases_before_coarse_cells_decode_as_they_did(network):

@@ -13,7 +13,9 @@ from skyfold.ladder import TILE
 from skyfold.layout import ImageGroup
 from storage.images.shards import make_shard
 
-LAYERS = ("background", "checksum", "quantum", "guard", "flags", "sources", "exact", "direct")
+LAYERS = (
+    "background", "checksum", "quantum", "guard", "flags", "sources", "bounded", "exact", "direct",
+)  # fmt: skip
 
 
 def by_zarr(document: bytes, values: np.ndarray[Any, Any]) -> bytes:
