@@ -28,7 +28,7 @@ from storage.images.archive import inspect_image
 from storage.images.trial import encode_on_trial
 from storage.survey import find_images, read_image
 
-SIDE, STEP, SHEAR = 1024, 32, 0.1
+SIDE, STEP, SHEAR = 1024, 64, 0.1  # apart as in a field: of a crowded one, cells stay fine
 SCALE, SEEING, SIGMA, PEDESTAL = 0.2, 0.8, 20.0, 1000.0
 SNR = (20.0, 200.0)
 LEVELS = ("latent", "sources", "bounded", "exact")

@@ -195,7 +195,7 @@ def test_the_mesh_takes_the_mean_error_of_what_is_not_kept(network):
 
 @pytest.mark.parametrize(("smallest", "mode"), [("reads", "ladder+direct"), ("storage", "ladder")])
 def test_reads_of_exact_or_the_release_are_kept_small(smallest, mode, network):
-    """Correlated noise: its pixels by themselves take less than the ladder, and more than its top."""
+    """The pixels of correlated noise take less than the ladder, and more than its top."""
     noise = gaussian_filter(np.random.default_rng(1).normal(300, 60, (512, 512)), 1.0)
     image = replace(survey_image(np.rint(noise).astype("i2")), header=fits.Header())
     described = [describe_image(image, model="m", step=0.5, smallest=smallest)]
