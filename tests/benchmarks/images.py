@@ -92,10 +92,15 @@ class Subject:
         return {
             "max_error": float(np.abs(error).max()),
             "rms_error": float(np.sqrt(np.mean(error**2))),
-            **_fluxes([one for one in flux if one.measure == "flux_1fwhm"]),
-            **_rates(found),
+            **_fluxes([one for one in _own(flux) if one.measure == "flux_1fwhm"]),
+            **_rates(_own(found)),
             **_moments(state, self.raw, decoded),
         }
+
+
+def _own(samples: list[Sample]) -> list[Sample]:
+    """Samples of the sources that skyfold's finder sees, not those of another definition."""
+    return [one for one in samples if not one.definition]
 
 
 def _noise(prepared: Prepared) -> NDArray[np.float64]:
@@ -137,7 +142,7 @@ def _moments(
 ) -> dict[str, Any]:
     """Changes of centroid, size and ellipticity of sources of S/N >= 10 [own errors], p90."""
     field = state.field
-    sources, flux, error = state.circles["flux_1fwhm"]
+    sources, flux, error = state.circles["flux_1fwhm", ""]
     reach = math.ceil(2 * field.fwhm)
     sources = sources[(flux > SHAPE_SNR * error)]
     sources = sources[is_clear(field.good, sources, reach + 1.0)]
