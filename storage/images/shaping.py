@@ -10,7 +10,7 @@ errors as small as with fine cells. An error is at most the width of a coarse ce
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,7 +25,8 @@ _NARROW, _SLOPE = 1.5, 2.2  # FWHM [pixel] up to which cells are fine, and cells
 _CROWDED = (0.25, 0.4)  # share kept from which cells are narrower, and from which they are fine
 # Shares of a pixel's error that the next ones take over: to the right, and in the row below to
 # the left, straight down and to the right.
-_RIGHT, _LEFT, _DOWN, _ACROSS = 7 / 16, 3 / 16, 5 / 16, 1 / 16
+_SHARES = np.array([7, 3, 5, 1], np.float32) / 16
+_FROM = np.array([(0, -1), (-1, 1), (-1, 0), (-1, -1)])  # where each of them comes from
 
 
 def coarseness(fwhm_pix: float, share: float) -> int:
@@ -73,52 +74,44 @@ def shaped_cells(
     Notes
     -----
     A pixel waits for the four before it, so that those with one value of column + 2 row are chosen
-    together, of all tiles: 766 steps in place of 65,536.
+    together, of all tiles: at most 766 steps in place of 65,536.
     """
     wanted = residuals * (FINE / coarse)
     nearest = np.rint(wanted)
     nearest[~kept] = 0
     wanted -= nearest  # at most half a cell is left, so single precision will do
-    turned = _diffused(_slanted(wanted.astype(np.float32)), _slanted(kept))
-    nearest += _upright(turned)
+    tile, row, column = np.nonzero(kept)
+    turns = column + 2 * row
+    order = np.argsort(turns, kind="stable")
+    place = tile[order], row[order], column[order]
+    nearest[place] += _diffused(wanted[place].astype(np.float32), place, np.bincount(turns))
     return nearest.astype(np.int32)
 
 
-def _diffused(wanted: NDArray[np.float32], used: NDArray[np.bool_]) -> NDArray[np.int8]:
-    """Cells beyond the nearest, as errors of earlier pixels call for; shape (steps, 256, n)."""
-    chosen = np.empty(wanted.shape, np.int8)
-    # errors of the last three steps; row 0 stands for the row above the tile
-    before = np.zeros((3, TILE + 1, wanted.shape[2]), np.float32)
-    cells, share = np.empty((2, *wanted.shape[1:]), np.float32)
-    for step in range(len(wanted)):
-        first, second, third = (before[(step - back) % 3] for back in (1, 2, 3))
-        want = np.multiply(third[:-1], _ACROSS)
-        for one, weight in ((first[1:], _RIGHT), (first[:-1], _LEFT), (second[:-1], _DOWN)):
-            want += np.multiply(one, weight, out=share)
-        want += wanted[step]
-        np.rint(want, out=cells)
-        cells *= used[step]
-        chosen[step] = cells
-        want -= cells
-        np.multiply(want, used[step], out=third[1:])  # takes the place of the oldest
+def _diffused(
+    wanted: NDArray[np.float32], place: tuple[NDArray[np.intp], ...], counts: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    """Cells beyond the nearest that errors of earlier pixels call for.
+
+    Parameters
+    ----------
+    wanted : ndarray, shape (n,), float32
+        Parts of a cell, of pixels by turn.
+    place : tuple of three ndarrays, shape (n,)
+        Their tile, row and column.
+    counts : ndarray, shape (turns,)
+        Pixels of each turn.
+    """
+    shape = (int(place[0].max(initial=0)) + 1, TILE + 1, TILE + 2)  # with a frame of no errors
+    tile, row, column = place
+    here = np.ravel_multi_index((tile, row + 1, column + 1), shape)
+    before = here + (_FROM @ (shape[2], 1))[:, np.newaxis]
+    errors = np.zeros(shape, np.float32).reshape(-1)
+    chosen = np.empty_like(wanted)
+    ends = np.cumsum(counts)
+    for start, end in zip(ends - counts, ends, strict=True):
+        want = _SHARES @ errors[before[:, start:end]]
+        want += wanted[start:end]
+        np.rint(want, out=chosen[start:end])
+        errors[here[start:end]] = want - chosen[start:end]
     return chosen
-
-
-def _slanted(tiles: NDArray[Any]) -> NDArray[Any]:
-    """Pixels by column + 2 row: shape (steps, 256, n); zero where there is none."""
-    out = np.zeros((len(tiles), TILE, 3 * TILE - 2), tiles.dtype)
-    _diagonal(out)[...] = tiles
-    return np.ascontiguousarray(out.transpose(2, 1, 0))
-
-
-def _upright(slanted: NDArray[np.int8]) -> NDArray[np.int8]:
-    """Inverse of `_slanted`."""
-    return _diagonal(np.ascontiguousarray(slanted.transpose(2, 1, 0))).copy()
-
-
-def _diagonal(slanted: NDArray[Any]) -> NDArray[Any]:
-    """View of shape (n, 256, 256) of an array of shape (n, 256, steps): row y begins at 2 y."""
-    tile, row, column = slanted.strides
-    return np.lib.stride_tricks.as_strided(
-        slanted, (len(slanted), TILE, TILE), (tile, row + 2 * column, column)
-    )

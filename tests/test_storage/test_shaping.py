@@ -68,3 +68,8 @@ def test_fluxes_keep_the_error_of_fine_cells(fwhm):
     errors = sep.sum_circle(off, x, y, fwhm, subpix=0)[0] / np.sqrt(np.pi * fwhm**2)
     assert np.percentile(np.abs(errors), 90) < 0.26
     assert abs(errors.mean()) < 0.01
+
+
+def test_nothing_kept_is_nothing_chosen():
+    residuals = np.full((2, 256, 256), 7.5)
+    assert not shaped_cells(residuals, np.zeros(residuals.shape, bool), WIDEST).any()
