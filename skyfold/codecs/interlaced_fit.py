@@ -32,8 +32,8 @@ from skyfold.codecs.tables import SCALES, SHAPES, SYMBOLS, get_table, scale_of, 
 CONTEXTS = 12
 FEW_CONTEXTS = 8  # of fewer residuals than these: each context's table takes four bytes
 MANY = 2**14
-MIN_CODED = 1024  # pixels below which what is stored of a fit is not worth it
-MIN_CORRELATION = 0.04  # of neighbours, below which pcodec is as good
+MIN_CODED = 2048  # pixels below which what is stored of a fit is not worth it
+MIN_CORRELATION = 0.15  # of neighbours, below which pcodec is as good to a thousandth
 MIN_GAIN = 0.004  # bits a pixel below which a prediction is left out: it only fits noise
 STEEP = 0.9  # share of pixels that are calm
 MIN_SPREAD = 1.2  # of most doubts, largest to smallest: below it one context will do
