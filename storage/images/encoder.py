@@ -225,19 +225,22 @@ class _Tile:
         Its row and column among the tiles.
     place : (slice, slice)
         Its pixels.
-    predicted, width, shift, cells : ndarray, shape (256, 256), int64
-        M, w, d and k.
-    residuals : ndarray, shape (256, 256), float64
-        Pixels less M + d, in units of w.
+    grid, predicted, width, shift, cells : ndarray, shape (256, 256), int64
+        X, M, w, d and k.
     """
 
     name: tuple[int, int]
     place: tuple[slice, slice]
+    grid: NDArray[np.int64]
     predicted: NDArray[np.int64]
     width: NDArray[np.int64]
     shift: NDArray[np.int64]
     cells: NDArray[np.int64]
-    residuals: NDArray[np.float64]
+
+    def residuals(self, some: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Some pixels less M + d, in units of w, shape (n,)."""
+        rest = self.grid[some] - self.predicted[some] - self.shift[some]
+        return rest / self.width[some]
 
 
 class _Ladder:
@@ -378,15 +381,21 @@ class _Ladder:
         """All layers of pixels of some tiles, whose coarse cells are chosen together."""
         tiles = [self._cells_of(predictions[number], *tile) for number, tile in places]
         chosen = np.array([kept[one.place] & self.image.coded[one.place] for one in tiles])
+        coarse = np.zeros(chosen.shape, np.int64)
         if self.coarse == FINE:
-            coarse = np.where(chosen, [one.cells for one in tiles], 0)
+            coarse[chosen] = np.concatenate(
+                [one.cells[its] for one, its in zip(tiles, chosen, strict=True)]
+            )
         else:
-            coarse = shaped_cells(np.array([one.residuals for one in tiles]), chosen, self.coarse)
-        for one, sources in zip(tiles, coarse, strict=True):
+            residuals = [one.residuals(its) for one, its in zip(tiles, chosen, strict=True)]
+            place = np.nonzero(chosen)
+            coarse[place] = shaped_cells(np.concatenate(residuals), place, self.coarse)
+        for one, sources, its in zip(tiles, coarse, chosen, strict=True):
             self._bounded_tile(one)
             self._sources_tile(one, sources)
-            fine = ladder.fine_cells(sources.astype(np.int64), self.coarse)
-            rest = 2 * (one.cells - fine) + kept[one.place]
+            rest = one.cells << 1
+            rest[its] -= 2 * ladder.fine_cells(sources[its], self.coarse)
+            rest += kept[one.place]
             _require_fitting(rest, np.dtype(np.int32))
             self.layers["sources"][one.place] = sources
             self.layers["bounded"][one.place] = rest
@@ -398,8 +407,7 @@ class _Ladder:
         grid = self.image.grid(ty, tx)
         cells = ladder.to_cells(grid, predicted + shift, width)
         cells = np.where(self.image.coded[place], cells, 0)
-        residuals = (grid - predicted - shift) / width
-        return _Tile((ty, tx), place, predicted, width, shift, cells, residuals)
+        return _Tile((ty, tx), place, grid, predicted, width, shift, cells)
 
     def _sources_tile(self, tile: _Tile, cells: NDArray[np.integer[Any]]) -> None:
         """Checksum of what `sources` decodes to."""

@@ -53,23 +53,22 @@ def coarseness(fwhm_pix: float, share: float) -> int:
 
 
 def shaped_cells(
-    residuals: NDArray[np.float64], kept: NDArray[np.bool_], coarse: int
+    residuals: NDArray[np.float64], place: tuple[NDArray[np.intp], ...], coarse: int
 ) -> NDArray[np.int32]:
-    """Coarse cells of tiles.
+    """Coarse cells of the kept pixels of some tiles; others take over no error.
 
     Parameters
     ----------
-    residuals : ndarray, shape (n, 256, 256), float64
+    residuals : ndarray, shape (n,), float64
         Pixels less the centre of their cell 0, in widths of fine cells.
-    kept : ndarray of bool, shape of `residuals`
-        Pixels that have a cell; the others take over no error.
+    place : tuple of three ndarrays, shape (n,)
+        Tile, row and column of each.
     coarse : int
         Width of a coarse cell in quarters of a fine one.
 
     Returns
     -------
-    ndarray, shape of `residuals`, int32
-        0 where not kept.
+    ndarray, shape (n,), int32
 
     Notes
     -----
@@ -78,13 +77,11 @@ def shaped_cells(
     """
     wanted = residuals * (FINE / coarse)
     nearest = np.rint(wanted)
-    nearest[~kept] = 0
     wanted -= nearest  # at most half a cell is left, so single precision will do
-    tile, row, column = np.nonzero(kept)
-    turns = column + 2 * row
+    turns = place[2] + 2 * place[1]
     order = np.argsort(turns, kind="stable")
-    place = tile[order], row[order], column[order]
-    nearest[place] += _diffused(wanted[place].astype(np.float32), place, np.bincount(turns))
+    by_turn = tuple(one[order] for one in place)
+    nearest[order] += _diffused(wanted[order].astype(np.float32), by_turn, np.bincount(turns))
     return nearest.astype(np.int32)
 
 
