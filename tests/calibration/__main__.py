@@ -76,7 +76,7 @@ def compare(name: str, release: Any, *, given: bool = False) -> list[dict[str, A
                 "high": row["high"],
                 "measured": value,
                 "inside": row["low"] - slack <= value <= row["high"] + slack,
-                "understated_widths": max(0.0, value - row["high"]) / max(width, 1e-30),
+                "understated_widths": max(0.0, value - row["high"] - slack) / max(width, 1e-30),
             }
         )
     return rows
