@@ -26,8 +26,6 @@ from storage.survey import SetAside
 if TYPE_CHECKING:
     from skyfold.images.index import ImageEntry
 
-LEAST_BATCHES = 64  # one that a worker's death loses costs little
-
 
 @flow(name="encode", flow_run_name=run_name, task_runner=RUNNER, timeout_seconds=24 * HOUR)
 def encode(survey: Survey = "survey.toml", night: AtNight = None) -> int:
@@ -70,10 +68,9 @@ def _encode_images(job: Job, plan: Plan) -> tuple[list[ImageEntry], list[dict[st
     placed, groups = plan_groups(new, network.channels, network.tables)
     job.builder.start(_about(job, plan, []), groups)
     work = [(plan.refs[entry.id], note_of(entry)) for entry in placed]
-    runs = batches(work, workers(), LEAST_BATCHES)
     written, bad = list(referred), []
     progress = _Progress(f"Images of {job.config.release.title}", len(placed))
-    for notes in run_batches(encode_images, job, runs, network.digest):
+    for notes in run_batches(encode_images, job, batches(work, workers()), network.digest):
         for note in notes:
             if "reason" in note:
                 bad.append(SetAside(**note))

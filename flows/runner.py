@@ -29,7 +29,8 @@ DASK = "SKYFOLD_DASK"
 WORKER_MEMORY = "2GB"  # of a Dask worker that is started here
 AHEAD = 2  # batches in flight for each worker: one at work, one waiting
 MAX_TASKS = 1000  # a stage: thousands of mapped tasks destabilise servers
-TASKS_PER_WORKER = 8  # small enough to keep the last worker's wait short
+SHARES = 3  # a batch is a third of what is left for one worker, so that all end together
+MOST_ITEMS = 100  # of a batch, where MAX_TASKS allows: its rows travel in one message
 HOUR = 3600.0
 
 
@@ -78,19 +79,22 @@ def workers() -> int:
     return int(getattr(runner, "_max_workers", None) or os.cpu_count() or 1)
 
 
-def batches(items: Sequence[Any], size: int, least: int = 1) -> list[list[Any]]:
-    """Items in runs of like length, in order: enough to share them out, and never very many.
+def batches(items: Sequence[Any], size: int) -> list[list[Any]]:
+    """Items in runs, in order: long ones first, since each costs servers alike, then ever shorter.
 
     Parameters
     ----------
     size : int
         Workers.
-    least : int
-        Runs to make even for few workers, so that one which is lost costs little.
     """
-    runs = min(MAX_TASKS, max(least, TASKS_PER_WORKER * size))
-    each = max(1, -(-len(items) // runs))
-    return [list(items[start : start + each]) for start in range(0, len(items), each)]
+    runs: list[list[Any]] = []
+    least, start = -(-len(items) // MAX_TASKS), 0
+    while start < len(items):
+        share = -(-(len(items) - start) // (SHARES * size))
+        each = max(least, min(share, MOST_ITEMS))
+        runs.append(list(items[start : start + each]))
+        start += each
+    return runs
 
 
 def run_batches(one: Any, job: Any, runs: Sequence[Any], *fixed: Any) -> Iterator[Any]:

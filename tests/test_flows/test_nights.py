@@ -166,16 +166,28 @@ def test_a_job_travels_as_its_configuration(surveys, tmp_path):
     assert len(data) < 5000
 
 
-@pytest.mark.parametrize(("items", "workers"), [(1, 1), (1000, 2), (100_000, 2), (100_000, 500)])
-def test_any_survey_is_a_bounded_number_of_batches(items, workers):
-    from flows.encode import LEAST_BATCHES
-    from flows.runner import MAX_TASKS, TASKS_PER_WORKER, batches
+@pytest.mark.parametrize(
+    ("items", "workers", "most"),
+    [(0, 2, 0), (1, 1, 1), (24, 2, 12), (1000, 2, 50), (100_000, 2, 1000), (100_000, 500, 1000)],
+)
+def test_any_survey_is_a_bounded_number_of_batches(items, workers, most):
+    from flows.runner import batches
 
-    runs = batches(range(items), workers, LEAST_BATCHES)
+    runs = batches(range(items), workers)
     assert [one for run in runs for one in run] == list(range(items))
-    assert len(runs) <= min(items, MAX_TASKS)
-    assert len(runs) >= min(items, 64, TASKS_PER_WORKER * workers)
-    assert max(map(len, runs)) - min(map(len, runs[:-1]), default=len(runs[0])) <= len(runs[0])
+    assert len(runs) <= most
+    lengths = [len(run) for run in runs]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+@pytest.mark.parametrize("workers", [2, 3, 8])
+def test_workers_end_together(workers):
+    from flows.runner import batches
+
+    ends = [0] * workers
+    for run in batches(range(200), workers):  # each to whom is free first
+        ends[ends.index(min(ends))] += len(run)
+    assert max(ends) - min(ends) <= 1
 
 
 def test_only_so_many_batches_are_in_flight(monkeypatch):
