@@ -216,6 +216,7 @@ def up(folder: Path, *, workers: int = 2, port: int = 4200, say: Callable[[str],
         "PREFECT_HOME": str(stack.folder / "prefect"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
+        "DASK_CONFIG": str(HOME / "deploy/dask.yaml"),
         "OMP_NUM_THREADS": "1",  # cores belong to the workers, one each
         "ZARR_THREADING__MAX_WORKERS": "1",
         "TF_CPP_MIN_LOG_LEVEL": "2",
