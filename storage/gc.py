@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from skyfold.access.seal import read_manifest
+from skyfold.errors import CorruptDataError, ReleaseError
 from skyfold.layout import MANIFEST_KEY, ZARR_KEY
 from skyfold.releases import ENTRIES
 from storage.sealing import PARTIAL, STAGING
@@ -65,13 +66,21 @@ def find_garbage(product: Store, *, older_than: timedelta = DEFAULT_AGE) -> list
 
     Raises
     ------
+    ReleaseError
+        If the URL is of a release or of a part of one, which would look unfinished.
     CorruptDataError
         If a manifest is damaged: nothing may go that it may list.
     StoreUnavailableError
     """
     now = datetime.now(UTC)
     found = []
-    for name, objects in _by_release(product).items():
+    releases = _by_release(product)
+    if releases.get("", {}).keys() & {MANIFEST_KEY, ZARR_KEY} or STAGING in releases:
+        raise ReleaseError(
+            f"{product.url} is a release, or a part of one; give the URL of a product, which is "
+            "that of a release without its last part"
+        )
+    for name, objects in releases.items():
         for reason, keys in _candidates(product, name, objects):
             age = min((now - objects[key][1] for key in keys), default=timedelta(0))
             if keys and age >= older_than:
@@ -117,15 +126,25 @@ def _candidates(product: Store, name: str, objects: Objects) -> Iterator[tuple[s
     elif f"{name}/{MANIFEST_KEY}" in objects:
         listed = _listed(product, name)
         yield "not of the sealed release", {k for k in objects if k not in listed}
-    elif any(_is_mark(name, key) for key in objects):
+    elif _is_ours(product, {key for key in objects if _is_mark(name, key)}):
         yield _ABANDONED, set(objects)
     else:
         yield "half written", unfinished
 
 
 def _is_mark(name: str, key: str) -> bool:
-    """Whether a prefix with this key is a release of ours: its root, or a note of its build."""
+    """Whether a key is one by which a release is known: its root, or a note of its build."""
     return key == f"{name}/{ZARR_KEY}" or key.startswith(f"{name}/{STAGING}/")
+
+
+def _is_ours(product: Store, marks: set[str]) -> bool:
+    """Whether marks are of a release, and not of somebody's own Zarr group."""
+    if not marks or any(not key.endswith(f"/{ZARR_KEY}") for key in marks):
+        return bool(marks)
+    try:
+        return any(product.read_json(key).get("attributes", {}).get("skyfold") for key in marks)
+    except (CorruptDataError, FileNotFoundError):
+        return False  # whose it is cannot be told, or it is being removed
 
 
 def _listed(product: Store, name: str) -> set[str]:

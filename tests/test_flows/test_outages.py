@@ -1,7 +1,8 @@
-"""Servers that are killed while a build needs them, and the release that comes out in the end.
+"""What is killed while a build needs it, and the release that comes out in the end.
 
-Each build loses three servers of the stack, each at another moment; over four builds every server
-is lost at every moment but one. Takes minutes, so it runs where ``SKYFOLD_STACK=1`` asks for it.
+Each build loses three servers of the stack and its own process, each at another moment; over four
+builds each of them is lost at every moment. Takes minutes, so it runs where ``SKYFOLD_STACK=1``
+asks for it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import resume
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.slow, pytest.mark.s3]
 
-SERVERS = ("dask-worker-0", "prefect", "s3")
+FLOW = "flow"  # the build's own process
+LOST = ("dask-worker-0", "prefect", "s3", FLOW)
 MOMENTS = (  # what lies in the release once a step has begun or is done
     "_staging/plan.json",
     "_staging/images",
@@ -47,7 +49,7 @@ class Build:
         self.store = Store(f"s3://skyfold/{place}/demo/{release}", options)
 
     def run(self, outages: list[tuple[str, str]]) -> int:
-        """Build to the end, losing servers at moments, in order; the number of runs it took."""
+        """Build to the end, losing this at that moment, in order; the number of runs it took."""
         waiting = list(outages)
         for number in range(1, RUNS + 1):
             if self._run_once(waiting) == 0:
@@ -72,7 +74,7 @@ class Build:
         deadline = time.monotonic() + PATIENCE
         while process.poll() is None and time.monotonic() < deadline:
             if waiting and self._has_come_to(waiting[0][1]):
-                self._lose(waiting.pop(0)[0])
+                self._lose(waiting.pop(0)[0], process)
             time.sleep(0.1)
         process.kill()  # one that waits for a server that has forgotten it
         return process.wait()
@@ -80,7 +82,10 @@ class Build:
     def _has_come_to(self, moment: str) -> bool:
         return bool(self.store.sizes(moment)) or self.store.exists(moment)
 
-    def _lose(self, server: str) -> None:
+    def _lose(self, server: str, process: subprocess.Popen) -> None:
+        if server == FLOW:
+            process.kill()
+            return
         self.stack.restart(server)
         if server == "s3":  # which is asked for the next moment; builds do not wait for the others
             self._wait_for(server, self.stack.environment["AWS_ENDPOINT_URL"])
@@ -133,10 +138,10 @@ def expected(stack, survey) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("turn", range(len(MOMENTS)))
-def test_servers_that_are_killed_leave_the_same_bytes(stack, survey, expected, turn):
+def test_whatever_is_killed_the_bytes_are_the_same(stack, survey, expected, turn):
     build = build_of(stack, survey)
-    moments = [MOMENTS[(turn + place) % len(MOMENTS)] for place in range(len(SERVERS))]
-    outages = sorted(zip(SERVERS, moments, strict=True), key=lambda one: MOMENTS.index(one[1]))
+    moments = [MOMENTS[(turn + place) % len(MOMENTS)] for place in range(len(LOST))]
+    outages = sorted(zip(LOST, moments, strict=True), key=lambda one: MOMENTS.index(one[1]))
     runs = build.run(outages)
     print(f"{outages}: sealed by run {runs}")
     assert build.content() == expected

@@ -148,6 +148,8 @@ def test_only_what_is_abandoned_may_go(tiny_url, release, tmp_path):
     (product / "sealed" / "_staging" / "late.json").write_text("{}")
     (product / "raw").mkdir()
     (product / "raw" / "a.fits").write_bytes(b"somebody's own")
+    (product / "cube").mkdir()
+    (product / "cube" / "zarr.json").write_text('{"node_type": "group", "attributes": {}}')
     store = Store(product)
     assert find_garbage(store) == []
     aged(product, 8)
@@ -159,8 +161,20 @@ def test_only_what_is_abandoned_may_go(tiny_url, release, tmp_path):
     remove_garbage(store, list(found.values()))
     assert not [path for path in release.rglob("*") if path.is_file()]
     assert (product / "raw" / "a.fits").exists()
+    assert (product / "cube" / "zarr.json").exists()
     assert open_release(product / "sealed").verify() == {}
     assert find_garbage(store) == []
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_release_taken_for_a_product_loses_nothing(release, sealed):
+    if sealed:
+        ReleaseBuilder(Store(release)).seal()
+    aged(release, 30)
+    for part in ("", "images", "images/night1"):
+        with pytest.raises(ReleaseError, match="give the URL of a product"):
+            find_garbage(Store(release / part))
+    assert find_garbage(Store(release / "models")) == []
 
 
 def test_an_unfinished_release_that_somebody_writes_is_left_alone(release):
