@@ -7,14 +7,13 @@ import json
 from typing import Any
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_table_artifact
 
 from flows.catalogs import measure_catalogs
 from flows.densities import measure_densities
 from flows.events import MEASURED, emit_step
 from flows.job import Job, job_to_do
 from flows.parameters import AtNight, Survey, run_name
-from flows.pictures import show_rate
+from flows.pictures import show_rate, show_table
 from flows.runner import HOUR, RUNNER, batches, run_batches, step, workers
 from skyfold.errors import CorruptDataError
 from skyfold.fidelity.images import images_to_measure, measure_image, record_of
@@ -58,10 +57,10 @@ def measure(survey: Survey = "survey.toml", night: AtNight = None) -> int:
     job.builder.store.write(FIDELITY_KEY, record.to_ecsv().encode())
     job.builder.note("measured", {"key": key})
     rows = record.rows()
-    create_table_artifact(
-        key="fidelity",
-        table=[{name: _rounded(row[name]) for name in SHOWN} for row in rows],
-        description=f"Fidelity record of {release.url}: loss of each science case at each level",
+    show_table(
+        "fidelity",
+        ({name: row[name] for name in SHOWN} for row in rows),
+        f"Fidelity record of {release.url}: loss of each science case at each level",
     )
     show_rate(release)
     emit_step(MEASURED, job)
@@ -106,7 +105,3 @@ def _state(job: Job, release: DataRelease) -> str:
 
 def _open(job: Job) -> DataRelease:
     return open_release(job.url, options=job.options, unsealed=True)
-
-
-def _rounded(value: Any) -> Any:
-    return float(f"{value:.4g}") if isinstance(value, float) else value

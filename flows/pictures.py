@@ -1,17 +1,32 @@
-"""Pictures for the Prefect user interface: what a run measured, seen without opening files."""
+"""Pictures and tables for the Prefect user interface: what a run found, without opening files."""
 
 from __future__ import annotations
 
 import base64
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from prefect.artifacts import create_image_artifact
+from prefect.artifacts import create_image_artifact, create_table_artifact
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from skyfold.release import DataRelease
 
 CASES = 6  # science cases in one picture
+
+
+def show_table(key: str, rows: Iterable[Mapping[str, Any]], description: str) -> None:
+    """Keep a table as an artifact of the run."""
+    table = [{name: _shown(value) for name, value in row.items()} for row in rows]
+    create_table_artifact(key=key, table=table, description=description)
+
+
+def _shown(value: Any) -> Any:
+    """Four digits; and no `>=`, which the user interface takes for a quotation."""
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    return value.replace(">=", "≥") if isinstance(value, str) else value
 
 
 def show_rate(release: DataRelease) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from flows.stack import Stack
 
 USER = "skyfold"
+FOLDER = "SKYFOLD_POSTGRES"  # in a stack's environment: where its database lies
 
 
 def _program(name: str) -> str | None:
@@ -52,7 +53,7 @@ def start(stack: Stack) -> str:
 
     password, port = secrets.token_hex(16), free_port()
     folder = Path(tempfile.mkdtemp(prefix="skyfold-postgres-"))  # root's folders are closed to it
-    stack.environment["SKYFOLD_POSTGRES"] = str(folder)
+    stack.environment[FOLDER] = str(folder)
     (folder / "password").write_text(password)
     for path in (folder, folder / "password"):
         shutil.chown(path, _owner())

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_link_artifact, create_table_artifact
+from prefect.artifacts import create_link_artifact
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Failed
@@ -22,6 +22,7 @@ import skyfold
 from flows.events import DRIFTED, PUBLISHED, QUARANTINED, emit
 from flows.job import Job
 from flows.parameters import AtNight, Survey, night_of, run_name
+from flows.pictures import show_table
 from flows.report import render_report
 from flows.runner import HOUR
 from skyfold.access.trust import MAX_MANIFEST_BYTES
@@ -130,11 +131,8 @@ def compare(job: Job, release: DataRelease) -> QuarantineError | None:
     rows = worse_rows(release.fidelity.rows(), job.base.fidelity.rows())
     if not (rows or strange):
         return None
-    create_table_artifact(
-        key="quarantine",
-        table=rows or strange,
-        description=f"What of {release.name} is not as {job.base.name} has it",
-    )
+    description = f"What of {release.name} is not as {job.base.name} has it"
+    show_table("quarantine", rows or strange, description)
     message = (
         f"{release.url} is quarantined: {_first(rows, strange)} in {job.base.name}; look at the "
         "night, then publish with `accept`, or train anew"

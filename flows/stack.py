@@ -124,9 +124,11 @@ class Stack:
             time.sleep(0.2)
 
     def stop(self) -> None:
-        """Stop everything, the last started first."""
+        """Stop everything, the last started first; the database, which lies elsewhere, goes too."""
         for name in reversed(list(self.pids)):
             self.kill(name)
+        if database := self.environment.get(postgres.FOLDER):
+            shutil.rmtree(database, ignore_errors=True)
         self.pids.clear()
         self.save()
 

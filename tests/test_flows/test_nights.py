@@ -180,6 +180,15 @@ def test_any_survey_is_a_bounded_number_of_batches(items, workers, most):
     assert lengths == sorted(lengths, reverse=True)
 
 
+def test_tables_of_the_user_interface_are_readable(monkeypatch):
+    import flows.pictures as pictures
+
+    kept: dict = {}
+    monkeypatch.setattr(pictures, "create_table_artifact", lambda **given: kept.update(given))
+    pictures.show_table("key", [{"bin": ">=5", "low": 1.5970788753410674, "n": 12345}], "what")
+    assert kept["table"] == [{"bin": "≥5", "low": 1.597, "n": 12345}]
+
+
 @pytest.mark.parametrize("workers", [2, 3, 8])
 def test_workers_end_together(workers):
     from flows.runner import batches
