@@ -13,8 +13,9 @@ from skyfold.errors import EmptyInputError, InputError, TooManyBadInputsError
 from skyfold.fidelity.holdout import FRACTION, HoldOut, in_pixels, order_for
 from skyfold.ladder import TILE
 from storage.builder import ReleaseBuilder
-from storage.images.encoder import NotLadderableError, encode_image, prepare
+from storage.images.encoder import encode_image
 from storage.images.entries import describe_image
+from storage.images.prepared import NotLadderableError, prepare
 from storage.images.writer import find_written, write_image
 from storage.survey import ImageRef, SetAside, read_image
 

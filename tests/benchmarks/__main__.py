@@ -26,7 +26,7 @@ from typing import Any
 from rich.console import Console
 
 from skyfold.ladder import LEVELS
-from storage.images.encoder import NotLadderableError
+from storage.images.prepared import NotLadderableError
 from tests.benchmarks import bars, catalogs, client, densities, pictures, skies
 from tests.benchmarks.images import Cost, Subject, timed
 from tests.benchmarks.ladder import Ladder, Model, train_model, training_patches

@@ -22,7 +22,7 @@ from skyfold.science import ImageContext, Sample
 from skyfold.science.detection import DETECTION
 from skyfold.science.photometry import PHOTOMETRY, Forced
 from skyfold.science.sources import decoded_difference, is_clear
-from storage.images.encoder import Prepared, prepare
+from storage.images.prepared import Prepared, prepare
 from storage.survey import SurveyImage
 
 T = TypeVar("T")

@@ -26,8 +26,9 @@ from skyfold.images.network import Network
 from skyfold.ladder import TILE
 from skyfold.layout import MODEL_FILES
 from storage.builder import ReleaseBuilder
-from storage.images.encoder import NotLadderableError, encode_image, prepare
+from storage.images.encoder import encode_image
 from storage.images.entries import describe_image, plan_groups
+from storage.images.prepared import NotLadderableError, prepare
 from storage.images.writer import write_image, write_indexes
 from storage.survey import SurveyImage
 from tests.benchmarks.images import Cost, timed

@@ -31,7 +31,7 @@ from skyfold.codecs.latent_tables import LatentTables
 from skyfold.codecs.latents import decode_latents, encode_latents
 from skyfold.layout import STRIDE
 from skyfold.noise import background_at
-from storage.images.encoder import Prepared
+from storage.images.prepared import Prepared
 from tests.benchmarks.images import Subject
 from tests.benchmarks.peers import Peer
 

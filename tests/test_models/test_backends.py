@@ -16,8 +16,9 @@ from skyfold import ladder
 from skyfold.images.network import Network
 from skyfold.layout import MODEL_FILES
 from skyfold.noise import background_at
-from storage.images.encoder import _Ladder, prepare
+from storage.images.encoder import _Ladder
 from storage.images.image_input import read_image
+from storage.images.prepared import prepare
 from storage.survey import ImageRef
 
 

@@ -16,10 +16,11 @@ from skyfold.images.window import decode_window
 from skyfold.ladder import joined_cells
 from skyfold.layout import ImageGroup, direct_codec
 from skyfold.noise import background_at
-from storage.images.encoder import encode_image, pad_to_tiles
+from storage.images.encoder import encode_image
 from storage.images.entries import describe_image, plan_groups
 from storage.images.image_input import SurveyImage
 from storage.images.noise_fit import find_fills, fit_noise
+from storage.images.prepared import pad_to_tiles
 from storage.images.selection import select_leaves
 from storage.images.shaping import FINE
 from storage.images.shards import direct_share, make_shards
