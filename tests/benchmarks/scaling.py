@@ -189,8 +189,13 @@ def encode(stack: Stack, survey: Path, workers: int, images: int, size: int) -> 
     return images / taken, images / least
 
 
+def get_ready() -> None:
+    """On a worker: import what its tasks need, which takes a new one seconds."""
+    import flows.encode  # noqa: F401
+
+
 def hire(stack: Stack, count: int) -> None:
-    """Have so many Dask workers, and wait until the scheduler knows them."""
+    """Have so many Dask workers, and wait until they can begin."""
     from distributed import Client
 
     for name in [one for one in stack.commands if one.startswith(WORKER)]:
@@ -201,6 +206,7 @@ def hire(stack: Stack, count: int) -> None:
             stack.kill(name)
     with Client(stack.environment["SKYFOLD_DASK"]) as client:
         client.wait_for_workers(count)
+        client.run(get_ready)
 
 
 def measure(stack: Stack, folder: Path, images: int, size: int, workers: list[int]) -> None:
