@@ -131,6 +131,7 @@ def gc(
     product: Annotated[str, typer.Argument(help="Folder or s3://bucket/product of releases.")],
     days: Annotated[float, typer.Option(help="Leave what was written later alone.")] = 7.0,
     delete: Annotated[bool, typer.Option(help="Remove it; without, only show it.")] = False,
+    quarantined: Annotated[bool, typer.Option(help="Releases in quarantine too.")] = False,
 ) -> None:
     """Find what unfinished builds left in a product, and remove it."""
     from datetime import timedelta
@@ -139,7 +140,7 @@ def gc(
     from storage.gc import find_garbage, remove_garbage
 
     store = Store(product)
-    garbage = find_garbage(store, older_than=timedelta(days=days))
+    garbage = find_garbage(store, older_than=timedelta(days=days), quarantined=quarantined)
     for one in garbage:
         size, age = one.size / 1e6, one.age.total_seconds() / 86400
         what = f"{one.release or '.'}: {one.reason}, {len(one.keys)} objects, {size:.1f} MB"

@@ -20,7 +20,7 @@ from models.density_map import train_density_map
 from skyfold.densities.index import FLOORS, LEVELS, DensityIndex, Shard, about, index_of
 from skyfold.errors import ReleaseError, TooManyBadInputsError
 from skyfold.fidelity.densities import density_rows
-from storage.builder import STAGING
+from skyfold.layout import STAGING
 from storage.catalogs.archive import file_digest
 from storage.densities.reader import DensitiesInput, open_densities
 from storage.densities.writer import (

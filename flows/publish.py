@@ -87,9 +87,10 @@ def publish(
         logger.info("sealed %s: %d objects, %.1f MB", store.url, len(objects), size / 1e6)
         emit(PUBLISHED, job, {"objects": len(objects), "bytes": size})
     finish(job)
-    link = f"{store.url}/{REPORT_KEY}"
     text = f"Report of {release.name}"
-    create_link_artifact(key="report", link=link, link_text=text, description=text)
+    about = f"{text}, {store.url}/{REPORT_KEY}"
+    link = store.address(REPORT_KEY)
+    create_link_artifact(key="report", link=link, link_text=text, description=about)
     return store.url
 
 
@@ -133,10 +134,12 @@ def compare(job: Job, release: DataRelease) -> QuarantineError | None:
         return None
     description = f"What of {release.name} is not as {job.base.name} has it"
     show_table("quarantine", rows or strange, description)
-    message = (
-        f"{release.url} is quarantined: {_first(rows, strange)} in {job.base.name}; look at the "
-        "night, then publish with `accept`, or train anew"
+    reason = (
+        f"{_first(rows, strange)} in {job.base.name}; look at the night, then publish with "
+        "`accept`, or train anew"
     )
+    message = f"{release.url} is quarantined: {reason}"
+    job.builder.note("quarantined", {"reason": reason})
     emit(QUARANTINED, job, {"losses": len(rows), "numbers": len(strange), "reason": message})
     return QuarantineError(message)
 

@@ -83,16 +83,25 @@ def open_release(
     data, root = read_root(store)
     seal = store.fingerprint(layout.MANIFEST_KEY)
     if seal is None and not unsealed:
-        raise UnsealedReleaseError(
-            f"{store.url} is not sealed: it is still being written, or its build was stopped; wait "
-            "for it, or finish it with `python -m flows publish`"
-        )
+        raise UnsealedReleaseError(f"{store.url} is not sealed: {_why_unsealed(store)}")
     check_stated(data, root, store, sealed=seal is not None)
     digest = hashlib.sha256(data).hexdigest()
     identity = "\n".join([store.url, str(seal), digest])
     disk, memory = (disk_cache(cache), MemoryCache()) if seal is not None else (None, None)
     reader = CachedReader(store, identity, disk=disk, memory=memory)
     return DataRelease(reader, root, sealed=seal is not None, max_bytes=max_bytes)
+
+
+def _why_unsealed(store: Store) -> str:
+    """What keeps a release from being published, as far as its build has noted it."""
+    try:
+        reason = store.read_json(layout.QUARANTINE_KEY)["reason"]
+    except (FileNotFoundError, CorruptDataError, KeyError, TypeError):
+        return (
+            "it is still being written, or its build was stopped; wait for it, or finish it with "
+            "`python -m flows publish`"
+        )
+    return f"it is in quarantine: {reason}"
 
 
 class DataRelease(ReleaseContents):

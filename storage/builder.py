@@ -17,14 +17,13 @@ from skyfold import layout
 from skyfold.access.store import Store
 from skyfold.errors import ReleaseError, SealedReleaseError
 from skyfold.images.network import model_digest
-from storage.sealing import PARTIAL, STAGING, seal_release
+from skyfold.layout import STAGING
+from storage.sealing import PARTIAL, seal_release
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from skyfold.layout import ImageGroup
-
-__all__ = ["STAGING", "ReleaseBuilder"]
 
 
 class ReleaseBuilder:

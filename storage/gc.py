@@ -1,7 +1,8 @@
 """What may be removed from a product: unfinished releases, and what stray writers left.
 
 Nothing that a manifest lists is ever removed. A release without a manifest counts as abandoned only
-once nothing in it has been written for a while, because somebody may still be at work.
+once nothing in it has been written for a while, because somebody may still be at work. One in
+quarantine waits for somebody's decision, and is removed only where that is it.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from skyfold.access.seal import read_manifest
-from skyfold.errors import CorruptDataError, ReleaseError
-from skyfold.layout import MANIFEST_KEY, ZARR_KEY
+from skyfold.errors import CorruptDataError, ReleaseError, ReleaseNotFoundError
+from skyfold.layout import MANIFEST_KEY, QUARANTINE_KEY, STAGING, ZARR_KEY
 from skyfold.releases import ENTRIES
-from storage.sealing import PARTIAL, STAGING
+from storage.sealing import PARTIAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +50,9 @@ class Garbage:
     age: timedelta
 
 
-def find_garbage(product: Store, *, older_than: timedelta = DEFAULT_AGE) -> list[Garbage]:
+def find_garbage(
+    product: Store, *, older_than: timedelta = DEFAULT_AGE, quarantined: bool = False
+) -> list[Garbage]:
     """What may be removed, without removing it.
 
     Parameters
@@ -59,6 +62,8 @@ def find_garbage(product: Store, *, older_than: timedelta = DEFAULT_AGE) -> list
     older_than : timedelta
         Objects written later are left alone, and so is the whole of an unfinished release in which
         one was.
+    quarantined : bool
+        Releases in quarantine may go too.
 
     Returns
     -------
@@ -66,6 +71,8 @@ def find_garbage(product: Store, *, older_than: timedelta = DEFAULT_AGE) -> list
 
     Raises
     ------
+    ReleaseNotFoundError
+        If nothing lies at the URL.
     ReleaseError
         If the URL is of a release or of a part of one, which would look unfinished.
     CorruptDataError
@@ -75,12 +82,16 @@ def find_garbage(product: Store, *, older_than: timedelta = DEFAULT_AGE) -> list
     now = datetime.now(UTC)
     found = []
     releases = _by_release(product)
+    if not releases:
+        raise ReleaseNotFoundError(f"{product.url} holds no object; check the URL")
     if releases.get("", {}).keys() & {MANIFEST_KEY, ZARR_KEY} or STAGING in releases:
         raise ReleaseError(
             f"{product.url} is a release, or a part of one; give the URL of a product, which is "
             "that of a release without its last part"
         )
     for name, objects in releases.items():
+        if not quarantined and _is_in_quarantine(name, objects):
+            continue
         for reason, keys in _candidates(product, name, objects):
             age = min((now - objects[key][1] for key in keys), default=timedelta(0))
             if keys and age >= older_than:
@@ -130,6 +141,11 @@ def _candidates(product: Store, name: str, objects: Objects) -> Iterator[tuple[s
         yield _ABANDONED, set(objects)
     else:
         yield "half written", unfinished
+
+
+def _is_in_quarantine(name: str, objects: Objects) -> bool:
+    """Whether a release waits for somebody's decision."""
+    return f"{name}/{QUARANTINE_KEY}" in objects and f"{name}/{MANIFEST_KEY}" not in objects
 
 
 def _is_mark(name: str, key: str) -> bool:

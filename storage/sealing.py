@@ -21,7 +21,7 @@ from skyfold.access.seal import is_read_whole, manifest_digest, read_manifest, s
 from skyfold.errors import ReleaseError, SealedReleaseError
 from skyfold.images.details import details_key
 from skyfold.images.index import ImageEntry, index_key, read_index, shard_key
-from skyfold.layout import LAYERS
+from skyfold.layout import LAYERS, STAGING
 from skyfold.releases import sibling
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from skyfold.access.store import Store
 
-STAGING = "_staging"
 PARTIAL = ".partial"  # end of the name of a local file that is still being written
 TABLES = ("catalogs", "densities")
 _HASH_THREADS = 8

@@ -17,7 +17,7 @@ from skyfold.errors import (
     NeedNotMetError,
     UnknownNameError,
 )
-from skyfold.fidelity.images import LEAST_GAIN, _quarters, _spread_pieces, _window_in
+from skyfold.fidelity.images import LEAST_GAIN, _cut_down, _quarters, _spread_pieces, _window_in
 from skyfold.fidelity.needs import Need
 from skyfold.fidelity.record import FidelityRecord, summarise
 from skyfold.ladder import TILE
@@ -344,6 +344,24 @@ def test_pieces_of_a_large_image_never_overlap(share):
         assert counted[taken == 1].sum() > 0.8 * counted.sum()
     assert len(_spread_pieces(counted, 2)) == 2
     assert len(_spread_pieces(np.zeros((1200, 1200), bool), 8)) == 1
+
+
+@pytest.mark.parametrize("margin", [5, 24, 70])
+@pytest.mark.parametrize("held", [(0, 0, 1, 1), (300, 420, 200, 32), (250, 0, 262, 512)])
+def test_a_piece_is_cut_down_to_the_sky_that_counts_and_its_margin(margin, held):
+    y, x, height, width = held
+    counted = np.zeros((512, 512), bool)
+    counted[y : y + height, x : x + width] = True
+    piece = slice(256, 768), slice(512, 1024)
+    found = _cut_down(piece, counted, margin)
+    for of, now, first, size in zip(piece, found, (y, x), (height, width), strict=True):
+        assert of.start <= now.start
+        assert now.stop <= of.stop
+        assert now.stop - now.start >= TILE
+        assert now.start <= max(of.start + first - margin, of.start)
+        assert now.stop >= min(of.start + first + size + margin, of.stop)
+        assert now.stop - now.start <= max(size + 2 * margin + 64, TILE)
+    assert _cut_down(piece, np.zeros((512, 512), bool), margin) == piece
 
 
 def test_pieces_of_sky_that_differ_widen_an_interval():

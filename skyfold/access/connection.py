@@ -75,6 +75,12 @@ class Connection:
         """Path of a key in the file system; CorruptDataError if the key would lead elsewhere."""
         return f"{self.root}/{check_key(key)}" if key else self.root
 
+    def address(self, key: str) -> str:
+        """Where a browser finds an object: of S3 its server's URL, without credentials."""
+        if not self.url.startswith("s3://"):
+            return f"{self.url}/{key}"
+        return str(self.fs.url(self.path(key))).partition("?")[0]
+
     @property
     def can_list(self) -> bool:
         """Whether objects can be listed; a web server gives pages of links, which are no list."""

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
     import zarr
 
+# what a browser shows instead of saving it
+_CONTENT_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".json": "application/json",
+    ".md": "text/markdown; charset=utf-8",
+}
 _FIRST_PIECE = 2**23  # of an object of unknown size: most need no second request
 
 
@@ -218,6 +224,8 @@ class Store(Connection):
         with self._named("write", key):
             if self.is_local:
                 write_whole(Path(self.path(key)), data)
+            elif self._is_s3:
+                self.fs.pipe_file(self.path(key), data, **_content_type(key))
             else:
                 self.fs.pipe_file(self.path(key), data)
 
@@ -339,3 +347,9 @@ class Store(Connection):
 
     def _named(self, action: str, key: str) -> AbstractContextManager[None]:
         return named_store_errors(f"{self.url}/{key}", action)
+
+
+def _content_type(key: str) -> dict[str, str]:
+    """Argument of an S3 request that says what an object is; empty where it is just bytes."""
+    known = _CONTENT_TYPES.get(Path(key).suffix)
+    return {"ContentType": known} if known else {}

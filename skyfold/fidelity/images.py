@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from skyfold.fidelity.holdout import counted_pixels, hold_out_of
+from skyfold.fidelity.holdout import GRAIN, counted_pixels, hold_out_of
 from skyfold.fidelity.record import FidelityRecord, summarise
 from skyfold.fidelity.views import (
     Place,
@@ -41,8 +41,9 @@ MAX_IMAGES = 24  # a set and band: enough objects for every bin of a survey imag
 MAX_EXTRAS = 4  # of these, into which sources are injected, or which another epoch is taken from
 LEAST_PIXELS = 2**21  # of a set and band, to fill the bins: of small surveys this costs more
 SHARE = 0.125  # of its pixels, if that is more: measuring a pixel costs twice its encoding
-LARGE, SMALL = 1024, 512  # [pixel], sides of images measured whole, and of pieces
-LEAST_GAIN = TILE**2 // 2  # pixels that count, for which another piece is worth its cost
+SMALL = 512  # [pixel], side of the pieces that are measured
+FEW = 2 * SMALL**2  # pixels of an image, for which one piece is enough
+LEAST_GAIN = TILE**2 // 4  # pixels that count, for which another piece is worth its cost
 OVERLAP = -4  # worth of a pixel that is measured already: one such tile outweighs three others
 Measured = dict[str, dict[str, "list[Sample]"]]  # level -> case -> samples
 
@@ -75,10 +76,11 @@ def pieces_to_measure(
 ) -> list[Place]:
     """Return the rows and columns of the pieces of an image that the record is measured on.
 
-    The whole image where its set and band are small. Else the piece of 512 pixels a side, in whole
-    tiles, that holds most of the sky which counts; of few and large images as many such pieces as
-    the set and band need, from each quarter in turn, for what a detector does differs from place to
-    place. They do not overlap, and the one with most sky that counts comes first.
+    The piece of 512 pixels a side, in whole tiles, that holds most of the sky which counts; where
+    the set and band are small as many such pieces as they need, from each quarter in turn, for what
+    a detector does differs from place to place. Each is cut down to the sky that counts and what
+    apertures and sky need beside it. They do not overlap, and the one with most sky that counts
+    comes first.
     """
     alike = [
         one
@@ -86,11 +88,30 @@ def pieces_to_measure(
         if (one.set, one.band) == (entry.set, entry.band) and one.mode != "direct"
     ]
     share = _budget(alike) / min(len(alike), MAX_IMAGES)
-    if share < LARGE**2 / 2:
-        return [injection.window(counted, TILE, SMALL)]
-    if max(entry.plane) <= LARGE:
-        return [(slice(0, entry.plane[0]), slice(0, entry.plane[1]))]
-    return _spread_pieces(counted, round(share / SMALL**2))
+    if share < FEW:
+        found = [injection.window(counted, TILE, SMALL)]
+    else:
+        found = _spread_pieces(counted, round(share / SMALL**2))
+    return [_cut_down(piece, counted[piece], 2 * sky_margin(entry)) for piece in found]
+
+
+def _cut_down(piece: Place, counted: NDArray[np.bool_], margin: int) -> Place:
+    """The part of a piece within a margin of sky that counts, and no narrower than a tile."""
+    rows, columns = piece
+    held = np.nonzero(counted)
+    return _span_of(rows, held[0], margin), _span_of(columns, held[1], margin)
+
+
+def _span_of(whole: slice, held: NDArray[np.intp], margin: int) -> slice:
+    """The part of a row or column of pixels about those that are held, in whole grains."""
+    if not held.size:
+        return whole
+    size = whole.stop - whole.start
+    first = max(int(held.min()) - margin, 0) // GRAIN * GRAIN
+    last = -(-(int(held.max()) + 1 + margin) // GRAIN) * GRAIN
+    last = min(max(last, first + TILE), size)
+    first = max(min(first, last - TILE), 0)
+    return slice(whole.start + first, whole.start + last)
 
 
 def _spread_pieces(counted: NDArray[np.bool_], most: int) -> list[Place]:

@@ -21,7 +21,8 @@ from skyfold.access.model_files import CARD
 from skyfold.catalogs.index import CatalogInfo, catalog_path
 from skyfold.catalogs.model import ARRAYS, TableModel
 from skyfold.errors import ConfigError, InputError, ReleaseError
-from storage.builder import STAGING, ReleaseBuilder
+from skyfold.layout import STAGING
+from storage.builder import ReleaseBuilder
 from storage.catalogs.encoder import EncodedRows, encode_rows
 from storage.catalogs.plan import CatalogFile, SurveyedCatalog
 from storage.catalogs.reader import Batch, CatalogSource, join, open_catalog

@@ -23,7 +23,8 @@ from skyfold.catalogs.index import ROW_MAJOR, CatalogInfo, Column, catalog_path
 from skyfold.catalogs.model import TableModel, u_matrix
 from skyfold.catalogs.rows import checked_level
 from skyfold.errors import CorruptDataError, ReleaseError
-from storage.builder import STAGING, ReleaseBuilder
+from skyfold.layout import STAGING
+from storage.builder import ReleaseBuilder
 from storage.catalogs.encoder import EncodedRows
 
 if TYPE_CHECKING:

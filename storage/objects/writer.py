@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from skyfold.errors import CorruptDataError, ReleaseError
 from skyfold.fidelity.holdout import counted_pixels
 from skyfold.images.index import ImageEntry
+from skyfold.layout import STAGING
 from skyfold.objects.index import KEY, TABLE, ObjectsInfo, array_path
 from skyfold.objects.model import ObjectModel
 from skyfold.release import DataRelease
-from storage.builder import STAGING, ReleaseBuilder
+from storage.builder import ReleaseBuilder
 from storage.catalogs.plan import SurveyedCatalog, survey_catalog
 from storage.config import CatalogConfig
 from storage.images.entries import note_name

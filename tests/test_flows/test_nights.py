@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from skyfold.errors import ConfigError, QuarantineError
+from skyfold.errors import ConfigError, QuarantineError, UnsealedReleaseError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Prefect's own
 PCA = '[training]\nmodel = "pca"\nsteps = 1\n'
@@ -112,12 +112,14 @@ def test_a_base_that_was_exchanged_is_noticed(both, tmp_path):
 
 def test_a_night_that_loses_more_than_its_base_is_quarantined(both, surveys):
     from flows.build import build
-    from skyfold import list_releases
+    from skyfold import list_releases, open_release
 
     night = surveys / "night.toml"
     with pytest.raises(QuarantineError, match="is quarantined"):
         build(str(night), "2026-11-22")
     assert not (surveys / "archive/demo/2026-11-22/manifest.json").exists()
+    with pytest.raises(UnsealedReleaseError, match=r"in quarantine.* losses exceed"):
+        open_release(surveys / "archive/demo/2026-11-22")
     assert build(str(night), "2026-11-22", accept=True).endswith("/2026-11-22")
     listed = list_releases(surveys / "archive/demo")
     assert [one["name"] for one in listed] == ["dr1", "dr2", "2026-11-22"]

@@ -24,6 +24,8 @@ import pytest
 from astropy import units as u
 from astropy.coordinates import SkyCoord
 
+from skyfold.access.store import Store
+
 pytestmark = [
     pytest.mark.s3,
     pytest.mark.filterwarnings("ignore"),  # Prefect's and TensorFlow's own
@@ -145,6 +147,23 @@ def test_build_and_read_on_object_storage(on_s3, tmp_path):
         here = local.images.cutout(position, 6 * u.arcsec, band=entry.band, level=level)
         there = release.images.cutout(position, 6 * u.arcsec, band=entry.band, level=level)
         np.testing.assert_array_equal(here.data, there.data)
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("report.html", "text/html; charset=utf-8"),
+        ("card.md", "text/markdown; charset=utf-8"),
+        ("manifest.json", "application/json"),
+    ],
+)
+def test_a_browser_shows_what_is_to_be_read(on_s3, key, kind):
+    address = Store(URL, on_s3.options).address(key)
+    assert address.startswith(on_s3.endpoint)
+    assert address.endswith(f"bucket/demo/dr1/{key}")  # and nothing that signs it
+    with urllib.request.urlopen(address) as answer:
+        assert answer.headers["Content-Type"] == kind
+        assert answer.read() == Store(URL, on_s3.options).read(key)
 
 
 def test_a_build_tells_no_secret(on_s3):

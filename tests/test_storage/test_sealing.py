@@ -22,6 +22,7 @@ from skyfold.errors import (
     ReleaseNotFoundError,
     SealedReleaseError,
     StoreUnavailableError,
+    UnsealedReleaseError,
 )
 from skyfold.releases import image_provenance
 from storage.builder import ReleaseBuilder
@@ -175,6 +176,36 @@ def test_a_release_taken_for_a_product_loses_nothing(release, sealed):
         with pytest.raises(ReleaseError, match="give the URL of a product"):
             find_garbage(Store(release / part))
     assert find_garbage(Store(release / "models")) == []
+
+
+def test_a_release_in_quarantine_waits_and_says_why(release):
+    ReleaseBuilder(Store(release)).note("quarantined", {"reason": "8 losses exceed"})
+    aged(release, 30)
+    with pytest.raises(UnsealedReleaseError, match="in quarantine: 8 losses exceed"):
+        open_release(release)
+    product = Store(release.parent)
+    assert find_garbage(product) == []
+    (found,) = find_garbage(product, quarantined=True)
+    assert found.release == release.name
+    ReleaseBuilder(Store(release)).seal()
+    assert open_release(release).verify() == {}
+    (release / "_staging").mkdir(exist_ok=True)
+    (release / "_staging" / "quarantined.json").write_text("{}")  # a seal cut before its end
+    aged(release, 30)
+    assert [one.reason for one in find_garbage(product)] == ["not of the sealed release"]
+
+
+@pytest.mark.parametrize("note", ["", "[]", '{"other": 1}'])
+def test_a_damaged_note_of_quarantine_hides_nothing(release, note):
+    (release / "_staging").mkdir(exist_ok=True)
+    (release / "_staging" / "quarantined.json").write_text(note)
+    with pytest.raises(UnsealedReleaseError, match="still being written"):
+        open_release(release)
+
+
+def test_a_product_that_is_not_there_is_no_empty_one(tmp_path):
+    with pytest.raises(ReleaseNotFoundError, match="check the URL"):
+        find_garbage(Store(tmp_path / "archiv"))
 
 
 def test_an_unfinished_release_that_somebody_writes_is_left_alone(release):
