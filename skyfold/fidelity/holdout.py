@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from skyfold import sky
-
 if TYPE_CHECKING:
     from astropy.wcs import WCS
     from numpy.typing import NDArray
@@ -127,7 +125,7 @@ def counted_pixels(release: DataRelease, entry: ImageEntry) -> NDArray[np.bool_]
     rule = hold_out_of(release, entry.set)
     if rule is None or rule.threshold == 0:
         return np.ones(entry.plane, bool)
-    wcs = sky.read_wcs(entry.fits_header())
+    wcs = entry.celestial_wcs()
     grains = rule.is_held_out(entry.set, entry.plane, wcs)
     return in_pixels(grains, entry.plane)
 

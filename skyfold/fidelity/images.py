@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from skyfold.science import Sample
 
 MAX_IMAGES = 24  # a set and band: enough objects for every bin of a survey image
-MAX_EXTRAS = 4  # of these, into which sources are injected, or which another epoch is taken from
-LEAST_PIXELS = 2**21  # of a set and band, to fill the bins: of small surveys this costs more
+MAX_EXTRAS = 3  # of these, into which sources are injected, or which another epoch is taken from
+LEAST_PIXELS = 5 * 2**18  # of a set and band, to fill the bins: of small surveys this costs more
 SHARE = 0.125  # of its pixels, if that is more: measuring a pixel costs twice its encoding
 SMALL = 512  # [pixel], side of the pieces that are measured
 FEW = 2 * SMALL**2  # pixels of an image, for which one piece is enough
@@ -206,10 +206,10 @@ def _more_views(
     if entry.id in alike[:MAX_EXTRAS]:
         made = (
             difference_view(release, view, entry),
-            injected_view(release, view, entry, encode),
+            injected_view(view, entry, encode),
         )
         yield from (one for one in made if one is not None)
-    yield from sheared_views(release, view, entry, encode, -(-galaxies // len(alike)))
+    yield from sheared_views(view, entry, encode, -(-galaxies // len(alike)))
 
 
 def _measure(view: View) -> Iterator[tuple[str, str, Sequence[Sample]]]:

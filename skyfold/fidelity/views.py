@@ -43,9 +43,13 @@ class TrialEncoder(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A raw image, what is known about it, and how to get what each level makes of it."""
+    """A raw image, what is known about it, and how to get what each level makes of it.
+
+    `stored` is the raw image as it is stored, bad pixels included.
+    """
 
     raw: NDArray[np.float64]
+    stored: NDArray[Any]
     context: ImageContext
     decoded: Callable[[str], NDArray[Any]]
     place: Place
@@ -74,7 +78,7 @@ def stored_view(
     exact, bounded = found["exact"].values.astype(np.float64), found["bounded"]
     assert bounded.sigma is not None  # as of every image with noise
     mask = (bounded.flags != 0) | ~np.isfinite(exact)
-    wcs = sky.read_wcs(entry.fits_header())
+    wcs = entry.celestial_wcs()
     context = ImageContext(
         sigma=bounded.sigma,
         mask=mask,
@@ -87,7 +91,7 @@ def stored_view(
     def decoded(level: str) -> NDArray[Any]:
         return np.where(mask, 0, found[level].values.astype(np.float64))
 
-    return View(np.where(mask, 0, exact), context, decoded, place)
+    return View(np.where(mask, 0, exact), found["exact"].values, context, decoded, place)
 
 
 def _scale_arcsec(wcs: WCS) -> float:
@@ -115,19 +119,16 @@ def difference_view(release: DataRelease, view: View, entry: ImageEntry) -> View
     def decoded(level: str) -> NDArray[Any]:
         return less(view.decoded(level), other.decoded(level))
 
-    return View(less(view.raw, other.raw), context, decoded, view.place)
+    return View(less(view.raw, other.raw), view.stored, context, decoded, view.place)
 
 
-def injected_view(
-    release: DataRelease, view: View, entry: ImageEntry, encode: TrialEncoder | None
-) -> View | None:
+def injected_view(view: View, entry: ImageEntry, encode: TrialEncoder | None) -> View | None:
     """Return a piece of the image with point sources put in before it is encoded."""
     if encode is None or entry.noise is None:
         return None
     piece, place = _tile_to_change(view)
-    stored = release.images.read(entry.id, "exact", *place).values
     pixels, sigma, sources = injection.inject(
-        stored, view.context.sigma[piece], seed=view.context.seed, **_light(view, entry)
+        view.stored[piece], view.context.sigma[piece], seed=view.context.seed, **_light(view, entry)
     )
     mask = view.context.mask[piece]
     context = replace(
@@ -143,11 +144,11 @@ def injected_view(
     def decoded(level: str) -> NDArray[Any]:
         return np.where(mask, 0, trial(level).astype(np.float64))
 
-    return View(np.where(mask, 0, pixels.astype(np.float64)), context, decoded, place)
+    raw = np.where(mask, 0, pixels.astype(np.float64))
+    return View(raw, pixels, context, decoded, place)
 
 
 def sheared_views(
-    release: DataRelease,
     view: View,
     entry: ImageEntry,
     encode: TrialEncoder | None,
@@ -161,7 +162,6 @@ def sheared_views(
     if encode is None or entry.noise is None or not count:
         return
     piece, place = _tile_to_change(view)
-    stored = release.images.read(entry.id, "exact", *place).values
     free = (prepare_field(view.raw, view.context).free & view.context.counted)[piece]
     light = _light(view, entry)
     mask, counted = (
@@ -171,7 +171,7 @@ def sheared_views(
     while count > 0:
         seed = seed_of(f"{entry.id}/{number}")
         copies, sigma, pairs = galaxies.inject_sheared(
-            stored, view.context.sigma[piece], free, seed=seed, **light
+            view.stored[piece], view.context.sigma[piece], free, seed=seed, **light
         )
         if not len(pairs):
             return
@@ -191,8 +191,9 @@ def sheared_views(
             both = np.concatenate([trial(level) for trial in trials])
             return np.where(mask, 0, both.astype(np.float64))
 
-        raw = np.where(mask, 0, np.concatenate(copies).astype(np.float64))
-        yield View(raw, context, decoded, place)
+        stored = np.concatenate(copies)
+        raw = np.where(mask, 0, stored.astype(np.float64))
+        yield View(raw, stored, context, decoded, place)
 
 
 def _tile_to_change(view: View) -> tuple[Place, Place]:
@@ -230,9 +231,9 @@ def other_epoch(
     ]
     after = after[[one.id for one in after].index(entry.id) + 1 :]
     near = [(_apart_deg(entry, one), number) for number, one in enumerate(after)]
-    wcs = sky.read_wcs(entry.fits_header())
+    wcs = entry.celestial_wcs()
     for apart, number in sorted(near)[:1]:
-        there = sky.read_wcs(after[number].fits_header())
+        there = after[number].celestial_wcs()
         if wcs is None or there is None or not apart < (entry.radius_deg or 0):
             return None
         here = sky.shifted_wcs(wcs, place[1].start, place[0].start)

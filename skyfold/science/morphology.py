@@ -160,16 +160,16 @@ def morphology(
     known = np.isfinite(radius)
     sources, radius, reach = sources[known], radius[known], _reach(fwhm)
     if len(sources):
-        dx, dy = stamps.offsets(sources, reach)
-        pixels = stamps.cut(image, sources, reach)
-        distance = np.hypot(dx, dy)
-        inside = (distance <= radius[:, None, None]).reshape(len(sources), -1)
+        inner = int(np.ceil(reach / EXTENT))  # no Petrosian radius is larger
+        dx, dy = stamps.offsets(sources, inner)
+        pixels = stamps.cut(image, sources, inner)
+        inside = (np.hypot(dx, dy) <= radius[:, None, None]).reshape(len(sources), -1)
         radii, growth = curves or _growth(image, sources, fwhm)
         growth = growth[known] if curves else growth
         out[known] = np.column_stack(
             [
                 _concentration((radii, growth), radius),
-                _asymmetry(image, pixels, distance <= EXTENT * radius[:, None, None], sources, sky),
+                _asymmetry(image, sources, EXTENT * radius, reach, sky),
                 gini(pixels.reshape(len(sources), -1), inside),
                 _m20(pixels, dx, dy, inside),
             ]
@@ -234,27 +234,28 @@ def _radius_of(share: float, radii: Floats, curve: Floats, edge: float) -> float
 
 
 def _asymmetry(
-    image: Plane,
-    pixels: NDArray[Any],
-    inside: NDArray[np.bool_],
-    sources: NDArray[Any],
-    sky: float,
+    image: Plane, sources: NDArray[Any], radius: Floats, reach: int, sky: float
 ) -> Floats:
-    """(sum |I - I180| - sky) / sum |I|, least over nine centres."""
-    reach = pixels.shape[1] // 2
-    row, column = (np.rint(sources[axis]).astype(int) for axis in ("y", "x"))
+    """(sum |I - I180| - sky) / sum |I| inside circles, least over nine centres."""
+    dx, dy = stamps.offsets(sources, reach)
+    source, row, column = np.nonzero(np.hypot(dx, dy) <= radius[:, None, None])
+    y, x = (
+        np.rint(sources[axis]).astype(int)[source] - reach + place
+        for axis, place in (("y", row), ("x", column))
+    )
+    pixels = image[y, x]
     # twice the centre is a whole number: rotating about it moves whole pixels
-    twice = [np.rint(2 * sources[axis]).astype(int) for axis in ("y", "x")]
-    span = np.arange(-reach, reach + 1)
+    twice = [np.rint(2 * sources[axis]).astype(int)[source] for axis in ("y", "x")]
+    ends = [size - 1 for size in image.shape]
     found = []
     for halves in np.ndindex(3, 3):
-        y, x = (centre + _HALVES[half] for centre, half in zip(twice, halves, strict=True))
-        rows = np.clip(y[:, None] - (row[:, None] + span), 0, image.shape[0] - 1)
-        columns = np.clip(x[:, None] - (column[:, None] + span), 0, image.shape[1] - 1)
-        turned = image[rows[:, :, None], columns[:, None, :]]
-        found.append(np.where(inside, np.abs(pixels - turned), 0).sum(axis=(1, 2)))
-    total = np.where(inside, np.abs(pixels), 0).sum(axis=(1, 2))
-    least = np.min(found, axis=0) - sky * inside.sum(axis=(1, 2))
+        turned = tuple(
+            np.clip(centre + _HALVES[half] - at, 0, end)
+            for centre, half, at, end in zip(twice, halves, (y, x), ends, strict=True)
+        )
+        found.append(np.bincount(source, np.abs(pixels - image[turned]), len(sources)))
+    total = np.bincount(source, np.abs(pixels), len(sources))
+    least = np.min(found, axis=0) - sky * np.bincount(source, minlength=len(sources))
     return np.asarray(least / np.maximum(total, 1e-30), np.float64)
 
 

@@ -129,30 +129,28 @@ def _pooled(name: str, samples: Sequence[Sample], rng: np.random.Generator, loss
             "stored bytes or their decoder are wrong: verify the release"
         )
     about = {"n": len(values), "unit": samples[0].unit, "statistic": samples[0].statistic}
-    pieces = np.repeat(np.arange(len(samples)), [len(one.values) for one in samples])
-    return about | _statistics(values, (_areas(samples), pieces), samples[0], rng, lossless)
+    return about | _statistics(values, samples, rng, lossless)
 
 
-def _areas(samples: Sequence[Sample]) -> NDArray[np.int64]:
-    """Number of the piece of sky of every object, over all images."""
-    numbers: list[NDArray[np.int64]] = []
-    first = 0
-    for sample in samples:
-        given = np.arange(len(sample.values)) if sample.areas is None else sample.areas
-        _, place = np.unique(given, return_inverse=True)
-        numbers.append(place.astype(np.int64) + first)
-        first += len(sample.values)
-    return np.concatenate(numbers)
+def _places(samples: Sequence[Sample]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Number of the piece of sky of every object, and of its image."""
+    image = np.repeat(np.arange(len(samples)), [len(one.values) for one in samples])
+    given = [
+        np.arange(len(one.values)) if one.areas is None else np.asarray(one.areas, np.int64)
+        for one in samples
+    ]
+    numbers, area = np.unique(np.concatenate(given), return_inverse=True)
+    return image * len(numbers) + area, image
 
 
 def _statistics(
     values: NDArray[np.float64],
-    places: Sequence[NDArray[np.int64]],
-    sample: Sample,
+    samples: Sequence[Sample],
     rng: np.random.Generator,
     lossless: bool,
 ) -> Row:
     """Numbers and note of one row."""
+    sample = samples[0]
     is_rate = sample.unit == "fraction" and sample.statistic == "mean"
     if lossless:
         zeros = dict.fromkeys(_NUMBERS, 0.0)
@@ -166,7 +164,7 @@ def _statistics(
     share = {f"p{p}": float(loss[_rank(len(loss), p / 100) - 1]) for p in (50, 90, 99)}
     is_large = values if sample.statistic == "mean" else np.abs(values) > share["p90"]
     large = np.asarray(is_large, np.float64)
-    together = max(design_effect(large, place) for place in places)
+    together = max(design_effect(large, place) for place in _places(samples))
     count = int(len(values) / together)
     if count < least:
         return dict.fromkeys(_NUMBERS, math.nan) | {"note": TOO_FEW}
@@ -198,7 +196,7 @@ def design_effect(values: NDArray[np.float64], places: NDArray[np.int64]) -> flo
     if alone == 0:
         return 1.0
     together = np.bincount(places, apart)
-    pieces = len(np.unique(places))
+    pieces = np.count_nonzero(np.bincount(places))
     if pieces < 2:
         return 1.0
     effect = float((together**2).sum()) * pieces / (pieces - 1) / alone
