@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
 
 from flows.encode import encode
 from flows.job import Job
@@ -15,7 +18,9 @@ from skyfold.errors import SealedReleaseError
 
 
 @flow(name="build", flow_run_name=run_name)
-def build(survey: Survey = "survey.toml", night: AtNight = None, accept: bool = False) -> str:
+def build(
+    survey: Survey = "survey.toml", night: AtNight = None, accept: bool = False
+) -> str | State[Any]:
     """Build the release of a survey, from raw files to the seal.
 
     Returns the URL of the release.
@@ -38,4 +43,6 @@ def build(survey: Survey = "survey.toml", night: AtNight = None, accept: bool = 
         if not job.is_published():
             raise
         get_run_logger().info("another run has sealed %s", job.url)
-    return str(publish(*given, accept))
+    state = publish(*given, accept, return_state=True)
+    # not its error: a quarantine is no fault of this flow, and needs no traceback
+    return str(state.result()) if state.is_completed() else state

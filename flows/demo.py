@@ -40,7 +40,7 @@ def run_demo(folder: Path, *, steps: int, images: int, seed: int) -> None:
             shear_galaxies=SHEAR_GALAXIES,
             progress=_Counter(console),
         )
-    url = build(str(survey.resolve()))
+    url = str(build(str(survey.resolve())))
     release = open_release(url)
     _show_fidelity(console, release)
     _show_cutouts(console, release)

@@ -244,7 +244,8 @@ class Store(Connection):
     def _create_on_s3(self, key: str, data: bytes) -> None:
         bucket, _, name = self.path(key).partition("/")
         try:
-            self.fs.call_s3("put_object", Bucket=bucket, Key=name, Body=data, IfNoneMatch="*")
+            about = {"Bucket": bucket, "Key": name, **_content_type(key)}
+            self.fs.call_s3("put_object", Body=data, IfNoneMatch="*", **about)
         except OSError as error:
             if not is_precondition_failed(error):
                 raise

@@ -46,7 +46,8 @@ def main() -> None:
             flush=True,
         )
     given.folder.mkdir(parents=True, exist_ok=True)
-    (given.folder / "rows.json").write_text(json.dumps({"rows": rows, "seconds": costs}, indent=1))
+    name = "others.json" if given.others else "rows.json"
+    (given.folder / name).write_text(json.dumps({"rows": rows, "seconds": costs}, indent=1))
     _report(rows)
 
 
