@@ -19,6 +19,7 @@ from skyfold.access.trust import (
 )
 from skyfold.errors import (
     CorruptDataError,
+    StoreUnavailableError,
     UnsealedReleaseError,
 )
 from skyfold.ladder import LEVELS
@@ -96,7 +97,7 @@ def _why_unsealed(store: Store) -> str:
     """What keeps a release from being published, as far as its build has noted it."""
     try:
         reason = store.read_json(layout.QUARANTINE_KEY)["reason"]
-    except (FileNotFoundError, CorruptDataError, KeyError, TypeError):
+    except (FileNotFoundError, StoreUnavailableError, CorruptDataError, KeyError, TypeError):
         return (
             "it is still being written, or its build was stopped; wait for it, or finish it with "
             "`python -m flows publish`"

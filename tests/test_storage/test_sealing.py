@@ -205,7 +205,7 @@ def test_a_damaged_note_of_quarantine_hides_nothing(release, note):
 
 def test_a_product_that_is_not_there_is_no_empty_one(tmp_path):
     with pytest.raises(ReleaseNotFoundError, match="check the URL"):
-        find_garbage(Store(tmp_path / "archiv"))
+        find_garbage(Store(tmp_path / "typo"))
 
 
 def test_an_unfinished_release_that_somebody_writes_is_left_alone(release):
