@@ -228,7 +228,7 @@ def measure(stack: Stack, folder: Path, images: int, size: int, workers: list[in
             files.copy(f"{product}/{count}/", f"{product}/trained/", recursive=True)
         hire(stack, count)
         rates.append(encode(stack, path, count, images, size))
-    for count, (clock, free) in zip(workers[1:], rates[1:], strict=True):
+    for count, (clock, free) in zip(list(surveys)[1:], rates[1:], strict=True):
         print(
             f"{count} workers over {workers[0]}: {clock / rates[0][0]:.2f} by the clock, "
             f"{free / rates[0][1]:.2f} by processor seconds on {CORES} free cores"
