@@ -28,7 +28,7 @@ from flows.runner import HOUR
 from skyfold.access.trust import MAX_MANIFEST_BYTES
 from skyfold.card import release_card
 from skyfold.errors import QuarantineError, SealedReleaseError
-from skyfold.layout import CARD_KEY, MANIFEST_KEY, PROVENANCE_KEY, REPORT_KEY
+from skyfold.layout import CARD_KEY, MANIFEST_KEY, PROVENANCE_KEY, QUARANTINE_KEY, REPORT_KEY
 from skyfold.release import DataRelease, open_release
 from storage.drift import GROWTH, growth, strange_numbers, worse_rows
 from storage.night import look_at, strange_looks
@@ -139,7 +139,7 @@ def compare(job: Job, release: DataRelease) -> QuarantineError | None:
         "`accept`, or train anew"
     )
     message = f"{release.url} is quarantined: {reason}"
-    job.builder.note("quarantined", {"reason": reason})
+    job.builder.store.write(QUARANTINE_KEY, json.dumps({"reason": reason}).encode())
     emit(QUARANTINED, job, {"losses": len(rows), "numbers": len(strange), "reason": message})
     return QuarantineError(message)
 

@@ -37,7 +37,7 @@ REPORT_KEY = "report.html"
 PROVENANCE_KEY = "provenance.json"
 CARD_KEY = "card.md"
 STAGING = "_staging"  # notes of a build; gone once it is sealed
-QUARANTINE_KEY = f"{STAGING}/quarantined.json"
+QUARANTINE_KEY = f"{STAGING}/quarantined.json"  # why a release is not sealed
 MODEL_FILES = ("decoder.onnx", "encoder.onnx", "tables.bin", "card.json")
 STRIDE = 8  # image pixels a side of one latent position
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import zarr
 
-# what a browser shows instead of saving it
+# What a browser shows instead of saving it; `mimetypes` knows what the machine does.
 _CONTENT_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".json": "application/json",

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 MAX_IMAGES = 24  # a set and band: enough objects for every bin of a survey image
 MAX_EXTRAS = 3  # of these, into which sources are injected, or which another epoch is taken from
 LEAST_PIXELS = 5 * 2**18  # of a set and band, to fill the bins: of small surveys this costs more
-SHARE = 0.125  # of its pixels, if that is more: measuring a pixel costs twice its encoding
+SHARE = 0.125  # of its pixels, if that is more: a pixel takes 2 to 3 times its encoding
 SMALL = 512  # [pixel], side of the pieces that are measured
 FEW = 2 * SMALL**2  # pixels of an image, for which one piece is enough
 LEAST_GAIN = TILE**2 // 4  # pixels that count, for which another piece is worth its cost

@@ -24,6 +24,7 @@ from skyfold.errors import (
     StoreUnavailableError,
     UnsealedReleaseError,
 )
+from skyfold.layout import QUARANTINE_KEY
 from skyfold.releases import image_provenance
 from storage.builder import ReleaseBuilder
 from storage.drift import FEWEST, growth, strange_numbers, worse_rows
@@ -179,7 +180,7 @@ def test_a_release_taken_for_a_product_loses_nothing(release, sealed):
 
 
 def test_a_release_in_quarantine_waits_and_says_why(release):
-    ReleaseBuilder(Store(release)).note("quarantined", {"reason": "8 losses exceed"})
+    Store(release).write(QUARANTINE_KEY, b'{"reason": "8 losses exceed"}')
     aged(release, 30)
     with pytest.raises(UnsealedReleaseError, match="in quarantine: 8 losses exceed"):
         open_release(release)
@@ -189,16 +190,14 @@ def test_a_release_in_quarantine_waits_and_says_why(release):
     assert found.release == release.name
     ReleaseBuilder(Store(release)).seal()
     assert open_release(release).verify() == {}
-    (release / "_staging").mkdir(exist_ok=True)
-    (release / "_staging" / "quarantined.json").write_text("{}")  # a seal cut before its end
+    Store(release).write(QUARANTINE_KEY, b"{}")  # a seal cut before its end
     aged(release, 30)
     assert [one.reason for one in find_garbage(product)] == ["not of the sealed release"]
 
 
 @pytest.mark.parametrize("note", ["", "[]", '{"other": 1}'])
 def test_a_damaged_note_of_quarantine_hides_nothing(release, note):
-    (release / "_staging").mkdir(exist_ok=True)
-    (release / "_staging" / "quarantined.json").write_text(note)
+    Store(release).write(QUARANTINE_KEY, note.encode())
     with pytest.raises(UnsealedReleaseError, match="still being written"):
         open_release(release)
 
