@@ -163,7 +163,7 @@ class _Ladder:
             self.dithered, self.odd = whole.dithered, whole.odd_cells
         shape = prepared.stored.shape
         wide = prepared.stored.dtype.itemsize == 8
-        self.coarse = FINE
+        self.coarse, self.fwhm = FINE, FALLBACK_FWHM
         self.layers: dict[str, NDArray[Any]] = {
             "background": prepared.mesh,
             "guard": np.zeros(shape, np.uint8),
@@ -194,7 +194,7 @@ class _Ladder:
         predictions = self.network.decode(latents)
         self.layers["latent"] = _side_by_side(latents, self.image.tiles)
         signal, residual = self._significance(predictions)
-        fwhm = self._fwhm(signal)
+        fwhm = self.fwhm = self._fwhm(signal)
         leaves = select_leaves(signal, residual, fwhm)
         kept = _pixels(leaves)
         self._correct_background(
@@ -204,7 +204,9 @@ class _Ladder:
         if self.whole is None:
             self.dithered = self._is_dither_cheap(predictions, kept)
         share = float(kept[self.image.coded].mean())
-        self.coarse = coarseness(fwhm, share) if self.whole is None else self.whole.coarse or FINE
+        self.coarse = coarseness(fwhm, share, self._fine_width)
+        if self.whole is not None:
+            self.coarse = self.whole.coarse or FINE
         places = list(enumerate(np.ndindex(self.image.tiles)))
         for start in range(0, len(places), TOGETHER):
             self._refine(predictions, kept, places[start : start + TOGETHER])
@@ -220,6 +222,16 @@ class _Ladder:
             self.dithered,
             self.coarse,
         )
+
+    @property
+    def _fine_width(self) -> float:
+        """Width of a cell of the sky over the width asked for, at least 1.
+
+        Cells of less are of few integers, and no narrower where light makes the noise grow.
+        """
+        sigma, dtype = np.array([self.image.noise.sigma]), self.image.stored.dtype
+        width = ladder.cell_width(np.zeros(1, np.int64), sigma, self.step, dtype, odd=self.odd)
+        return max(float(width[0] / (self.step * sigma[0])), 1.0)
 
     def _is_dither_cheap(self, predictions: NDArray[np.float32], kept: NDArray[np.bool_]) -> bool:
         """Whether remainders have no pattern that dithered cells would scatter, by one tile.
@@ -292,8 +304,9 @@ class _Ladder:
             )
         else:
             residuals = [one.residuals(its) for one, its in zip(tiles, chosen, strict=True)]
-            place = np.nonzero(chosen)
-            coarse[place] = shaped_cells(np.concatenate(residuals), place, self.coarse)
+            coarse[chosen] = shaped_cells(
+                np.concatenate(residuals), chosen, self.coarse, self.fwhm, self._fine_width
+            )
         for one, sources, its in zip(tiles, coarse, chosen, strict=True):
             self._bounded_tile(one)
             self._sources_tile(one, sources)

@@ -1,0 +1,40 @@
+"""Loops that are compiled where they are first called: numba, which a producer has installed.
+
+Only for loops that wait for their own last step, which numpy cannot take all at once. Machine code
+is kept beside the module, or where numba keeps it for the user, so that the next process need not
+compile again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """Function of arrays and numbers, compiled by numba at its first call.
+
+    Parameters
+    ----------
+    function : callable
+        In the part of Python that numba knows; it may call numpy, and nothing of ours.
+    """
+
+    @cache
+    def machine_code() -> Callable[P, R]:
+        from numba import njit
+
+        try:
+            return njit(cache=True, nogil=True)(function)
+        except RuntimeError:  # nowhere to keep it: it lives as long as the process
+            return njit(nogil=True)(function)
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        return machine_code()(*args, **kwargs)
+
+    return run
