@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfold.errors import InvalidRequestError
+from skyfold.science.filters import highest
 
 __all__ = ["sample_patches", "significance", "source_weights", "turn_patches"]
 
@@ -156,23 +157,9 @@ def source_weights(
     ndarray, shape (n, ny, nx), float32
     """
     seen = np.clip(significance(patches) - 3, 0, 1)
-    reach = _highest(np.stack([seen, patches]), APERTURE)
+    reach = highest(np.stack([seen, patches]), APERTURE)
     weight = (1 + (emphasis - 1) * reach[0]) / (1 + (np.maximum(reach[1], 0) / bright) ** 2)
     return (weight if weights is None else weight * weights).astype(np.float32)
-
-
-def _highest(arrays: Image, side: int) -> Image:
-    """Largest value in the square around each pixel."""
-    half = side // 2
-    for axis in (-2, -1):
-        pad = [(0, 0)] * arrays.ndim
-        pad[axis] = (half, half)
-        high, reach = np.moveaxis(np.pad(arrays, pad, mode="edge"), axis, -1), 1
-        while reach < side:  # windows of 1, 2, 4, ... pixels
-            shift = min(reach, side - reach)
-            high, reach = np.maximum(high[..., shift:], high[..., :-shift]), reach + shift
-        arrays = np.moveaxis(high, -1, axis)
-    return arrays
 
 
 def turn_patches(arrays: Sequence[Image], rng: np.random.Generator) -> list[Image]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import cache, wraps
 from typing import ParamSpec, TypeVar
 
+_LOOSE = {"reassoc", "contract"}  # sums in any order: what is compiled chooses, it codes nothing
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -29,9 +30,9 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
         from numba import njit
 
         try:
-            return njit(cache=True, nogil=True)(function)
+            return njit(cache=True, nogil=True, fastmath=_LOOSE)(function)
         except RuntimeError:  # nowhere to keep it: it lives as long as the process
-            return njit(nogil=True)(function)
+            return njit(nogil=True, fastmath=_LOOSE)(function)
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:

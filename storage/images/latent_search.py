@@ -1,0 +1,381 @@
+"""Latents chosen for bits and errors together.
+
+An encoder network's latents are rounded one by one. Here each is moved by one, up or down, wherever
+that makes less what the networks were trained for, ``bits + lmbda x errors`` of
+`models.autoencoder`: bits as the coder's tables have them for this image, errors by how the decoder
+answers to that latent (rate-distortion optimised quantisation, Sullivan & Wiegand 1998, IEEE Signal
+Process. Mag. 15, 74; of learned codecs, Campos et al. 2019, arXiv:1906.01223). A reader sees
+latents like any others.
+
+Errors weigh where there are sources as the image's own point-spread function shows them, so that
+those at the limit of detection keep their flux.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from skyfold.codecs.latent_tables import PASSES, SYMBOLS, LatentTables, get_tables
+from skyfold.codecs.latents import Known, contexts, split
+from skyfold.ladder import TILE
+from skyfold.layout import STRIDE
+from skyfold.noise import MESH
+from skyfold.science.filters import gaussian, highest
+from storage.compiled import compiled
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from skyfold.images.network import Network
+
+SOURCE, CERTAIN = 3.0, 3.7  # matched filter: errors begin to weigh more, and weigh all they can
+REACH = 1.5, 6.0  # pixels around a source that weigh as it does: its FWHM, within these
+TOGETHER = 32  # tiles whose contexts are found at once
+STRONG = 100  # a latent beyond where the decoder's correction is cut off: its answer is linear
+WORTH = np.float32(1.5)  # weight of a pixel from which a block without latents is looked at
+SKY = np.float32(4)  # weight of errors of the sky over 16 and 32 pixels, where it is measured
+BLANK = 0.5  # share of a mesh cell that is sky, from which the mesh will take up its mean error
+FAR = 60  # of latents beyond it all steps cost as there
+_MOVES = 6  # of a block in one round
+_FWHM_TO_SIGMA = 2 * math.sqrt(2 * math.log(2))
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a network was trained for; fields as of `models.autoencoder.AutoencoderConfig`."""
+
+    lmbda: float = 0.002
+    pixel_weight: float = 0.2
+    emphasis: float = 100.0
+    bright: float = 300.0
+
+    @classmethod
+    def of(cls, card: Mapping[str, Any]) -> Loss:
+        """Loss of a model by its card; that of the defaults where it does not say."""
+        config = card.get("config", {})
+        return cls(**{name: config[name] for name in cls.__dataclass_fields__ if name in config})
+
+
+def source_weights(
+    y: NDArray[np.float32], good: NDArray[np.bool_], fwhm_pix: float, loss: Loss
+) -> NDArray[np.float32]:
+    """How much the error of each pixel weighs.
+
+    Parameters
+    ----------
+    y : ndarray, shape (ny, nx), float32
+        Noise units.
+    good : ndarray of bool, shape (ny, nx)
+        Whether there is a measurement; others weigh nothing.
+    fwhm_pix : float
+        Of point sources [pixel].
+
+    Returns
+    -------
+    ndarray, shape (ny, nx), float32
+    """
+    psf = max(fwhm_pix / _FWHM_TO_SIGMA, 0.6)
+    significance = gaussian(y, psf) * np.float32(2 * psf * math.sqrt(math.pi))
+    seen = np.clip((significance - SOURCE) / (CERTAIN - SOURCE), 0, 1)
+    # in squares of 2 x 2 pixels, which is near enough and takes a quarter of the time
+    side = 2 * round(min(max(fwhm_pix, REACH[0]), REACH[1]) / 2) + 1
+    near, peak = (highest(_highest_of_four(one), side) for one in (seen, np.maximum(y, 0)))
+    weight = (1 + (loss.emphasis - 1) * near) / (1 + (peak / np.float32(loss.bright)) ** 2)
+    return np.repeat(np.repeat(weight, 2, axis=0), 2, axis=1) * good
+
+
+def _highest_of_four(plane: NDArray[np.float32]) -> NDArray[np.float32]:
+    rows = np.maximum(plane[::2], plane[1::2])
+    return np.maximum(rows[:, ::2], rows[:, 1::2])
+
+
+def improved_latents(
+    network: Network,
+    latents: NDArray[np.int16],
+    predictions: NDArray[np.float32],
+    y: NDArray[np.float32],
+    weights: NDArray[np.float32],
+) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+    """Latents of less loss, and what they decode to.
+
+    Parameters
+    ----------
+    network : Network
+    latents : ndarray, shape (tiles, 32, 32, channels), int16
+    predictions : ndarray, shape (tiles, 256, 256), float32
+        What they decode to [noise units].
+    y : ndarray, shape of `predictions`
+        The pixels [noise units].
+    weights : ndarray, shape of `predictions`
+        From `source_weights`.
+
+    Returns
+    -------
+    latents, predictions : ndarray
+        A tile whose loss did not become less is as it was.
+    """
+    loss, answers = Loss.of(network.card), _answers(network)
+    pixel_weight, lmbda = np.float32(loss.pixel_weight), np.float32(loss.lmbda)
+    squares = _errors(_in_a_tile(answers), pixel_weight)
+    tables = get_tables(network.tables)
+    latents, predictions = latents.copy(), predictions.copy()
+    for start in range(0, len(latents), TOGETHER):
+        some = slice(start, start + TOGETHER)
+        moved, root = latents[some].astype(np.int32), np.sqrt(weights[some])
+        saved = np.zeros(len(root), np.float32)
+        errors, sums, counts, heavy = _weigh(predictions[some] - y[some], root, WORTH)
+        sky = _less_means(sums, counts)
+        before = _errors(errors, pixel_weight) + _wide_errors(sky)
+        blocks = np.argwhere(heavy | moved.any(axis=-1))
+        what = moved, errors, root, sky, answers, squares, _bits(latents[some], tables)
+        _search(*what, blocks, lmbda, pixel_weight, WORTH, SKY, saved)
+        again = network.decode(moved.astype(np.int16))
+        errors, sums, counts, _ = _weigh(again - y[some], root, WORTH)
+        after = _errors(errors, pixel_weight) + _wide_errors(_less_means(sums, counts))
+        better = saved > lmbda * (after - before)
+        latents[some][better], predictions[some][better] = moved[better], again[better]
+    return latents, predictions
+
+
+@lru_cache(4)
+def _answers(network: Network) -> NDArray[np.float32]:
+    """What one more of each channel adds to the pixels of its block, shape (channels, 8, 8)."""
+    channels, middle = network.channels, TILE // STRIDE // 2
+    strong = np.zeros((2, channels, TILE // STRIDE, TILE // STRIDE, channels), np.int16)
+    for times in (1, 2):
+        strong[times - 1, :, middle, middle, :] = times * STRONG * np.eye(channels, dtype=np.int16)
+    block = slice(middle * STRIDE, (middle + 1) * STRIDE)
+    once, twice = (network.decode(one)[:, block, block] for one in strong)
+    return np.ascontiguousarray((twice - once) / STRONG, np.float32)
+
+
+def _in_a_tile(answers: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each answer in the middle of a tile of zeros."""
+    tiles = np.zeros((len(answers), TILE, TILE), np.float32)
+    block = slice(TILE // 2, TILE // 2 + STRIDE)
+    tiles[:, block, block] = answers
+    return tiles
+
+
+def _bits(latents: NDArray[np.int16], tables: LatentTables) -> NDArray[np.float32]:
+    """Bits of each latent if it were one less, as it is, and one more, in its present context.
+
+    Returns
+    -------
+    ndarray, shape (3, *latents.shape), float32
+    """
+    known, bits = Known(latents.shape), np.empty((3, *latents.shape), np.float32)
+    prices = _prices(tables)
+    for channel in range(tables.channels):
+        for step, (y, x) in enumerate(PASSES):
+            table, turned = contexts(tables, channel, step, known.features(channel, step))
+            values = latents[:, y::2, x::2, channel].astype(np.int32)
+            flat = values.ravel()
+            at = np.clip(np.where(turned, -flat, flat), -FAR, FAR) + FAR + 1
+            at += table * prices.shape[-1]
+            less, same, more = (prices[channel].ravel()[at + step] for step in (-1, 0, 1))
+            for number, found in enumerate(
+                (np.where(turned, more, less), same, np.where(turned, less, more))
+            ):
+                bits[number, :, y::2, x::2, channel] = found.reshape(values.shape)
+            known.learn(channel, step, flat)
+    return bits
+
+
+@lru_cache(4)
+def _prices(tables: LatentTables) -> NDArray[np.float32]:
+    """Bits of -FAR - 1 .. FAR + 1 by each table, shape (channels, tables, 2 FAR + 3)."""
+    symbols, plain, _ = split(np.arange(-FAR - 1, FAR + 2, dtype=np.int32))
+    price = (24 - np.log2(tables.counts + 1.0)).reshape(tables.channels, -1, SYMBOLS)
+    return (price[..., symbols] + plain).astype(np.float32)
+
+
+@compiled
+def _weigh(left, root, worth):  # type: ignore[no-untyped-def]
+    """Errors times the root of their weight; by block, sums and counts of the sky, and sources."""
+    tiles, side = left.shape[0], left.shape[1] // 8
+    errors, sums = left * root, np.zeros((tiles, side, side), np.float32)
+    counts, heavy = np.zeros_like(sums), np.zeros(sums.shape, np.bool_)
+    for tile in range(tiles):
+        for y in range(8 * side):
+            for x in range(8 * side):
+                weight = root[tile, y, x] ** 2
+                if weight > worth:
+                    heavy[tile, y // 8, x // 8] = True
+                elif weight > 0:
+                    sums[tile, y // 8, x // 8] += left[tile, y, x]
+                    counts[tile, y // 8, x // 8] += 1
+    return errors, sums, counts, heavy
+
+
+def _less_means(sums: NDArray[np.float32], counts: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sums over blocks less the mean of each cell of the background mesh: it will take that up."""
+    across = MESH // STRIDE
+    total, count = (_sums_of_blocks(one, across) for one in (sums, counts))
+    mean = np.where(count > BLANK * MESH**2, total, 0) / np.maximum(count, 1)
+    return sums - counts * np.repeat(np.repeat(mean, across, axis=1), across, axis=2)
+
+
+def _sums_of_blocks(blocks: NDArray[np.float32], across: int) -> NDArray[np.float32]:
+    tiles, ny, nx = blocks.shape
+    return blocks.reshape(tiles, ny // across, across, nx // across, across).sum(axis=(2, 4))
+
+
+def _wide_errors(sky: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Likewise of windows of 16 and 32 pixels, of the sums over blocks of the sky alone."""
+    total = np.zeros(len(sky), np.float32)
+    for _ in range(2):
+        rows = sky[:, 1:] + sky[:, :-1]
+        total += SKY * ((rows[:, :, 1:] + rows[:, :, :-1]) ** 2).sum(axis=(1, 2)) / 4
+        sky = sky.reshape(-1, sky.shape[1] // 2, 2, sky.shape[2] // 2, 2).sum(axis=(2, 4))
+    return total
+
+
+@compiled
+def _search(  # type: ignore[no-untyped-def]
+    latents,
+    errors,
+    root,
+    sky,
+    answers,
+    squares,
+    bits,
+    blocks,
+    lmbda,
+    pixel_weight,
+    worth,
+    weight_of_sky,
+    saved,
+):
+    """Move the latents of some blocks, and the weighed errors with them; bits saved, by tile.
+
+    The loss of errors is a sum of squares: of pixels, and of windows of 2, 4 and 8 pixels at half
+    their side. A move changes it by twice the product of its answer and the slope of the loss at
+    each pixel, and by the square of the answer: `squares`, where all pixels weigh 1.
+    """
+    channels, total = answers.shape[0], errors.shape[1]
+    region = np.zeros((16, 16), np.float32)  # the block is its middle
+    slope = np.zeros((8, 8), np.float32)
+    parts = np.zeros((10, 10), np.float32)
+    sums = np.zeros((9, 9), np.float32)
+    for n in range(blocks.shape[0]):
+        tile, row, column = blocks[n]
+        y0, x0 = 8 * row, 8 * column
+        top, left = max(4 - y0, 0), max(4 - x0, 0)
+        bottom, right = min(total + 4 - y0, 16), min(total + 4 - x0, 16)
+        for _ in range(_MOVES):
+            region[:] = 0
+            for i in range(top, bottom):
+                for j in range(left, right):
+                    region[i, j] = errors[tile, y0 + i - 4, x0 + j - 4]
+            for i in range(8):
+                for j in range(8):
+                    slope[i, j] = pixel_weight * region[4 + i, 4 + j]
+            for half in (1, 2, 4):
+                count = 8 // half + 1  # windows that touch the block, along a side
+                for i in range(count + 1):
+                    for j in range(count + 1):
+                        part = np.float32(0)
+                        for y in range(4 + (i - 1) * half, 4 + i * half):
+                            for x in range(4 + (j - 1) * half, 4 + j * half):
+                                part += region[y, x]
+                        parts[i, j] = part
+                for i in range(count):
+                    for j in range(count):
+                        y, x = 4 + (i - 1) * half, 4 + (j - 1) * half
+                        known = y >= top and x >= left
+                        known = known and y + 2 * half <= bottom and x + 2 * half <= right
+                        found = (
+                            parts[i, j] + parts[i + 1, j] + parts[i, j + 1] + parts[i + 1, j + 1]
+                        )
+                        sums[i, j] = found * np.float32(0.25) if known else np.float32(0)
+                for i in range(8):
+                    for j in range(8):
+                        y, x = i // half, j // half
+                        found = sums[y, x] + sums[y + 1, x] + sums[y, x + 1] + sums[y + 1, x + 1]
+                        slope[i, j] += found
+            wide = np.float32(0)
+            for step in (1, 2):  # windows of twice so many blocks a side, at half their side
+                for i in range(row // step - 1, row // step + 1):
+                    for j in range(column // step - 1, column // step + 1):
+                        if min(i, j) < 0 or (max(i, j) + 2) * step > sky.shape[1]:
+                            continue
+                        for y in range(i * step, (i + 2) * step):
+                            for x in range(j * step, (j + 2) * step):
+                                wide += sky[tile, y, x]
+            wide *= np.float32(0.25) * weight_of_sky
+            best, move, channel = np.float32(-0.01), 0, -1
+            for c in range(channels):
+                product, weight, norm = np.float32(0), np.float32(0), np.float32(0)
+                lift = np.float32(0)
+                for i in range(8):
+                    for j in range(8):
+                        heavy, one = root[tile, y0 + i, x0 + j], answers[c, i, j]
+                        product += heavy * one * slope[i, j]
+                        weight += heavy * heavy * one * one
+                        norm += one * one
+                        if 0 < heavy * heavy <= worth:
+                            lift += one
+                square = squares[c] * weight / norm + 2 * weight_of_sky * lift * lift
+                product += wide * lift
+                cost = bits[:, tile, row, column, c]
+                for sign in (-1, 1):
+                    change = lmbda * (2 * sign * product + square) + cost[1 + sign] - cost[1]
+                    if change < best:
+                        best, move, channel = change, sign, c
+            if channel < 0:
+                break
+            latents[tile, row, column, channel] += move
+            for i in range(8):
+                for j in range(8):
+                    heavy = root[tile, y0 + i, x0 + j]
+                    change = move * answers[channel, i, j]
+                    errors[tile, y0 + i, x0 + j] += change * heavy
+                    if 0 < heavy * heavy <= worth:
+                        sky[tile, row, column] += change
+            cost = bits[:, tile, row, column, channel]
+            saved[tile] += cost[1] - cost[1 + move]
+            # what lies beyond the next number is not known in this round
+            cost[1 - move], cost[1], cost[1 + move] = cost[1], cost[1 + move], np.float32(1e9)
+
+
+@compiled
+def _errors(errors, pixel_weight):  # type: ignore[no-untyped-def]
+    """Sum of the loss's errors of each tile, without `lmbda`."""
+    tiles, side = errors.shape[:2]
+    out = np.zeros(tiles, np.float32)
+    for tile in range(tiles):
+        total = 0.0
+        for y in range(side):
+            for x in range(side):
+                total += pixel_weight * errors[tile, y, x] ** 2
+        sums = errors[tile].copy()
+        for length in (2, 4, 8):
+            half = length // 2
+            if length > 2:  # sums over half a window from those over half of that
+                n = sums.shape[0] // 2
+                halved = np.zeros((n, n), np.float32)
+                for i in range(n):
+                    for j in range(n):
+                        halved[i, j] = (
+                            sums[2 * i, 2 * j]
+                            + sums[2 * i + 1, 2 * j]
+                            + sums[2 * i, 2 * j + 1]
+                            + sums[2 * i + 1, 2 * j + 1]
+                        )
+                sums = halved
+            part = 0.0
+            for i in range(sums.shape[0] - 1):
+                for j in range(sums.shape[0] - 1):
+                    found = sums[i, j] + sums[i + 1, j] + sums[i, j + 1] + sums[i + 1, j + 1]
+                    part += found * found
+            total += part * (half / length) ** 2
+        out[tile] = total
+    return out
