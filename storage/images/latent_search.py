@@ -35,14 +35,15 @@ if TYPE_CHECKING:
 
     from skyfold.images.network import Network
 
-SOURCE, CERTAIN = 3.0, 3.7  # matched filter: errors begin to weigh more, and weigh all they can
-REACH = 1.5, 6.0  # pixels around a source that weigh as it does: its FWHM, within these
-TOGETHER = 32  # tiles whose contexts are found at once
-STRONG = 100  # a latent beyond where the decoder's correction is cut off: its answer is linear
-WORTH = np.float32(1.5)  # weight of a pixel from which a block without latents is looked at
-SKY = np.float32(4)  # weight of errors of the sky over 16 and 32 pixels, where it is measured
-BLANK = 0.5  # share of a mesh cell that is sky, from which the mesh will take up its mean error
-FAR = 60  # of latents beyond it all steps cost as there
+_SOURCE, _CERTAIN = 3.0, 3.7  # matched filter: errors begin to weigh more, and weigh all they can
+_REACH = 1.5, 6.0  # pixels around a source that weigh as it does: its FWHM, within these
+_TOGETHER = 32  # tiles whose contexts are found at once
+_STRONG = 100  # a latent beyond where the decoder's correction is cut off: its answer is linear
+_WORTH = np.float32(1.5)  # weight of a pixel from which a block without latents is looked at
+_SKY = np.float32(4)  # weight of errors of the sky over 16 and 32 pixels, where it is measured
+_BLANK = 0.5  # share of a mesh cell that is sky, from which the mesh will take up its mean error
+_ERRORS = 0.6  # of their weight in training: `sources`, which codes sources again, is least there
+_FAR = 60  # of latents beyond it all steps cost as there
 _MOVES = 6  # of a block in one round
 _FWHM_TO_SIGMA = 2 * math.sqrt(2 * math.log(2))
 
@@ -83,9 +84,9 @@ def source_weights(
     """
     psf = max(fwhm_pix / _FWHM_TO_SIGMA, 0.6)
     significance = gaussian(y, psf) * np.float32(2 * psf * math.sqrt(math.pi))
-    seen = np.clip((significance - SOURCE) / (CERTAIN - SOURCE), 0, 1)
+    seen = np.clip((significance - _SOURCE) / (_CERTAIN - _SOURCE), 0, 1)
     # in squares of 2 x 2 pixels, which is near enough and takes a quarter of the time
-    side = 2 * round(min(max(fwhm_pix, REACH[0]), REACH[1]) / 2) + 1
+    side = 2 * round(min(max(fwhm_pix, _REACH[0]), _REACH[1]) / 2) + 1
     near, peak = (highest(_highest_of_four(one), side) for one in (seen, np.maximum(y, 0)))
     weight = (1 + (loss.emphasis - 1) * near) / (1 + (peak / np.float32(loss.bright)) ** 2)
     return np.repeat(np.repeat(weight, 2, axis=0), 2, axis=1) * good
@@ -122,22 +123,22 @@ def improved_latents(
         A tile whose loss did not become less is as it was.
     """
     loss, answers = Loss.of(network.card), _answers(network)
-    pixel_weight, lmbda = np.float32(loss.pixel_weight), np.float32(loss.lmbda)
+    pixel_weight, lmbda = np.float32(loss.pixel_weight), np.float32(_ERRORS * loss.lmbda)
     squares = _errors(_in_a_tile(answers), pixel_weight)
     tables = get_tables(network.tables)
     latents, predictions = latents.copy(), predictions.copy()
-    for start in range(0, len(latents), TOGETHER):
-        some = slice(start, start + TOGETHER)
+    for start in range(0, len(latents), _TOGETHER):
+        some = slice(start, start + _TOGETHER)
         moved, root = latents[some].astype(np.int32), np.sqrt(weights[some])
         saved = np.zeros(len(root), np.float32)
-        errors, sums, counts, heavy = _weigh(predictions[some] - y[some], root, WORTH)
+        errors, sums, counts, heavy = _weigh(predictions[some] - y[some], root, _WORTH)
         sky = _less_means(sums, counts)
         before = _errors(errors, pixel_weight) + _wide_errors(sky)
         blocks = np.argwhere(heavy | moved.any(axis=-1))
         what = moved, errors, root, sky, answers, squares, _bits(latents[some], tables)
-        _search(*what, blocks, lmbda, pixel_weight, WORTH, SKY, saved)
+        _search(*what, blocks, lmbda, pixel_weight, _WORTH, _SKY, saved)
         again = network.decode(moved.astype(np.int16))
-        errors, sums, counts, _ = _weigh(again - y[some], root, WORTH)
+        errors, sums, counts, _ = _weigh(again - y[some], root, _WORTH)
         after = _errors(errors, pixel_weight) + _wide_errors(_less_means(sums, counts))
         better = saved > lmbda * (after - before)
         latents[some][better], predictions[some][better] = moved[better], again[better]
@@ -150,10 +151,10 @@ def _answers(network: Network) -> NDArray[np.float32]:
     channels, middle = network.channels, TILE // STRIDE // 2
     strong = np.zeros((2, channels, TILE // STRIDE, TILE // STRIDE, channels), np.int16)
     for times in (1, 2):
-        strong[times - 1, :, middle, middle, :] = times * STRONG * np.eye(channels, dtype=np.int16)
+        strong[times - 1, :, middle, middle, :] = times * _STRONG * np.eye(channels, dtype=np.int16)
     block = slice(middle * STRIDE, (middle + 1) * STRIDE)
     once, twice = (network.decode(one)[:, block, block] for one in strong)
-    return np.ascontiguousarray((twice - once) / STRONG, np.float32)
+    return np.ascontiguousarray((twice - once) / _STRONG, np.float32)
 
 
 def _in_a_tile(answers: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -178,7 +179,7 @@ def _bits(latents: NDArray[np.int16], tables: LatentTables) -> NDArray[np.float3
             table, turned = contexts(tables, channel, step, known.features(channel, step))
             values = latents[:, y::2, x::2, channel].astype(np.int32)
             flat = values.ravel()
-            at = np.clip(np.where(turned, -flat, flat), -FAR, FAR) + FAR + 1
+            at = np.clip(np.where(turned, -flat, flat), -_FAR, _FAR) + _FAR + 1
             at += table * prices.shape[-1]
             less, same, more = (prices[channel].ravel()[at + step] for step in (-1, 0, 1))
             for number, found in enumerate(
@@ -191,8 +192,8 @@ def _bits(latents: NDArray[np.int16], tables: LatentTables) -> NDArray[np.float3
 
 @lru_cache(4)
 def _prices(tables: LatentTables) -> NDArray[np.float32]:
-    """Bits of -FAR - 1 .. FAR + 1 by each table, shape (channels, tables, 2 FAR + 3)."""
-    symbols, plain, _ = split(np.arange(-FAR - 1, FAR + 2, dtype=np.int32))
+    """Bits of -_FAR - 1 .. _FAR + 1 by each table, shape (channels, tables, 2 _FAR + 3)."""
+    symbols, plain, _ = split(np.arange(-_FAR - 1, _FAR + 2, dtype=np.int32))
     price = (24 - np.log2(tables.counts + 1.0)).reshape(tables.channels, -1, SYMBOLS)
     return (price[..., symbols] + plain).astype(np.float32)
 
@@ -219,7 +220,7 @@ def _less_means(sums: NDArray[np.float32], counts: NDArray[np.float32]) -> NDArr
     """Sums over blocks less the mean of each cell of the background mesh: it will take that up."""
     across = MESH // STRIDE
     total, count = (_sums_of_blocks(one, across) for one in (sums, counts))
-    mean = np.where(count > BLANK * MESH**2, total, 0) / np.maximum(count, 1)
+    mean = np.where(count > _BLANK * MESH**2, total, 0) / np.maximum(count, 1)
     return sums - counts * np.repeat(np.repeat(mean, across, axis=1), across, axis=2)
 
 
@@ -233,7 +234,7 @@ def _wide_errors(sky: NDArray[np.float32]) -> NDArray[np.float32]:
     total = np.zeros(len(sky), np.float32)
     for _ in range(2):
         rows = sky[:, 1:] + sky[:, :-1]
-        total += SKY * ((rows[:, :, 1:] + rows[:, :, :-1]) ** 2).sum(axis=(1, 2)) / 4
+        total += _SKY * ((rows[:, :, 1:] + rows[:, :, :-1]) ** 2).sum(axis=(1, 2)) / 4
         sky = sky.reshape(-1, sky.shape[1] // 2, 2, sky.shape[2] // 2, 2).sum(axis=(2, 4))
     return total
 
