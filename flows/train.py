@@ -18,15 +18,18 @@ from flows.job import Job, Plan, job_to_do
 from flows.parameters import AtNight, Survey, run_name
 from flows.runner import HOUR, RUNNER, batches, run_batches, step, workers
 from skyfold.errors import InputError, ReleaseError
+from skyfold.images.network import Network
 from skyfold.layout import MODEL_FILES, PROVENANCE_KEY
 from storage.images.archive import inspect_image, plan_hold_out, require_few_bad, training_image
 from storage.images.entries import entry_from_note, note_of
+from storage.images.latent_search import searched_latents
 from storage.survey import ImageRef, SetAside
 
 TRAINING_IMAGES = 64
 TRAINING_PIXELS = 2**26  # of all of them: 0.3 GB in memory
 WINDOWS = 8
 PATCHES = 3000
+FEW = 4  # one patch in so many is enough for tables that only serve to find better latents
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -152,7 +155,6 @@ def train_model(job: Job, plan: Plan) -> tuple[str, list[dict[str, float]]]:
     trained = trainer(
         patches, weights, seed=settings.seed, on_step=_Progress(logger), **budget, **channels
     )
-    tables = fit_tables(trained.encode(patches))
     card = {
         "trained_on": {"images": len(images), "patches": len(patches)},
         "budget": budget,
@@ -160,9 +162,11 @@ def train_model(job: Job, plan: Plan) -> tuple[str, list[dict[str, float]]]:
         "config": trained.config,
     }
     with tempfile.TemporaryDirectory() as folder:
-        digest = export_model(trained, tables, folder, card, examples=patches[:64])
+        rounded = fit_tables(trained.encode(patches[::FEW]))
+        digest = export_model(trained, rounded, folder, card, examples=patches[:64])
         files = {name: (Path(folder) / digest / name).read_bytes() for name in MODEL_FILES}
-    stored = job.builder.write_model(files)
+    latents = searched_latents(Network(files, digest), patches, weights > 0)
+    stored = job.builder.write_model(files | {"tables.bin": fit_tables(latents).to_bytes()})
     return stored, trained.history
 
 

@@ -44,6 +44,7 @@ _SKY = np.float32(4)  # weight of errors of the sky over 16 and 32 pixels, where
 _BLANK = 0.5  # share of a mesh cell that is sky, from which the mesh will take up its mean error
 _ERRORS = 0.6  # of their weight in training: `sources`, which codes sources again, is least there
 _FAR = 60  # of latents beyond it all steps cost as there
+_PATCH_FWHM = 3.5  # pixels: of patches of many images, which tables are fitted to
 _MOVES = 6  # of a block in one round
 _FWHM_TO_SIGMA = 2 * math.sqrt(2 * math.log(2))
 
@@ -143,6 +144,59 @@ def improved_latents(
         better = saved > lmbda * (after - before)
         latents[some][better], predictions[some][better] = moved[better], again[better]
     return latents, predictions
+
+
+def searched_latents(
+    network: Network, patches: NDArray[np.float32], good: NDArray[np.bool_]
+) -> NDArray[np.int16]:
+    """Latents of patches as they will be archived: what coding tables are to be fitted to.
+
+    Parameters
+    ----------
+    network : Network
+        Its own tables may be of rounded latents.
+    patches : ndarray, shape (n, side, side), float32
+        Noise units; the side a part of 256.
+    good : ndarray of bool, shape of `patches`
+        Whether there is a measurement.
+
+    Returns
+    -------
+    ndarray, shape (m, side / 8, side / 8, channels), int16
+        Of the patches that fill whole tiles, or of all, none of them searched, if those are none.
+    """
+    across = TILE // patches.shape[-1]
+    whole = len(patches) // across**2 * across**2
+    if not whole:
+        return network.encode(patches)
+    found = []
+    for start in range(0, whole, _TOGETHER * across**2):
+        some = slice(start, min(start + _TOGETHER * across**2, whole))
+        y, measured = (_as_tiles(one[some], across) for one in (patches, good))
+        weights = np.array(
+            [
+                source_weights(*pair, _PATCH_FWHM, Loss.of(network.card))
+                for pair in zip(y, measured, strict=True)
+            ]
+        )
+        latents = network.encode(y)
+        better, _ = improved_latents(network, latents, network.decode(latents), y, weights)
+        found.append(_as_patches(better, across))
+    return np.concatenate(found)
+
+
+def _as_tiles(patches: NDArray[Any], across: int) -> NDArray[Any]:
+    """Patches side by side, `across` squared of them in a tile."""
+    side = patches.shape[-1]
+    parts = patches.reshape(-1, across, across, side, side).transpose(0, 1, 3, 2, 4)
+    return np.ascontiguousarray(parts).reshape(-1, across * side, across * side)
+
+
+def _as_patches(tiles: NDArray[Any], across: int) -> NDArray[Any]:
+    """Latents of each patch of `_as_tiles`."""
+    side = tiles.shape[1] // across
+    parts = tiles.reshape(-1, across, side, across, side, tiles.shape[-1])
+    return parts.transpose(0, 1, 3, 2, 4, 5).reshape(-1, side, side, tiles.shape[-1])
 
 
 @lru_cache(4)

@@ -22,12 +22,13 @@ from models.patches import sample_patches
 from skyfold import DataRelease, open_release
 from skyfold.access.store import Store
 from skyfold.images.index import ImageEntry
-from skyfold.images.network import Network
+from skyfold.images.network import Network, model_digest
 from skyfold.ladder import TILE
 from skyfold.layout import MODEL_FILES
 from storage.builder import ReleaseBuilder
 from storage.images.encoder import encode_image
 from storage.images.entries import describe_image, plan_groups
+from storage.images.latent_search import searched_latents
 from storage.images.prepared import NotLadderableError, prepare
 from storage.images.writer import write_image, write_indexes
 from storage.survey import SurveyImage
@@ -79,11 +80,13 @@ def train_model(
     """The image model of a survey, trained for so many minutes."""
     start = time.monotonic()
     trained = train(*patches, minutes=minutes, seed=SEED, on_step=on_step)
-    tables = fit_tables(trained.encode(patches[0]))
+    tables = fit_tables(trained.encode(patches[0][::4]))
     card = {"minutes": minutes, "seed": SEED, "config": trained.config}
     digest = export_model(trained, tables, folder, card, examples=patches[0][:64])
     files = {name: (folder / digest / name).read_bytes() for name in MODEL_FILES}
-    return Model(Network(files, digest), files, (time.monotonic() - start) / 60)
+    latents = searched_latents(Network(files, digest), patches[0], patches[1] > 0)
+    files["tables.bin"] = fit_tables(latents).to_bytes()
+    return Model(Network(files, model_digest(files)), files, (time.monotonic() - start) / 60)
 
 
 class Ladder:

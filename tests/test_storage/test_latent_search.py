@@ -18,6 +18,7 @@ from storage.images.latent_search import (
     _errors,
     _weigh,
     improved_latents,
+    searched_latents,
     source_weights,
 )
 
@@ -73,6 +74,27 @@ def test_the_loss_becomes_less(fitted):
     np.testing.assert_array_equal(predictions, fitted.decode(better))
     before, after = (total_loss(fitted, one, y, weights) for one in (latents, better))
     assert after < 0.97 * before
+
+
+def test_tables_of_searched_latents_fit_better(fitted):
+    """Patches of a fourth of a tile, four of them side by side."""
+    tiles = noisy_sky(200, tiles=12)
+    patches = tiles.reshape(12, 2, 128, 2, 128).transpose(0, 1, 3, 2, 4).reshape(48, 128, 128)
+    good = np.ones(patches.shape, bool)
+    found = searched_latents(fitted, patches, good)
+    assert found.shape == (48, 16, 16, fitted.channels)
+    latents, whole = fitted.encode(tiles), np.ones((256, 256), bool)
+    weights = np.array([source_weights(one, whole, 3.5, LOSS) for one in tiles])
+    expected, _ = improved_latents(fitted, latents, fitted.decode(latents), tiles, weights)
+    np.testing.assert_array_equal(found[4], expected[1, :16, :16])
+    np.testing.assert_array_equal(found[7], expected[1, 16:, 16:])
+    tables = fit_tables(found)
+    assert (
+        measure_bits(expected, tables).sum()
+        < measure_bits(expected, get_tables(fitted.tables)).sum()
+    )
+    few = searched_latents(fitted, patches[:3], good[:3])
+    np.testing.assert_array_equal(few, fitted.encode(patches[:3]))
 
 
 def test_an_answer_is_what_one_more_adds(fitted):
