@@ -162,32 +162,25 @@ def searched_latents(
 
     Returns
     -------
-    ndarray, shape (m, side / 8, side / 8, channels), int16
-        Of the patches that fill whole tiles, or of all, none of them searched, if those are none.
+    ndarray, shape (n, side / 8, side / 8, channels), int16
     """
-    across = TILE // patches.shape[-1]
-    whole = len(patches) // across**2 * across**2
-    if not whole:
-        return network.encode(patches)
-    found = []
-    for start in range(0, whole, _TOGETHER * across**2):
-        some = slice(start, min(start + _TOGETHER * across**2, whole))
+    across, found = TILE // patches.shape[-1], []
+    for start in range(0, len(patches), _TOGETHER * across**2):
+        some = slice(start, start + _TOGETHER * across**2)
         y, measured = (_as_tiles(one[some], across) for one in (patches, good))
-        weights = np.array(
-            [
-                source_weights(*pair, _PATCH_FWHM, Loss.of(network.card))
-                for pair in zip(y, measured, strict=True)
-            ]
-        )
+        loss = Loss.of(network.card)
+        pairs = zip(y, measured, strict=True)
+        weights = np.array([source_weights(*pair, _PATCH_FWHM, loss) for pair in pairs])
         latents = network.encode(y)
         better, _ = improved_latents(network, latents, network.decode(latents), y, weights)
-        found.append(_as_patches(better, across))
+        found.append(_as_patches(better, across)[: len(patches[some])])
     return np.concatenate(found)
 
 
 def _as_tiles(patches: NDArray[Any], across: int) -> NDArray[Any]:
-    """Patches side by side, `across` squared of them in a tile."""
+    """Patches side by side, `across` squared of them in a tile; nothing where there are too few."""
     side = patches.shape[-1]
+    patches = np.pad(patches, [(0, -len(patches) % across**2), (0, 0), (0, 0)])
     parts = patches.reshape(-1, across, across, side, side).transpose(0, 1, 3, 2, 4)
     return np.ascontiguousarray(parts).reshape(-1, across * side, across * side)
 

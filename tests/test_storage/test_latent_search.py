@@ -94,7 +94,7 @@ def test_tables_of_searched_latents_fit_better(fitted):
         < measure_bits(expected, get_tables(fitted.tables)).sum()
     )
     few = searched_latents(fitted, patches[:3], good[:3])
-    np.testing.assert_array_equal(few, fitted.encode(patches[:3]))
+    np.testing.assert_array_equal(few[:, :12, :12], found[:3, :12, :12])
 
 
 def test_an_answer_is_what_one_more_adds(fitted):
