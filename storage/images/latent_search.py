@@ -120,7 +120,7 @@ def improved_latents(
 
     Returns
     -------
-    latents, predictions : ndarray
+    latents, predictions : ndarray, shapes of `latents` and `predictions`
         A tile whose loss did not become less is as it was.
     """
     loss, answers = Loss.of(network.card), _answers(network)

@@ -28,13 +28,13 @@ FINE, WIDEST = 4, 16  # quarters of a cell: the same cells as of `bounded`; more
 _LEAST, _BY_ROOT = 0.4, 1.18  # cells, and more for the root of a FWHM: wider for wider sums
 _NARROW, _SLOPE = 1.5, 2.2  # FWHM [pixel] up to which cells are fine, and cells for each beyond
 _CROWDED = (0.35, 0.6)  # share kept from which cells are narrower, and from which they are fine
-_PRICE = 0.4  # squared cells of the width asked for, of error, that a bit is worth
+_PRICE = 0.32  # squared cells of the width asked for, of error, that a bit is worth
 _START = 0.1  # cells by which the start prefers the number nearer zero
 _ROUNDS = 3  # over all pixels; a fourth saves another hundredth of the bits
 _LARGEST = 15  # cell whose bits are counted by themselves
 _SIZES = 1.2, 8.0  # FWHM [pixel]: sums over more pixels see even less
 # What errors weigh in: flux within one FWHM, Gaussian flux, its first and second moments, pixels.
-_WEIGHTS = (1.0, 0.1, 0.25, 0.1, 0.1)
+_WEIGHTS = (1.0, 0.02, 0.05, 0.02, 0.05)
 _RADII = (0.75, 0.9, 1.05, 1.25)  # [FWHM]: of one alone, errors would hide in what it cannot see
 _FWHM_TO_SIGMA = 2 * math.sqrt(2 * math.log(2))
 

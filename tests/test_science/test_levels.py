@@ -14,8 +14,12 @@ from skyfold.ladder import LEVELS
 from skyfold.science import ImageContext, cases, get_case
 
 IMAGES, SIZE, DENSITY, GALAXIES = 5, 512, 150.0, 60
-# Why: test_a_median_of_rounded_pixels_moves_by_parts_of_a_cell
-MAY_RISE = {("low_surface_brightness", "sky_median_64pix", "bounded")}
+# Why: test_a_median_of_rounded_pixels_moves_by_parts_of_a_cell, and errors of `sources` are shaped
+# to cancel in sums where those of `bounded` are only small.
+MAY_RISE = {
+    ("low_surface_brightness", "sky_median_64pix", "bounded"),
+    ("astrometry", "position", "bounded"),
+}
 
 
 @pytest.fixture(scope="module")
