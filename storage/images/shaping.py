@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FINE, WIDEST = 4, 16  # quarters of a cell: the same cells as of `bounded`; more would save little
-_LEAST, _BY_ROOT = 0.4, 1.18  # cells, and more for the root of a FWHM: wider for wider sums
+_LEAST, _BY_ROOT = 0.3, 1.18  # cells, and more for the root of a FWHM: wider for wider sums
 _NARROW, _SLOPE = 1.5, 2.2  # FWHM [pixel] up to which cells are fine, and cells for each beyond
 _CROWDED = (0.35, 0.6)  # share kept from which cells are narrower, and from which they are fine
-_PRICE = 0.32  # squared cells of the width asked for, of error, that a bit is worth
+_PRICE = 0.27  # squared cells of the width asked for, of error, that a bit is worth
 _START = 0.1  # cells by which the start prefers the number nearer zero
 _ROUNDS = 3  # over all pixels; a fourth saves another hundredth of the bits
 _LARGEST = 15  # cell whose bits are counted by themselves
