@@ -21,7 +21,7 @@ from skyfold.ladder import LEAF, LEVELS, TILE
 from skyfold.layout import STRIDE
 from skyfold.noise import NoiseModel
 from skyfold.quantum import PARAMETERS, Quantum, QuantumWindow
-from storage.images.latent_search import Loss, improved_latents, source_weights
+from storage.images.latent_search import search_latents
 from storage.images.noise_fit import mesh_correction
 from storage.images.prepared import NotLadderableError, Prepared, pad_to_tiles, prepare
 from storage.images.selection import blank_leaves, select_leaves
@@ -196,10 +196,7 @@ class _Ladder:
         latents = self.network.encode(y)
         predictions = self.network.decode(latents)
         fwhm = self.fwhm = self._fwhm(self._significance(predictions)[0])
-        weights = source_weights(_joined(y, self.image.tiles), self.image.coded, fwhm, self._loss)
-        latents, predictions = improved_latents(
-            self.network, latents, predictions, y, _cut(weights, self.image.tiles)
-        )
+        search_latents(self.network, latents, predictions, y, self.image.coded, fwhm)
         self.layers["latent"] = _side_by_side(latents, self.image.tiles)
         signal, residual = self._significance(predictions)
         leaves = select_leaves(signal, residual, fwhm)
@@ -229,10 +226,6 @@ class _Ladder:
             self.dithered,
             self.coarse,
         )
-
-    @property
-    def _loss(self) -> Loss:
-        return Loss.of(self.network.card)
 
     @property
     def _fine_width(self) -> float:
@@ -446,18 +439,6 @@ def _pixels(leaves: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _checksums(tiles: tuple[int, int]) -> NDArray[np.uint32]:
     return np.zeros((*tiles, len(LEVELS)), np.uint32)
-
-
-def _joined(planes: NDArray[np.float32], tiles: tuple[int, int]) -> NDArray[np.float32]:
-    """Planes of all tiles, shape (tiles, 256, 256), as one."""
-    whole = planes.reshape(*tiles, TILE, TILE).transpose(0, 2, 1, 3)
-    return whole.reshape(tiles[0] * TILE, tiles[1] * TILE)
-
-
-def _cut(plane: NDArray[np.float32], tiles: tuple[int, int]) -> NDArray[np.float32]:
-    """Inverse of `_joined`."""
-    cut = plane.reshape(tiles[0], TILE, tiles[1], TILE).transpose(0, 2, 1, 3)
-    return cut.reshape(-1, TILE, TILE)
 
 
 def _side_by_side(latents: NDArray[np.int16], tiles: tuple[int, int]) -> NDArray[np.int16]:

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 _SOURCE, _CERTAIN = 3.0, 3.7  # matched filter: errors begin to weigh more, and weigh all they can
 _REACH = 1.5, 6.0  # pixels around a source that weigh as it does: its FWHM, within these
-_TOGETHER = 32  # tiles whose contexts are found at once
+_TOGETHER = 32  # tiles that are searched at once: their contexts are found together
+_HALO = 64  # pixels beside a strip, further than a source's weight and its filter reach
 _STRONG = 100  # a latent beyond where the decoder's correction is cut off: its answer is linear
 _WORTH = np.float32(1.5)  # weight of a pixel from which a block without latents is looked at
 _SKY = np.float32(4)  # weight of errors of the sky over 16 and 32 pixels, where it is measured
@@ -98,6 +99,57 @@ def _highest_of_four(plane: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.maximum(rows[:, ::2], rows[:, 1::2])
 
 
+def search_latents(
+    network: Network,
+    latents: NDArray[np.int16],
+    predictions: NDArray[np.float32],
+    y: NDArray[np.float32],
+    coded: NDArray[np.bool_],
+    fwhm_pix: float,
+) -> None:
+    """Change an image's latents, and what they decode to, to those of less loss.
+
+    Parameters
+    ----------
+    network : Network
+    latents : ndarray, shape (tiles, 32, 32, channels), int16
+        Of all tiles, row by row; changed here.
+    predictions : ndarray, shape (tiles, 256, 256), float32
+        What they decode to [noise units]; changed here.
+    y : ndarray, shape of `predictions`
+        The pixels [noise units].
+    coded : ndarray of bool, shape (ny, nx)
+        Whether there is a measurement; of whole tiles.
+    fwhm_pix : float
+        Of point sources [pixel].
+    """
+    down, across = coded.shape[0] // TILE, coded.shape[1] // TILE
+    rows, loss = max(_TOGETHER // across, 1), Loss.of(network.card)
+    for first in range(0, down, rows):  # a strip at a time, so that memory does not grow
+        last = min(first + rows, down)
+        begin, end = max(first - 1, 0), min(last + 1, down)
+        low, high = max(first * TILE - _HALO, 0), min(last * TILE + _HALO, down * TILE)
+        plane = _joined(y[begin * across : end * across], across)
+        plane = plane[low - begin * TILE : high - begin * TILE]
+        weights = source_weights(plane, coded[low:high], fwhm_pix, loss)
+        own = _cut(weights[first * TILE - low : last * TILE - low])
+        some = slice(first * across, last * across)
+        found = improved_latents(network, latents[some], predictions[some], y[some], own)
+        latents[some], predictions[some] = found
+
+
+def _joined(planes: NDArray[np.float32], across: int) -> NDArray[np.float32]:
+    """Tiles of some rows of tiles as one plane."""
+    whole = planes.reshape(-1, across, TILE, TILE).transpose(0, 2, 1, 3)
+    return whole.reshape(-1, across * TILE)
+
+
+def _cut(plane: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Inverse of `_joined`."""
+    cut = plane.reshape(-1, TILE, plane.shape[1] // TILE, TILE).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(cut).reshape(-1, TILE, TILE)
+
+
 def improved_latents(
     network: Network,
     latents: NDArray[np.int16],
@@ -126,24 +178,22 @@ def improved_latents(
     loss, answers = Loss.of(network.card), _answers(network)
     pixel_weight, lmbda = np.float32(loss.pixel_weight), np.float32(_ERRORS * loss.lmbda)
     squares = _errors(_in_a_tile(answers), pixel_weight)
-    tables = get_tables(network.tables)
-    latents, predictions = latents.copy(), predictions.copy()
-    for start in range(0, len(latents), _TOGETHER):
-        some = slice(start, start + _TOGETHER)
-        moved, root = latents[some].astype(np.int32), np.sqrt(weights[some])
-        saved = np.zeros(len(root), np.float32)
-        errors, sums, counts, heavy = _weigh(predictions[some] - y[some], root, _WORTH)
-        sky = _less_means(sums, counts)
-        before = _errors(errors, pixel_weight) + _wide_errors(sky)
-        blocks = np.argwhere(heavy | moved.any(axis=-1))
-        what = moved, errors, root, sky, answers, squares, _bits(latents[some], tables)
-        _search(*what, blocks, lmbda, pixel_weight, _WORTH, _SKY, saved)
-        again = network.decode(moved.astype(np.int16))
-        errors, sums, counts, _ = _weigh(again - y[some], root, _WORTH)
-        after = _errors(errors, pixel_weight) + _wide_errors(_less_means(sums, counts))
-        better = saved > lmbda * (after - before)
-        latents[some][better], predictions[some][better] = moved[better], again[better]
-    return latents, predictions
+    moved, root = latents.astype(np.int32), np.sqrt(weights)
+    saved = np.zeros(len(root), np.float32)
+    errors, sums, counts, heavy = _weigh(predictions - y, root, _WORTH)
+    sky = _less_means(sums, counts)
+    before = _errors(errors, pixel_weight) + _wide_errors(sky)
+    blocks = np.argwhere(heavy | moved.any(axis=-1))
+    what = moved, errors, root, sky, answers, squares, _bits(latents, get_tables(network.tables))
+    _search(*what, blocks, lmbda, pixel_weight, _WORTH, _SKY, saved)
+    again = network.decode(moved.astype(np.int16))
+    errors, sums, counts, _ = _weigh(again - y, root, _WORTH)
+    after = _errors(errors, pixel_weight) + _wide_errors(_less_means(sums, counts))
+    better = (saved > lmbda * (after - before))[:, np.newaxis, np.newaxis]
+    return (
+        np.where(better[..., np.newaxis], moved, latents).astype(np.int16),
+        np.where(better, again, predictions),
+    )
 
 
 def searched_latents(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from skyfold.images.index import ImageEntry
     from storage.images.encoder import EncodedImage
 
-DIRECT_GAIN = 0.97  # the raw array is stored by itself where that is smaller than this times
+DIRECT_GAIN = 0.98  # the raw array is stored by itself where that is smaller than this times
 SAMPLED_TILES = (2, 4)  # of an image, that tell how many bytes it would take by itself
 CLEARLY = 0.05  # of the ladder's bytes: further from the limit fewer tiles will do
 

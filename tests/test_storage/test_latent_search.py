@@ -8,6 +8,7 @@ import sep
 import synthetic
 from numpy.lib.stride_tricks import sliding_window_view
 
+import storage.images.latent_search
 from models.entropy import fit_tables, measure_bits
 from skyfold.codecs.latent_tables import get_tables
 from skyfold.images.network import Network, model_digest
@@ -18,6 +19,7 @@ from storage.images.latent_search import (
     _errors,
     _weigh,
     improved_latents,
+    search_latents,
     searched_latents,
     source_weights,
 )
@@ -74,6 +76,25 @@ def test_the_loss_becomes_less(fitted):
     np.testing.assert_array_equal(predictions, fitted.decode(better))
     before, after = (total_loss(fitted, one, y, weights) for one in (latents, better))
     assert after < 0.97 * before
+
+
+def test_strips_of_an_image_are_as_the_whole(fitted, monkeypatch):
+    image = synthetic.sky((1024, 512), sources=250, seed=9, flux=(40, 600), fwhm=FWHM)
+    y = image.reshape(4, 256, 2, 256).transpose(0, 2, 1, 3).reshape(8, 256, 256).astype("f4")
+    coded = np.ones(image.shape, bool)
+    coded[700:, 300:] = False
+
+    def search(together: int) -> tuple[np.ndarray, np.ndarray]:
+        monkeypatch.setattr(storage.images.latent_search, "_TOGETHER", together)
+        latents = fitted.encode(y)
+        predictions = fitted.decode(latents)
+        search_latents(fitted, latents, predictions, y, coded, FWHM)
+        return latents, predictions
+
+    (whole, pixels), (strips, others) = search(8), search(2)
+    np.testing.assert_array_equal(whole, strips)
+    np.testing.assert_array_equal(pixels, others)
+    assert (whole != fitted.encode(y)).any()
 
 
 def test_tables_of_searched_latents_fit_better(fitted):
