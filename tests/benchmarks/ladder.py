@@ -86,7 +86,11 @@ def train_model(
     files = {name: (folder / digest / name).read_bytes() for name in MODEL_FILES}
     latents = searched_latents(Network(files, digest), patches[0], patches[1] > 0)
     files["tables.bin"] = fit_tables(latents).to_bytes()
-    return Model(Network(files, model_digest(files)), files, (time.monotonic() - start) / 60)
+    network = Network(files, model_digest(files))
+    (folder / digest).rename(folder / network.digest)
+    for name, data in files.items():
+        (folder / network.digest / name).write_bytes(data)
+    return Model(network, files, (time.monotonic() - start) / 60)
 
 
 class Ladder:
