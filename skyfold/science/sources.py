@@ -222,18 +222,15 @@ def scaled(image: NDArray[Any], good: NDArray[np.bool_], centre: float, unit: fl
     return np.where(good, values, 0).astype(np.float32)
 
 
-def estimate_fwhm(
-    image: Plane, noise: Plane, good: NDArray[np.bool_], threshold: float = THRESHOLD
-) -> float:
+def estimate_fwhm(image: Plane, noise: Plane, good: NDArray[np.bool_]) -> float:
     """Return the width of the point-spread function [pixel].
 
     Twice the half-light radius (which is the full width of a Gaussian) of the sources above
     S/N 20, at their 15th percentile: stars are the smallest, and a few cosmic rays are smaller
-    still. Where fewer than 5 sources can tell, `FALLBACK_FWHM`. Their significance is far above
-    the threshold that finds everything: with a higher one it takes less time.
+    still. Where fewer than 5 sources can tell, `FALLBACK_FWHM`.
     """
     sep = load_sep()
-    found = find_sources(image, noise, good, FALLBACK_FWHM, threshold=threshold)
+    found = find_sources(image, noise, good, FALLBACK_FWHM)
     flux = circle_sum(image, found, 3 * FALLBACK_FWHM)
     error = np.sqrt(circle_sum(noise**2, found, 3 * FALLBACK_FWHM))
     clear = is_clear(good, found, 3 * FALLBACK_FWHM) & (flux > _STAR_SNR * error)
@@ -252,7 +249,6 @@ def find_sources(
     good: NDArray[np.bool_],
     fwhm: float,
     spread: Plane | None = None,
-    threshold: float = THRESHOLD,
 ) -> NDArray[Any]:
     """Return the sources of an image without sky, as sep's structured array.
 
@@ -263,20 +259,18 @@ def find_sources(
         Width of the matched filter [pixel].
     spread : ndarray, shape (ny, nx), float32, optional
         As of `filter_spread`, where it is known already.
-    threshold : float
-        Significance of an island [sigma].
     """
-    return _islands(matched_filter(image, noise, good, fwhm, spread), threshold)
+    return _islands(matched_filter(image, noise, good, fwhm, spread))
 
 
-def _islands(significance: Plane, threshold: float = THRESHOLD) -> NDArray[Any]:
+def _islands(significance: Plane) -> NDArray[Any]:
     """Islands above the threshold, blends taken apart by sep."""
     sep = load_sep()
-    above = int(np.count_nonzero(significance > threshold))
+    above = int(np.count_nonzero(significance > THRESHOLD))
     # sep stops with an error where its fixed buffers are too small for a crowded image
     sep.set_extract_pixstack(max(300_000, 2 * above))
     sep.set_sub_object_limit(16_384)
-    found = np.asarray(sep.extract(significance, threshold, minarea=1, filter_kernel=None))
+    found = np.asarray(sep.extract(significance, THRESHOLD, minarea=1, filter_kernel=None))
     # rounding can lift an angle past the right angle, which sep's own apertures then refuse
     found["theta"] = np.clip(found["theta"], -_RIGHT_ANGLE, _RIGHT_ANGLE)
     return found

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from storage.survey import SurveyImage
 
 FALLBACK_FWHM = 4.0
-BRIGHT = 15.0  # sigma: all stars that the width of points is taken from lie far above
 DITHER_COST = 1.01  # bytes of remainders in dithered cells, over those in others
 ODD_SCATTER = 1.08  # of errors in a cell, over those in one of exactly `step` noise units
 MAX_TOLERANCE = 2e-5  # at the prediction limit the guard's residues reach 100 of 126 steps
@@ -407,7 +406,7 @@ class _Ladder:
         good = self.image.coded & (self.image.flags == 0)
         if not good.any():
             return FALLBACK_FWHM
-        fwhm = estimate_fwhm(signal, np.ones(signal.shape, np.float32), good, BRIGHT)
+        fwhm = estimate_fwhm(signal, np.ones(signal.shape, np.float32), good)
         return float(fwhm) if np.isfinite(fwhm) and fwhm > 0 else FALLBACK_FWHM
 
     def _extent(self, ty: int, tx: int) -> tuple[int, int]:
