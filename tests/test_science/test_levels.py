@@ -18,7 +18,7 @@ IMAGES, SIZE, DENSITY, GALAXIES = 5, 512, 150.0, 60
 # to cancel in sums where those of `bounded` are only small.
 MAY_RISE = {
     ("low_surface_brightness", "sky_median_64pix", "bounded"),
-    ("astrometry", "position", "bounded"),
+    *(("astrometry", f"position{unit}", "bounded") for unit in ("", "_pix", "_mas")),
 }
 
 
