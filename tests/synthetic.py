@@ -28,12 +28,16 @@ def cosine_basis() -> np.ndarray:
     return np.array([np.outer(waves[k], waves[m]) for k, m in orders])
 
 
-def cosine_graphs() -> dict[str, bytes]:
-    """ONNX encoder and decoder of the block cosine transform: real networks of one layer."""
+def cosine_graphs(blind: int | None = None) -> dict[str, bytes]:
+    """ONNX encoder and decoder of the block cosine transform: real networks of one layer.
+
+    The decoder does not look at the channel `blind`, if there is one.
+    """
     basis = cosine_basis().astype(np.float32)[:, None]
+    seen = (np.arange(CHANNELS) != blind)[:, None, None, None]
     return {
         "encoder.onnx": _graph("Conv", basis / STEP, "y", "latent"),
-        "decoder.onnx": _graph("ConvTranspose", basis * STEP, "latent", "y"),
+        "decoder.onnx": _graph("ConvTranspose", basis * STEP * seen, "latent", "y"),
     }
 
 

@@ -1,102 +1,45 @@
 """Latents chosen for bits and errors together.
 
 An encoder network's latents are rounded one by one. Here each is moved by one, up or down, wherever
-that makes less what the networks were trained for, ``bits + lmbda x errors`` of
-`models.autoencoder`: bits as the coder's tables have them for this image, errors by how the decoder
-answers to that latent (rate-distortion optimised quantisation, Sullivan & Wiegand 1998, IEEE Signal
-Process. Mag. 15, 74; of learned codecs, Campos et al. 2019, arXiv:1906.01223). A reader sees
-latents like any others.
-
-Errors weigh where there are sources as the image's own point-spread function shows them, so that
-those at the limit of detection keep their flux.
+that makes less what the networks were trained for, ``bits + lmbda x errors``
+(`storage.images.latent_loss`): errors by how the decoder answers to one more of that latent
+(rate-distortion optimised quantisation, Sullivan & Wiegand 1998, IEEE Signal Process. Mag. 15, 74;
+of learned codecs, Campos et al. 2019, arXiv:1906.01223). A reader sees latents like any others.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from skyfold.codecs.latent_tables import PASSES, SYMBOLS, LatentTables, get_tables
-from skyfold.codecs.latents import Known, contexts, split
+from skyfold.codecs.latent_tables import get_tables
 from skyfold.ladder import TILE
 from skyfold.layout import STRIDE
-from skyfold.noise import MESH
-from skyfold.science.filters import gaussian, highest
 from storage.compiled import compiled
+from storage.images.latent_loss import (
+    SKY,
+    WORTH,
+    Loss,
+    latent_bits,
+    source_weights,
+    total_errors,
+    weighed_errors,
+    window_errors,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
     from skyfold.images.network import Network
 
-_SOURCE, _CERTAIN = 3.0, 3.7  # matched filter: errors begin to weigh more, and weigh all they can
-_REACH = 1.5, 6.0  # pixels around a source that weigh as it does: its FWHM, within these
 _TOGETHER = 32  # tiles that are searched at once: their contexts are found together
 _HALO = 64  # pixels beside a strip, further than a source's weight and its filter reach
 _STRONG = 100  # a latent beyond where the decoder's correction is cut off: its answer is linear
-_WORTH = np.float32(1.5)  # weight of a pixel from which a block without latents is looked at
-_SKY = np.float32(4)  # weight of errors of the sky over 16 and 32 pixels, where it is measured
-_BLANK = 0.5  # share of a mesh cell that is sky, from which the mesh will take up its mean error
 _ERRORS = 0.6  # of their weight in training: `sources`, which codes sources again, is least there
-_FAR = 60  # of latents beyond it all steps cost as there
 _PATCH_FWHM = 3.5  # pixels: of patches of many images, which tables are fitted to
 _MOVES = 6  # of a block in one round
-_FWHM_TO_SIGMA = 2 * math.sqrt(2 * math.log(2))
-
-
-@dataclass(frozen=True)
-class Loss:
-    """What a network was trained for; fields as of `models.autoencoder.AutoencoderConfig`."""
-
-    lmbda: float = 0.002
-    pixel_weight: float = 0.2
-    emphasis: float = 100.0
-    bright: float = 300.0
-
-    @classmethod
-    def of(cls, card: Mapping[str, Any]) -> Loss:
-        """Loss of a model by its card; that of the defaults where it does not say."""
-        config = card.get("config", {})
-        return cls(**{name: config[name] for name in cls.__dataclass_fields__ if name in config})
-
-
-def source_weights(
-    y: NDArray[np.float32], good: NDArray[np.bool_], fwhm_pix: float, loss: Loss
-) -> NDArray[np.float32]:
-    """How much the error of each pixel weighs.
-
-    Parameters
-    ----------
-    y : ndarray, shape (ny, nx), float32
-        Noise units.
-    good : ndarray of bool, shape (ny, nx)
-        Whether there is a measurement; others weigh nothing.
-    fwhm_pix : float
-        Of point sources [pixel].
-
-    Returns
-    -------
-    ndarray, shape (ny, nx), float32
-    """
-    psf = max(fwhm_pix / _FWHM_TO_SIGMA, 0.6)
-    significance = gaussian(y, psf) * np.float32(2 * psf * math.sqrt(math.pi))
-    seen = np.clip((significance - _SOURCE) / (_CERTAIN - _SOURCE), 0, 1)
-    # in squares of 2 x 2 pixels, which is near enough and takes a quarter of the time
-    side = 2 * round(min(max(fwhm_pix, _REACH[0]), _REACH[1]) / 2) + 1
-    near, peak = (highest(_highest_of_four(one), side) for one in (seen, np.maximum(y, 0)))
-    weight = (1 + (loss.emphasis - 1) * near) / (1 + (peak / np.float32(loss.bright)) ** 2)
-    return np.repeat(np.repeat(weight, 2, axis=0), 2, axis=1) * good
-
-
-def _highest_of_four(plane: NDArray[np.float32]) -> NDArray[np.float32]:
-    rows = np.maximum(plane[::2], plane[1::2])
-    return np.maximum(rows[:, ::2], rows[:, 1::2])
 
 
 def search_latents(
@@ -177,18 +120,17 @@ def improved_latents(
     """
     loss, answers = Loss.of(network.card), _answers(network)
     pixel_weight, lmbda = np.float32(loss.pixel_weight), np.float32(_ERRORS * loss.lmbda)
-    squares = _errors(_in_a_tile(answers), pixel_weight)
+    squares = window_errors(_in_a_tile(answers), pixel_weight)
     moved, root = latents.astype(np.int32), np.sqrt(weights)
     saved = np.zeros(len(root), np.float32)
-    errors, sums, counts, heavy = _weigh(predictions - y, root, _WORTH)
-    sky = _less_means(sums, counts)
-    before = _errors(errors, pixel_weight) + _wide_errors(sky)
-    blocks = np.argwhere(heavy | moved.any(axis=-1))
-    what = moved, errors, root, sky, answers, squares, _bits(latents, get_tables(network.tables))
-    _search(*what, blocks, lmbda, pixel_weight, _WORTH, _SKY, saved)
+    errors, sky, sources = weighed_errors(predictions - y, root)
+    before = total_errors(errors, sky, loss.pixel_weight)
+    blocks = np.argwhere(sources | moved.any(axis=-1))
+    bits = latent_bits(latents, get_tables(network.tables))
+    what = moved, errors, root, sky, answers, squares, bits
+    _search(*what, blocks, lmbda, pixel_weight, WORTH, SKY, saved)
     again = network.decode(moved.astype(np.int16))
-    errors, sums, counts, _ = _weigh(again - y, root, _WORTH)
-    after = _errors(errors, pixel_weight) + _wide_errors(_less_means(sums, counts))
+    after = total_errors(*weighed_errors(again - y, root)[:2], loss.pixel_weight)
     better = (saved > lmbda * (after - before))[:, np.newaxis, np.newaxis]
     return (
         np.where(better[..., np.newaxis], moved, latents).astype(np.int16),
@@ -260,80 +202,6 @@ def _in_a_tile(answers: NDArray[np.float32]) -> NDArray[np.float32]:
     block = slice(TILE // 2, TILE // 2 + STRIDE)
     tiles[:, block, block] = answers
     return tiles
-
-
-def _bits(latents: NDArray[np.int16], tables: LatentTables) -> NDArray[np.float32]:
-    """Bits of each latent if it were one less, as it is, and one more, in its present context.
-
-    Returns
-    -------
-    ndarray, shape (3, *latents.shape), float32
-    """
-    known, bits = Known(latents.shape), np.empty((3, *latents.shape), np.float32)
-    prices = _prices(tables)
-    for channel in range(tables.channels):
-        for step, (y, x) in enumerate(PASSES):
-            table, turned = contexts(tables, channel, step, known.features(channel, step))
-            values = latents[:, y::2, x::2, channel].astype(np.int32)
-            flat = values.ravel()
-            at = np.clip(np.where(turned, -flat, flat), -_FAR, _FAR) + _FAR + 1
-            at += table * prices.shape[-1]
-            less, same, more = (prices[channel].ravel()[at + step] for step in (-1, 0, 1))
-            for number, found in enumerate(
-                (np.where(turned, more, less), same, np.where(turned, less, more))
-            ):
-                bits[number, :, y::2, x::2, channel] = found.reshape(values.shape)
-            known.learn(channel, step, flat)
-    return bits
-
-
-@lru_cache(4)
-def _prices(tables: LatentTables) -> NDArray[np.float32]:
-    """Bits of -_FAR - 1 .. _FAR + 1 by each table, shape (channels, tables, 2 _FAR + 3)."""
-    symbols, plain, _ = split(np.arange(-_FAR - 1, _FAR + 2, dtype=np.int32))
-    price = (24 - np.log2(tables.counts + 1.0)).reshape(tables.channels, -1, SYMBOLS)
-    return (price[..., symbols] + plain).astype(np.float32)
-
-
-@compiled
-def _weigh(left, root, worth):  # type: ignore[no-untyped-def]
-    """Errors times the root of their weight; by block, sums and counts of the sky, and sources."""
-    tiles, side = left.shape[0], left.shape[1] // 8
-    errors, sums = left * root, np.zeros((tiles, side, side), np.float32)
-    counts, heavy = np.zeros_like(sums), np.zeros(sums.shape, np.bool_)
-    for tile in range(tiles):
-        for y in range(8 * side):
-            for x in range(8 * side):
-                weight = root[tile, y, x] ** 2
-                if weight > worth:
-                    heavy[tile, y // 8, x // 8] = True
-                elif weight > 0:
-                    sums[tile, y // 8, x // 8] += left[tile, y, x]
-                    counts[tile, y // 8, x // 8] += 1
-    return errors, sums, counts, heavy
-
-
-def _less_means(sums: NDArray[np.float32], counts: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Sums over blocks less the mean of each cell of the background mesh: it will take that up."""
-    across = MESH // STRIDE
-    total, count = (_sums_of_blocks(one, across) for one in (sums, counts))
-    mean = np.where(count > _BLANK * MESH**2, total, 0) / np.maximum(count, 1)
-    return sums - counts * np.repeat(np.repeat(mean, across, axis=1), across, axis=2)
-
-
-def _sums_of_blocks(blocks: NDArray[np.float32], across: int) -> NDArray[np.float32]:
-    tiles, ny, nx = blocks.shape
-    return blocks.reshape(tiles, ny // across, across, nx // across, across).sum(axis=(2, 4))
-
-
-def _wide_errors(sky: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Likewise of windows of 16 and 32 pixels, of the sums over blocks of the sky alone."""
-    total = np.zeros(len(sky), np.float32)
-    for _ in range(2):
-        rows = sky[:, 1:] + sky[:, :-1]
-        total += _SKY * ((rows[:, :, 1:] + rows[:, :, :-1]) ** 2).sum(axis=(1, 2)) / 4
-        sky = sky.reshape(-1, sky.shape[1] // 2, 2, sky.shape[2] // 2, 2).sum(axis=(2, 4))
-    return total
 
 
 @compiled
@@ -421,7 +289,11 @@ def _search(  # type: ignore[no-untyped-def]
                         norm += one * one
                         if 0 < heavy * heavy <= worth:
                             lift += one
-                square = squares[c] * weight / norm + 2 * weight_of_sky * lift * lift
+                # of a channel that the decoder does not look at only the bits count
+                square = (
+                    squares[c] * weight / max(norm, np.float32(1e-30))
+                    + 2 * weight_of_sky * lift * lift
+                )
                 product += wide * lift
                 cost = bits[:, tile, row, column, c]
                 for sign in (-1, 1):
@@ -442,38 +314,3 @@ def _search(  # type: ignore[no-untyped-def]
             saved[tile] += cost[1] - cost[1 + move]
             # what lies beyond the next number is not known in this round
             cost[1 - move], cost[1], cost[1 + move] = cost[1], cost[1 + move], np.float32(1e9)
-
-
-@compiled
-def _errors(errors, pixel_weight):  # type: ignore[no-untyped-def]
-    """Sum of the loss's errors of each tile, without `lmbda`."""
-    tiles, side = errors.shape[:2]
-    out = np.zeros(tiles, np.float32)
-    for tile in range(tiles):
-        total = 0.0
-        for y in range(side):
-            for x in range(side):
-                total += pixel_weight * errors[tile, y, x] ** 2
-        sums = errors[tile].copy()
-        for length in (2, 4, 8):
-            half = length // 2
-            if length > 2:  # sums over half a window from those over half of that
-                n = sums.shape[0] // 2
-                halved = np.zeros((n, n), np.float32)
-                for i in range(n):
-                    for j in range(n):
-                        halved[i, j] = (
-                            sums[2 * i, 2 * j]
-                            + sums[2 * i + 1, 2 * j]
-                            + sums[2 * i, 2 * j + 1]
-                            + sums[2 * i + 1, 2 * j + 1]
-                        )
-                sums = halved
-            part = 0.0
-            for i in range(sums.shape[0] - 1):
-                for j in range(sums.shape[0] - 1):
-                    found = sums[i, j] + sums[i + 1, j] + sums[i, j + 1] + sums[i + 1, j + 1]
-                    part += found * found
-            total += part * (half / length) ** 2
-        out[tile] = total
-    return out

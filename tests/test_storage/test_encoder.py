@@ -140,8 +140,7 @@ def test_what_the_model_never_saw_comes_back_at_sources(surprise, seed, network)
     assert np.abs(off).max() <= wide + 0.5  # fine cells
     whole = uniform_filter(covered.astype(float), 5, mode="constant") > 0.999
     sums = 25 * step * uniform_filter(off.astype(float), 5)[whole]
-    few = sums.size < 50  # a flash
-    assert few or sums.std() < 0.25 * 5  # of 25 pixels, whose own noise is 5
+    assert not sums.size or sums.std() < 0.25 * 5  # of 25 pixels, whose own noise is 5
 
 
 @pytest.mark.parametrize("shape", [(264, 1000), (600, 270), (1000, 1000)])

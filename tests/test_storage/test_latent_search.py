@@ -12,16 +12,18 @@ import storage.images.latent_search
 from models.entropy import fit_tables, measure_bits
 from skyfold.codecs.latent_tables import get_tables
 from skyfold.images.network import Network, model_digest
-from storage.images.latent_search import (
+from storage.images.latent_loss import (
     Loss,
+    latent_bits,
+    source_weights,
+    weighed_errors,
+    window_errors,
+)
+from storage.images.latent_search import (
     _answers,
-    _bits,
-    _errors,
-    _weigh,
     improved_latents,
     search_latents,
     searched_latents,
-    source_weights,
 )
 
 FWHM = 4.0
@@ -55,12 +57,14 @@ def fitted() -> Network:
 def total_loss(network: Network, latents: np.ndarray, y: np.ndarray, weights: np.ndarray) -> float:
     bits = measure_bits(latents, get_tables(network.tables)).sum()
     errors = (network.decode(latents) - y) * np.sqrt(weights)
-    return float(bits + 0.6 * LOSS.lmbda * _errors(errors, np.float32(LOSS.pixel_weight)).sum())
+    return float(
+        bits + 0.6 * LOSS.lmbda * window_errors(errors, np.float32(LOSS.pixel_weight)).sum()
+    )
 
 
 def test_errors_are_those_of_training():
     errors = np.random.default_rng(0).normal(0, 3, (3, 256, 256)).astype(np.float32)
-    for tile, found in zip(errors, _errors(errors, np.float32(0.2)), strict=True):
+    for tile, found in zip(errors, window_errors(errors, np.float32(0.2)), strict=True):
         expected = 0.2 * (tile.astype(float) ** 2).sum()
         for side in (2, 4, 8):
             step = side // 2
@@ -110,10 +114,8 @@ def test_tables_of_searched_latents_fit_better(fitted):
     np.testing.assert_array_equal(found[4], expected[1, :16, :16])
     np.testing.assert_array_equal(found[7], expected[1, 16:, 16:])
     tables = fit_tables(found)
-    assert (
-        measure_bits(expected, tables).sum()
-        < measure_bits(expected, get_tables(fitted.tables)).sum()
-    )
+    new, old = (measure_bits(expected, one) for one in (tables, get_tables(fitted.tables)))
+    assert new.sum() < old.sum()
     few = searched_latents(fitted, patches[:3], good[:3])
     np.testing.assert_array_equal(few[:, :12, :12], found[:3, :12, :12])
 
@@ -130,7 +132,7 @@ def test_bits_are_those_of_the_tables(fitted):
     tables = get_tables(fitted.tables)
     latents = fitted.encode(noisy_sky(3))
     latents[0, 3, 3, 0], latents[1, 4, 4, 2] = 50, -50  # with plain bits
-    less, same, more = _bits(latents, tables)
+    less, same, more = latent_bits(latents, tables)
     assert same.sum() == pytest.approx(measure_bits(latents, tables).sum(), rel=1e-5)
     last = fitted.channels - 1  # the last pass of the last channel is no context of others
     for number, found in ((-1, less), (1, more)):
@@ -197,17 +199,37 @@ def test_errors_weigh_where_sources_are_and_measurements():
     assert weights[100, 60] == pytest.approx(LOSS.emphasis, rel=1e-3)
     assert weights[100, 200] == 1
     assert not weights[200:].any()
-    assert (
-        source_weights(1e4 * y, good, FWHM, LOSS)[100, 60] < 1
-    )  # a star takes no bits from others
+    bright = source_weights(1e4 * y, good, FWHM, LOSS)
+    assert bright[100, 60] < 1  # a star takes no bits from others
 
 
-def test_sums_of_blocks_are_of_the_sky_alone():
+def test_the_sky_is_what_is_no_source_less_what_the_mesh_takes_up():
+    """Half a tile is sky of a level of 3; a cell of the mesh that is mostly sources keeps its."""
     left = np.random.default_rng(6).normal(0, 1, (1, 256, 256)).astype(np.float32)
+    left += 3
     root = np.ones_like(left)
     root[0, 8:12, 8:16], root[0, :8, :4] = 10.0, 0.0
-    errors, sums, counts, heavy = _weigh(left, root, np.float32(1.5))
+    root[0, 64:128, 64:104] = 10.0
+    errors, sky, sources = weighed_errors(left, root)
     np.testing.assert_array_equal(errors, left * root)
-    assert sums[0, 1, 1] == pytest.approx(left[0, 12:16, 8:16].sum(), rel=1e-4)
-    assert (counts[0, 0, 0], counts[0, 1, 1], counts[0, 3, 3]) == (32, 32, 64)
-    assert np.argwhere(heavy).tolist() == [[0, 1, 1]]
+    is_sky = (root == 1).astype(np.float32)
+    cell = is_sky[0, :64, :64]
+    level = (left[0, :64, :64] * cell).sum() / cell.sum()
+    part = (left[0, 12:16, 8:16] - level).sum()
+    assert sky[0, 1, 1] == pytest.approx(part, abs=1e-3)
+    assert sky[0, :8, :8].sum() == pytest.approx(0, abs=1e-2)
+    assert sky[0, 8, 15] == pytest.approx(left[0, 64:72, 120:128].sum(), rel=1e-4)
+    expected = np.zeros((32, 32), bool)
+    expected[1, 1], expected[8:16, 8:13] = True, True
+    np.testing.assert_array_equal(sources[0], expected)
+
+
+def test_of_a_channel_that_the_decoder_does_not_look_at_only_bits_count():
+    files, graphs = synthetic.cosine_files(), synthetic.cosine_graphs(blind=2)
+    blind = Network(files | graphs, model_digest(files | graphs))
+    y = noisy_sky(7, tiles=1)
+    latents = blind.encode(y)
+    better, _ = improved_latents(blind, latents, blind.decode(latents), y, weights_of(y))
+    sizes = [np.abs(one[..., 2]).sum() for one in (latents, better)]
+    assert sizes[1] < 0.5 * sizes[0]
+    assert (better[..., :2] != latents[..., :2]).any()

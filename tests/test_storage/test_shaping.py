@@ -64,18 +64,18 @@ def test_an_error_is_at_most_the_width_of_a_coarse_cell(seed, coarse, scale, fwh
     np.testing.assert_array_equal(cells, shaped(residuals, kept, coarse, fwhm))
 
 
-@pytest.mark.parametrize("fwhm", [2.0, 3.0, 4.5, 6.5])
-def test_fewer_bits_than_error_diffusion_takes_for_errors_as_small(fwhm):
+@pytest.mark.parametrize(("fwhm", "share"), [(2.0, 0.96), (3.0, 0.92), (4.5, 0.9), (6.5, 0.88)])
+def test_fewer_bits_than_error_diffusion_takes_for_errors_as_small(fwhm, share):
     residuals = np.random.default_rng(3).normal(0, 2, (1, 256, 256))
     kept, coarse = np.ones(residuals.shape, bool), coarseness(fwhm, 0.1, 1.0)
     cells = shaped(residuals, kept, coarse, fwhm)[0]
     plain = diffused(residuals[0], kept[0], coarse)
-    assert entropy(cells) < 0.97 * entropy(plain)
+    assert entropy(cells) < share * entropy(plain)
     met, other = (
         np.percentile(np.abs(sums(residuals[0] - coarse / FINE * one, fwhm)), 90)
         for one in (cells, plain)
     )
-    assert met < 1.1 * other
+    assert met < 1.02 * other
 
 
 def test_wider_points_allow_wider_cells_without_steps():
@@ -112,7 +112,7 @@ def test_fluxes_keep_the_error_of_fine_cells(fwhm):
     for radius in np.linspace(0.85, 1.5, 6):
         errors = sums(off, radius * fwhm)
         assert np.percentile(np.abs(errors), 90) < 0.26
-        assert abs(errors.mean()) < 0.015
+        assert abs(errors.mean()) < 0.01
 
 
 def test_bright_pixels_are_no_different():
