@@ -72,6 +72,14 @@ def test_a_finer_level_does_not_lose_more(rows):
     assert rises <= MAY_RISE
 
 
+def test_positions_of_bounded_are_as_good_as_its_cells(rows):
+    """Errors of fluxes in cells of half a sigma are 0.24 at the 90th percentile; so are shifts."""
+    of = {key[2]: row for key, row in rows.items() if key[1::2] == ("position", "bounded")}
+    known = [row for row in of.values() if has_numbers(row)]
+    assert known
+    assert max(row["p90"] for row in known) < 0.4
+
+
 def test_a_median_of_rounded_pixels_moves_by_parts_of_a_cell():
     """Pixels of `bounded` are whole cells from a model that is level over a box of empty sky.
 
