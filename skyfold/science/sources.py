@@ -223,11 +223,14 @@ def scaled(image: NDArray[Any], good: NDArray[np.bool_], centre: float, unit: fl
 
 
 def estimate_fwhm(image: Plane, noise: Plane, good: NDArray[np.bool_]) -> float:
-    """Return the width of the point-spread function [pixel].
+    """Return the width of the point-spread function [pixel]: `typical_width` of `star_widths`."""
+    return typical_width(star_widths(image, noise, good))
 
-    Twice the half-light radius (which is the full width of a Gaussian) of the sources above
-    S/N 20, at their 15th percentile: stars are the smallest, and a few cosmic rays are smaller
-    still. Where fewer than 5 sources can tell, `FALLBACK_FWHM`.
+
+def star_widths(image: Plane, noise: Plane, good: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return twice the half-light radius [pixel] of each source above S/N 20.
+
+    It is the full width of a Gaussian at half its maximum.
     """
     sep = load_sep()
     found = find_sources(image, noise, good, FALLBACK_FWHM)
@@ -237,10 +240,18 @@ def estimate_fwhm(image: Plane, noise: Plane, good: NDArray[np.bool_]) -> float:
     bright = found[clear & (found["flag"] == 0)]
     reach = np.full(len(bright), 3 * FALLBACK_FWHM)
     radius, _ = sep.flux_radius(image, bright["x"], bright["y"], reach, 0.5, subpix=5)
-    width = 2 * radius[(radius > _FWHM_RANGE[0] / 2) & (radius < _FWHM_RANGE[1] / 2)]
-    if len(width) < MIN_STARS:
+    inside = (radius > _FWHM_RANGE[0] / 2) & (radius < _FWHM_RANGE[1] / 2)
+    return np.asarray(2 * radius[inside], np.float64)
+
+
+def typical_width(widths: NDArray[np.float64]) -> float:
+    """Return the 15th percentile of widths: stars are the smallest sources.
+
+    A few cosmic rays are smaller still. Of fewer than 5 it is `FALLBACK_FWHM`.
+    """
+    if len(widths) < MIN_STARS:
         return FALLBACK_FWHM
-    return float(np.percentile(width, _STAR_PERCENTILE))
+    return float(np.percentile(widths, _STAR_PERCENTILE))
 
 
 def find_sources(

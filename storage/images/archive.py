@@ -88,13 +88,14 @@ def training_image(
     image = read_image(ref, storage_options=options)
     try:
         prepared = prepare(image)
-        tiles = prepared.noise_units()
+        strip = prepared.whole()
+        tiles = strip.noise_units()
     except NotLadderableError:
         return None
     ny, nx = image.stored.shape
     plane = _join(tiles, prepared.tiles)[:ny, :nx]
     held_out = rule.is_held_out(ref.set, (ny, nx), sky.read_wcs(image.header))
-    bad = (prepared.flags[:ny, :nx] != 0) | in_pixels(held_out, (ny, nx))
+    bad = (strip.flags[:ny, :nx] != 0) | in_pixels(held_out, (ny, nx))
     return None if bad.all() else (plane, bad)
 
 

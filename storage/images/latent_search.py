@@ -49,35 +49,40 @@ def search_latents(
     y: NDArray[np.float32],
     coded: NDArray[np.bool_],
     fwhm_pix: float,
+    above: int = 0,
 ) -> None:
-    """Change an image's latents, and what they decode to, to those of less loss.
+    """Change the latents of a strip, and what they decode to, to those of less loss.
 
     Parameters
     ----------
     network : Network
     latents : ndarray, shape (tiles, 32, 32, channels), int16
-        Of all tiles, row by row; changed here.
+        Of its tiles, row by row; changed here.
     predictions : ndarray, shape (tiles, 256, 256), float32
         What they decode to [noise units]; changed here.
-    y : ndarray, shape of `predictions`
-        The pixels [noise units].
+    y : ndarray, shape (more tiles, 256, 256), float32
+        The pixels [noise units], with those of rows of tiles above and below, whose light weighs.
     coded : ndarray of bool, shape (ny, nx)
-        Whether there is a measurement; of whole tiles.
+        Whether there is a measurement, alike.
     fwhm_pix : float
         Of point sources [pixel].
+    above : int, optional
+        How many rows of tiles of `y` come before those of the latents.
     """
     down, across = coded.shape[0] // TILE, coded.shape[1] // TILE
     rows, loss = max(_TOGETHER // across, 1), Loss.of(network.card)
-    for first in range(0, down, rows):  # a strip at a time, so that memory does not grow
-        last = min(first + rows, down)
+    bottom = above + len(latents) // across
+    for first in range(above, bottom, rows):  # few at a time, for what is worked out on the way
+        last = min(first + rows, bottom)
         begin, end = max(first - 1, 0), min(last + 1, down)
         low, high = max(first * TILE - _HALO, 0), min(last * TILE + _HALO, down * TILE)
         plane = _joined(y[begin * across : end * across], across)
         plane = plane[low - begin * TILE : high - begin * TILE]
         weights = source_weights(plane, coded[low:high], fwhm_pix, loss)
         own = _cut(weights[first * TILE - low : last * TILE - low])
-        some = slice(first * across, last * across)
-        found = improved_latents(network, latents[some], predictions[some], y[some], own)
+        seen = y[first * across : last * across]
+        some = slice((first - above) * across, (last - above) * across)
+        found = improved_latents(network, latents[some], predictions[some], seen, own)
         latents[some], predictions[some] = found
 
 

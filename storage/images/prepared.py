@@ -1,4 +1,4 @@
-"""One survey image on its grid: pixels, flags, noise model and background, in whole tiles.
+"""One survey image on its grid: noise model, background, and strips of whole tiles of its pixels.
 
 What the encoder refines and what training looks at. All that decides whether an image can be a
 ladder is found here: values that stand for none, noise, and whether the grid holds every pixel.
@@ -15,17 +15,14 @@ from skyfold import ladder
 from skyfold.images.index import FLAG_FILL
 from skyfold.ladder import SAFE_INTEGER, TILE
 from skyfold.noise import MESH, NoiseModel, background_at
-from storage.images.noise_fit import (
-    NoiseFit,
-    find_fills,
-    fit_noise,
-    is_safe_integer,
-    mesh_in_steps,
-)
+from storage.images.fills import find_fills, is_safe_integer, native
+from storage.images.mesh import mesh_in_steps
+from storage.images.noise_fit import NoiseFit, fit_noise
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from storage.images.fills import Fills
     from storage.survey import SurveyImage
 
 
@@ -34,38 +31,45 @@ class NotLadderableError(Exception):
 
 
 def prepare(image: SurveyImage) -> Prepared:
-    """Pixels on the grid and in noise units; NotLadderableError where there is no noise."""
-    found = find_fills(image)
-    if found is None or not is_safe_integer(image.stored):
+    """Grid, noise and background of an image; NotLadderableError where there is no noise."""
+    fills = find_fills(image)
+    if fills is None or not fills.good + fills.masked or not is_safe_integer(image.stored):
         raise NotLadderableError
-    flags, fills = found
-    if (flags >= FLAG_FILL).all():
-        raise NotLadderableError
-    fit = fit_noise(image, flags)
+    fit = fit_noise(image, fills)
     if not (np.isfinite(fit.sigma) and fit.sigma > 0 and np.isfinite(fit.background).all()):
         raise NotLadderableError
-    return Prepared(image, flags, fills, fit)
+    return Prepared(image, fills, fit)
 
 
 class Prepared:
-    """One image on its grid: stored pixels, flags, noise model and background, padded to tiles."""
+    """What is known of all of an image, and its pixels strip by strip.
 
-    def __init__(
-        self, image: SurveyImage, flags: NDArray[np.uint8], fills: NDArray[Any], fit: NoiseFit
-    ) -> None:
+    Attributes
+    ----------
+    raw : SurveyImage
+    noise : NoiseModel
+    fills : Fills
+    shape, tiles : (int, int)
+        Pixels and tiles along y and x.
+    mesh : ndarray, shape (4 tiles_y, 4 tiles_x), int32
+        Background, in steps of the noise model's.
+    """
+
+    def __init__(self, image: SurveyImage, fills: Fills, fit: NoiseFit) -> None:
+        self.raw = image
+        self.fills = fills
         integer = image.stored.dtype.kind != "f"
         self.noise = NoiseModel.from_stored_units(fit.sigma, fit.slope, integer=integer)
-        self.fills = fills
         self.shape = image.stored.shape
-        self.flags = pad_to_tiles(flags)
-        self.stored = pad_to_tiles(image.stored)
-        self.coded = np.zeros(self.stored.shape, bool)
-        self.coded[: flags.shape[0], : flags.shape[1]] = flags < FLAG_FILL
-        self.quantum = image.quantum
-        nodes = (self.stored.shape[0] // MESH, self.stored.shape[1] // MESH)
+        self.tiles = (-(-self.shape[0] // TILE), -(-self.shape[1] // TILE))
+        nodes = self.tiles[0] * TILE // MESH, self.tiles[1] * TILE // MESH
         exponent, step = self.noise.grid_exponent, self.noise.background_step
         self.mesh = mesh_in_steps(fit.background, exponent, step, nodes)
-        self.tiles = (self.stored.shape[0] // TILE, self.stored.shape[1] // TILE)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the stored pixels."""
+        return native(self.raw.stored[:0]).dtype
 
     def correct(self, correction: NDArray[np.float64]) -> None:
         """Add to the mesh, in grid units."""
@@ -73,13 +77,48 @@ class Prepared:
         limits = np.iinfo(np.int32)
         self.mesh = np.clip(self.mesh + steps, limits.min, limits.max).astype(np.int32)
 
+    def strip(self, first: int, last: int) -> Strip:
+        """Some rows of tiles, with the background as it is now."""
+        return Strip(self, first, last)
+
+    def whole(self) -> Strip:
+        """All rows of tiles."""
+        return self.strip(0, self.tiles[0])
+
+
+class Strip:
+    """Rows of tiles of an image, padded to whole tiles.
+
+    Attributes
+    ----------
+    first, last : int
+        Rows of tiles.
+    tiles : list of (int, int)
+        Row and column of each of its tiles in the image, in C order.
+    stored, flags : ndarray, shape (ny, nx)
+    coded : ndarray of bool, shape (ny, nx)
+        Whether there is a measurement.
+    """
+
+    def __init__(self, image: Prepared, first: int, last: int) -> None:
+        self.image, self.first, self.last = image, first, last
+        self.tiles = [(ty, tx) for ty in range(first, last) for tx in range(image.tiles[1])]
+        rows = slice(first * TILE, min(last * TILE, image.shape[0]))
+        flags = image.fills.flags(rows)
+        self.stored = pad_to_tiles(native(image.raw.stored[rows]))
+        self.flags = pad_to_tiles(flags)
+        self.coded = np.zeros(self.stored.shape, bool)
+        self.coded[: flags.shape[0], : flags.shape[1]] = flags < FLAG_FILL
+
     def place(self, ty: int, tx: int) -> tuple[slice, slice]:
-        """Pixels of a tile."""
+        """Pixels of a tile among those of the strip."""
+        ty -= self.first
         return slice(ty * TILE, (ty + 1) * TILE), slice(tx * TILE, (tx + 1) * TILE)
 
     def background(self, ty: int, tx: int) -> NDArray[np.float64]:
         """Background of a tile [grid units]."""
-        return background_at(self.mesh, self.noise.background_step, *self.place(ty, tx))
+        rows, columns = (slice(t * TILE, (t + 1) * TILE) for t in (ty, tx))
+        return background_at(self.image.mesh, self.image.noise.background_step, rows, columns)
 
     def grid(self, ty: int, tx: int) -> NDArray[np.int64]:
         """Stored pixels of a tile on the grid; background where none is coded."""
@@ -87,7 +126,7 @@ class Prepared:
         coded = self.coded[place]
         whole = bool(coded.all())
         stored = self.stored[place] if whole else np.where(coded, self.stored[place], 0)
-        exact = ladder.to_grid(stored, self.noise)
+        exact = ladder.to_grid(stored, self.image.noise)
         if max(-int(exact.min()), int(exact.max())) >= SAFE_INTEGER:
             raise NotLadderableError
         if whole:
@@ -101,10 +140,10 @@ class Prepared:
         To look at; what is coded comes of `grid`.
         """
         out = np.empty(self.stored.shape, np.float32)
-        for tile in np.ndindex(self.tiles):
+        for tile in self.tiles:
             place = self.place(*tile)
             values = np.where(self.coded[place], self.stored[place], 0).astype(np.float64)
-            values = np.ldexp(values, -self.noise.grid_exponent, out=values)
+            values = np.ldexp(values, -self.image.noise.grid_exponent, out=values)
             values -= self.background(*tile)
             values *= self.coded[place]
             out[place] = values
@@ -112,9 +151,9 @@ class Prepared:
 
     def noise_units(self) -> NDArray[np.float32]:
         """Every tile in noise units, shape (tiles, 256, 256); 0 where none is coded."""
-        out = np.empty((self.tiles[0] * self.tiles[1], TILE, TILE), np.float32)
-        for number, tile in enumerate(np.ndindex(self.tiles)):
-            out[number] = self.noise.to_noise_units(self.above[self.place(*tile)])
+        out = np.empty((len(self.tiles), TILE, TILE), np.float32)
+        for number, tile in enumerate(self.tiles):
+            out[number] = self.image.noise.to_noise_units(self.above[self.place(*tile)])
         return out
 
 

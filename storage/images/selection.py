@@ -20,12 +20,15 @@ from skyfold.ladder import LEAF, TILE
 from skyfold.science.filters import gaussian
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 SOURCE_SIGNIFICANCE = 4.2  # matched filter; a source of S/N 5 in a 1 FWHM aperture has 6.2
 REACH = 1.0  # FWHM around what the filter sees, which is itself as wide
 EXTENDED_SIGNIFICANCE = 5.0
 RESIDUAL_SIGNIFICANCE = 5.0
+HALO = 192  # rows of pixels, from beyond which nothing reaches into others
 BLANK = 1.0  # FWHM beyond what is kept, from which the sky is blank
 EIGHT = math.sqrt(2)  # leaves: an aperture reaches into all that touch a source's own
 WIDE_SCALES = (2.0, 4.0)  # Gaussian sigma [pixel]
@@ -35,7 +38,11 @@ FWHM_TO_SIGMA = 2 * math.sqrt(2 * math.log(2))
 
 
 def select_leaves(
-    signal: NDArray[np.float32], residual: NDArray[np.float32], fwhm: float
+    signal: NDArray[np.float32],
+    residual: NDArray[np.float32],
+    fwhm: float,
+    levels: Levels | None = None,
+    inner: slice | None = None,
 ) -> NDArray[np.bool_]:
     """Leaves that `sources` keeps.
 
@@ -43,27 +50,35 @@ def select_leaves(
     ----------
     signal : ndarray, shape (ny, nx), float32
         Background-subtracted pixels over their noise; 0 where there is no measurement. Of whole
-        tiles.
+        leaves.
     residual : ndarray, shape (ny, nx), float32
         Pixels less the prediction, over their noise; 0 where there is no measurement.
     fwhm : float
         Of point sources [pixel].
+    levels : list of Level, optional
+        From `measure_levels`, of all of the image that this is a part of.
+    inner : slice, optional
+        Rows of pixels to answer for, of whole tiles; those beyond them only lend their light.
 
     Returns
     -------
-    ndarray of bool, shape (ny / 2, nx / 2)
+    ndarray of bool, shape (rows of `inner` / 2, nx / 2)
     """
-    psf = max(fwhm / FWHM_TO_SIGMA, 0.6)
-    sources = _leaves(_filtered(signal, psf, white=True).above(SOURCE_SIGNIFICANCE))
-    kept = _dilated(sources, max(REACH * fwhm / LEAF, EIGHT))
-    surprises = np.abs(residual) > RESIDUAL_SIGNIFICANCE
-    surprises |= _filtered(residual, 1.0).beyond(RESIDUAL_SIGNIFICANCE)
-    kept |= _leaves(surprises)
-    # A wider filter sees means of leaves as well: twice the mean of four has the noise of one.
-    kept |= _filtered(2 * _means(signal), 2.5 * psf / LEAF).above(EXTENDED_SIGNIFICANCE)
-    wide = 2 * _means(residual)
-    for scale in WIDE_SCALES:
-        kept |= _filtered(wide, scale / LEAF).beyond(RESIDUAL_SIGNIFICANCE)
+    kept = np.zeros((signal.shape[0] // LEAF, signal.shape[1] // LEAF), bool)
+    for number, (kind, plane) in enumerate(_filtered(signal, residual, fwhm)):
+        smooth = gaussian(plane, kind.sigma)
+        level = levels[number] if levels else kind.level([_sample(smooth, plane)])
+        seen = level.above(smooth, kind.significance)
+        if kind.of_sources:
+            radius = max(REACH * fwhm / LEAF, EIGHT)
+            kept |= seen if kind.of_leaves else _dilated(_leaves(seen), radius)
+            continue
+        seen |= level.below(smooth, kind.significance)
+        if not kind.of_leaves:
+            seen = _leaves(seen | (np.abs(plane) > RESIDUAL_SIGNIFICANCE))
+        kept |= seen
+    if inner is not None:
+        kept, signal = kept[inner.start // LEAF : inner.stop // LEAF], signal[inner]
     return kept | _crowded(kept, _leaves(signal != 0))
 
 
@@ -92,41 +107,94 @@ def _means(plane: NDArray[np.float32]) -> NDArray[np.float32]:
     return (rows[:, ::LEAF] + rows[:, 1::LEAF]) * np.float32(1 / LEAF**2)
 
 
-@dataclass(frozen=True, eq=False)
-class _Filtered:
-    """A filtered plane, the level of its quiet parts, and the size of its noise."""
+@dataclass(frozen=True)
+class Level:
+    """The level of the quiet parts of a filtered plane, and the size of its noise."""
 
-    plane: NDArray[np.float32]
     quiet: float
     noise: float
 
-    def above(self, significance: float) -> NDArray[np.bool_]:
-        """Where it lies so many times its noise above its quiet level."""
-        return self.plane > np.float32(self.quiet + significance * self.noise)
+    def above(self, smooth: NDArray[np.float32], significance: float) -> NDArray[np.bool_]:
+        """Where a plane lies so many times the noise above the quiet level."""
+        return smooth > np.float32(self.quiet + significance * self.noise)
 
-    def beyond(self, significance: float) -> NDArray[np.bool_]:
-        """Where it lies so many times its noise above or below it."""
-        return self.above(significance) | (
-            self.plane < np.float32(self.quiet - significance * self.noise)
-        )
+    def below(self, smooth: NDArray[np.float32], significance: float) -> NDArray[np.bool_]:
+        """Where it lies as far below it."""
+        return smooth < np.float32(self.quiet - significance * self.noise)
 
 
-def _filtered(plane: NDArray[np.float32], sigma: float, *, white: bool = False) -> _Filtered:
-    """Gaussian filter, in units of whose noise, at least that of white noise, it is judged.
+Levels = list[Level]
+Samples = list["NDArray[np.float32]"]
 
-    The quiet level is where the lower quantiles say that the median of noise alone would be: in a
-    crowded field the median itself lies among the sources.
+
+@dataclass(frozen=True)
+class _Filter:
+    """A Gaussian filter, and how what passes it is judged.
+
+    Its noise is at least that of white noise; of sources it is that.
     """
-    smooth = gaussian(plane, sigma)
-    least = 1 / (2 * sigma * math.sqrt(math.pi))
+
+    sigma: float
+    significance: float
+    of_sources: bool = False
+    of_leaves: bool = False
+    is_white: bool = False
+
+    def level(self, samples: Samples) -> Level:
+        """Level and noise from samples of what passed.
+
+        The quiet level is where the lower quantiles say that the median of noise alone would be:
+        in a crowded field the median itself lies among the sources.
+        """
+        least = 1 / (2 * self.sigma * math.sqrt(math.pi))
+        measured = np.concatenate(samples)
+        if not measured.size:
+            return Level(0.0, least)
+        middle, low, lowest = np.percentile(measured, (50, 15.87, 2.28))
+        quiet = float(min(middle, 2 * low - lowest))
+        return Level(quiet, least if self.is_white else max(float(middle - low), least))
+
+
+def _filters(fwhm: float) -> list[_Filter]:
+    psf = max(fwhm / FWHM_TO_SIGMA, 0.6)
+    return [
+        _Filter(psf, SOURCE_SIGNIFICANCE, of_sources=True, is_white=True),
+        _Filter(1.0, RESIDUAL_SIGNIFICANCE),
+        # A wider filter sees means of leaves as well.
+        _Filter(2.5 * psf / LEAF, EXTENDED_SIGNIFICANCE, of_sources=True, of_leaves=True),
+        *(_Filter(one / LEAF, RESIDUAL_SIGNIFICANCE, of_leaves=True) for one in WIDE_SCALES),
+    ]
+
+
+def _filtered(
+    signal: NDArray[np.float32], residual: NDArray[np.float32], fwhm: float
+) -> Iterator[tuple[_Filter, NDArray[np.float32]]]:
+    """Every filter, and the plane to put through it."""
+    for kind in _filters(fwhm):
+        plane = signal if kind.of_sources else residual
+        # twice the mean of four has the noise of one
+        yield kind, 2 * _means(plane) if kind.of_leaves else plane
+
+
+def sample_levels(
+    signal: NDArray[np.float32], residual: NDArray[np.float32], fwhm: float
+) -> Samples:
+    """Samples of what passes each filter in a part of an image; arguments of `select_leaves`."""
+    planes = _filtered(signal, residual, fwhm)
+    return [_sample(gaussian(plane, kind.sigma), plane) for kind, plane in planes]
+
+
+def measure_levels(samples: list[Samples], fwhm: float) -> Levels:
+    """Level of each filter from the samples of some parts of an image."""
+    by_filter = zip(_filters(fwhm), zip(*samples, strict=True), strict=True)
+    return [kind.level(list(parts)) for kind, parts in by_filter]
+
+
+def _sample(smooth: NDArray[np.float32], plane: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Some filtered pixels of those that are measurements."""
     # odd, so as not to fall in with columns
     every = max(int(np.count_nonzero(plane)) // SAMPLE, 1) | 1
-    measured = smooth.ravel()[::every][plane.ravel()[::every] != 0]
-    if not measured.size:
-        return _Filtered(smooth, 0.0, least)
-    middle, low, lowest = np.percentile(measured, (50, 15.87, 2.28))
-    quiet = min(middle, 2 * low - lowest)
-    return _Filtered(smooth, quiet, least if white else max(float(middle - low), least))
+    return smooth.ravel()[::every][plane.ravel()[::every] != 0]
 
 
 def _dilated(leaves: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:

@@ -8,6 +8,7 @@ time to encode an image. The store then sees one write.
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
@@ -15,12 +16,15 @@ import numpy as np
 
 from skyfold.codecs.chunk import codec_class
 from skyfold.images.chunks import LayerArray
-from skyfold.images.details import ABSENT, SHARDED, encode_places, shard_index
+from skyfold.images.details import SHARDED, encode_places, shard_index
 from skyfold.ladder import TILE
-from skyfold.layout import layers_read
+from skyfold.layout import WHOLE, layers_read
+from storage.images.encoder import encode_directly
+from storage.images.fills import native
+from storage.images.prepared import NotLadderableError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -30,6 +34,9 @@ if TYPE_CHECKING:
 DIRECT_GAIN = 0.98  # the raw array is stored by itself where that is smaller than this times
 SAMPLED_TILES = (2, 4)  # of an image, that tell how many bytes it would take by itself
 CLEARLY = 0.05  # of the ladder's bytes: further from the limit fewer tiles will do
+
+TOGETHER = 32  # tiles that are coded at once
+_BESIDE = ("checksum", "flags")  # layers that every mode has
 
 Chunks = dict[tuple[int, int], bytes]
 
@@ -58,58 +65,131 @@ def make_shards(
     shards : dict
         Objects by layer; none of layers without an object.
     """
-    mode = encoded.mode
-    made: dict[str, bytes] = {}
-    trial: Chunks = {}
-
-    def make(layer: str) -> bytes:
-        known = trial if layer == "direct" else None
-        return make_shard(documents[layer], encoded.layers[layer], known)
-
-    quantised = encoded.quantum is not None
+    try:
+        made = _coded_strips(encoded, documents)
+    except NotLadderableError:
+        encoded = encode_directly(encoded.raw)
+        made = _coded_strips(encoded, documents)
+    mode, stored = encoded.mode, encoded.raw.stored
+    direct = Coded(documents["direct"])
     if mode == "ladder":
-        names = layers_read("exact", mode, quantised=quantised)
-        made = {name: make(name) for name in names}
-        refined = {name: made[name] for name in names if name not in ("checksum", "flags")}
-        ladder = sum(map(len, refined.values()))
-        by_tile = _bytes_by_tile(entry, refined)
-        share, trial = direct_share(documents["direct"], encoded.layers["direct"], by_tile)
-        if share * ladder <= ladder - len(made["exact"]):
+        sizes = {name: one.size for name, one in made.items() if name not in _BESIDE}
+        ladder = sum(sizes.values())
+        by_tile = np.sum([made[name].by_tile() for name in sizes if name not in WHOLE], axis=0)
+        share = direct_share(direct, stored, by_tile)
+        if share * ladder <= ladder - sizes["exact"]:
             mode = "direct"
-        elif share < (DIRECT_GAIN if smallest == "reads" else len(made["exact"]) / ladder):
+        elif share < (DIRECT_GAIN if smallest == "reads" else sizes["exact"] / ladder):
             mode = "ladder+direct"
+    if "direct" in mode:
+        direct.add_tiles(stored, np.ndindex(*direct.tiles))
+        made["direct"] = direct
+    quantised = encoded.quantum is not None
     wanted = {*layers_read("exact", mode, quantised=quantised), *layers_read("latent", mode)}
     wanted |= {*layers_read("bounded", mode)}
-    shards = {name: made[name] if name in made else make(name) for name in sorted(wanted)}
+    shards = {name: made.pop(name).shard() for name in sorted(wanted)}
     return mode, {name: shard for name, shard in shards.items() if shard}
 
 
-def make_shard(document: bytes, values: NDArray[Any], known: Chunks | None = None) -> bytes:
-    """Bytes of the object of one image, as Zarr would write them.
+def _coded_strips(encoded: EncodedImage, documents: Mapping[str, bytes]) -> dict[str, Coded]:
+    """The layers of an image, coded strip by strip as they are made; `direct` is none of them."""
+    quantised = encoded.quantum is not None
+    names = layers_read("exact", encoded.mode, quantised=quantised)
+    coded = {name: Coded(documents[name]) for name in names if name != "direct"}
+    if encoded.parameters is not None:
+        coded["quantum"].add(encoded.parameters)
+    for layers in encoded.strips():
+        for name, values in layers.items():
+            coded[name].add(values)
+    return coded
+
+
+class Coded:
+    """The chunks of one layer of an image, and the object that they become.
 
     Parameters
     ----------
     document : bytes
         ``zarr.json`` of the layer's array, whose first axis is that of images.
-    values : ndarray, shape of the array without its first axis
-        The layer, padded to whole tiles.
-    known : dict, optional
-        Chunks by tile that are coded already.
-
-    Returns
-    -------
-    bytes
-        None of them where every value is the array's fill value, 0: there is no object then.
     """
-    array = LayerArray("", json.loads(document))
-    if not array.is_sharded:
-        return _encode(array, [values])[0] if _is_used(values) else b""
-    ny, nx = (side // chunk for side, chunk in zip(array.shape[:2], array.chunk[:2], strict=True))
-    cut = {tile: values[_place(array, tile)] for tile in _tiles_in_order(ny, nx)}
-    used = {tile: chunk for tile, chunk in cut.items() if _is_used(chunk)}
-    known = known or {}
-    coded = known | _chunks(array, {tile: used[tile] for tile in used if tile not in known})
-    return _join({tile: coded[tile] for tile in used}, ny, nx) if used else b""
+
+    def __init__(self, document: bytes) -> None:
+        self.array = LayerArray("", json.loads(document))
+        self.chunks: Chunks = {}
+        self._rows = 0
+        self._parts: list[NDArray[Any]] = []
+
+    def add(self, values: NDArray[Any]) -> None:
+        """Code more rows of the layer, padded to whole tiles, below those that were added."""
+        if not self.array.is_sharded:
+            self._parts.append(values)
+            return
+        side = self.array.chunk[0]
+        rows = range(len(values) // side)
+        tiles = [(y, x) for y in rows for x in range(values.shape[1] // self.array.chunk[1])]
+        cut = {(self._rows + y, x): values[_place(self.array, (y, x))] for y, x in tiles}
+        self._code(cut)
+        self._rows += len(rows)
+
+    def add_tiles(self, plane: NDArray[Any], tiles: Iterable[tuple[int, int]]) -> None:
+        """Code some tiles of a plane of pixels, but for those that are coded already."""
+        left = [tile for tile in tiles if tile not in self.chunks]
+        for start in range(0, len(left), TOGETHER):
+            some = left[start : start + TOGETHER]
+            self._code({tile: _tile_of(plane, self.array, tile) for tile in some})
+
+    def _code(self, cut: Mapping[tuple[int, int], NDArray[Any]]) -> None:
+        used = {tile: chunk for tile, chunk in cut.items() if _is_used(chunk)}
+        self.chunks |= zip(used, _encode(self.array, list(used.values())), strict=True)
+
+    @property
+    def tiles(self) -> tuple[int, int]:
+        """Chunks along y and x."""
+        ny, nx = (
+            length // side
+            for length, side in zip(self.array.shape[:2], self.array.chunk[:2], strict=True)
+        )
+        return ny, nx
+
+    def by_tile(self) -> NDArray[np.int64]:
+        """Bytes of the chunk of each tile, in C order."""
+        ny, nx = self.tiles
+        sizes = np.zeros(ny * nx, np.int64)
+        for (y, x), chunk in self.chunks.items():
+            sizes[y * nx + x] = len(chunk)
+        return sizes
+
+    @property
+    def size(self) -> int:
+        """Bytes of the object."""
+        if not self.array.is_sharded:
+            return len(self.shard())
+        tail = 16 * math.prod(self.tiles) + 4
+        return sum(map(len, self.chunks.values())) + (tail if self.chunks else 0)
+
+    def shard(self) -> bytes:
+        """The object, as Zarr would write it.
+
+        None of its bytes where every value is the array's fill value, 0: there is no object then.
+        """
+        if self.array.is_sharded:
+            return _join(self.chunks, *self.tiles) if self.chunks else b""
+        whole = np.concatenate(self._parts)
+        return _encode(self.array, [whole])[0] if _is_used(whole) else b""
+
+
+def make_shard(document: bytes, values: NDArray[Any]) -> bytes:
+    """Object of a layer that is all there; see `Coded`."""
+    coded = Coded(document)
+    coded.add(values)
+    return coded.shard()
+
+
+def _tile_of(plane: NDArray[Any], array: LayerArray, tile: tuple[int, int]) -> NDArray[Any]:
+    """A tile of a plane, with zeros beyond the edge."""
+    part = native(plane[_place(array, tile)])
+    beyond = [(0, side - length) for side, length in zip(array.chunk, part.shape, strict=True)]
+    return np.pad(part, beyond)
 
 
 def _place(array: LayerArray, tile: tuple[int, int]) -> tuple[slice, ...]:
@@ -138,21 +218,18 @@ def _tiles_in_order(ny: int, nx: int) -> list[tuple[int, int]]:
 def _join(chunks: Mapping[tuple[int, int], bytes], ny: int, nx: int) -> bytes:
     """Chunks one after another, then where each lies, then the checksum of that."""
     index = np.full((ny, nx, 2), 2**64 - 1, "<u8")
-    at = 0
-    for tile, chunk in chunks.items():
-        index[tile] = at, len(chunk)
-        at += len(chunk)
+    at, ordered = 0, [tile for tile in _tiles_in_order(ny, nx) if tile in chunks]
+    for tile in ordered:
+        index[tile] = at, len(chunks[tile])
+        at += len(chunks[tile])
     tail = index.tobytes()
-    return b"".join([*chunks.values(), tail, google_crc32c.value(tail).to_bytes(4, "little")])
+    checksum = google_crc32c.value(tail).to_bytes(4, "little")
+    return b"".join([*(chunks[tile] for tile in ordered), tail, checksum])
 
 
 def _is_used(values: NDArray[Any]) -> bool:
     """Whether any bit is set: minus zero is a value."""
     return bool(np.ascontiguousarray(values).view(f"u{values.dtype.itemsize}").any())
-
-
-def _chunks(array: LayerArray, values: dict[tuple[int, int], NDArray[Any]]) -> Chunks:
-    return dict(zip(values, _encode(array, list(values.values())), strict=True))
 
 
 def _encode(array: LayerArray, chunks: list[NDArray[Any]]) -> list[bytes]:
@@ -175,49 +252,29 @@ def _compress(data: bytes, level: int, checksum: bool) -> bytes:
     return bytes(compress(data, level, checksum))
 
 
-def _bytes_by_tile(entry: ImageEntry, shards: Mapping[str, bytes]) -> NDArray[np.int64]:
-    """Bytes of each tile's chunks in all shards."""
-    ny, nx = (-(-side // TILE) for side in entry.plane)
-    total = np.zeros(ny * nx, np.int64)
-    for index in _indexes(entry, shards).values():
-        total += np.where(index[:, 0] == ABSENT, 0, index[:, 1]).astype(np.int64)
-    return total
-
-
-def direct_share(
-    document: bytes, stored: NDArray[Any], ladder: NDArray[np.int64]
-) -> tuple[float, Chunks]:
+def direct_share(direct: Coded, stored: NDArray[Any], ladder: NDArray[np.int64]) -> float:
     """Bytes of the raw array coded by itself, over those of the ladder, from a sample of tiles.
 
     Parameters
     ----------
-    document : bytes
-        ``zarr.json`` of the layer `direct`.
+    direct : Coded
+        The layer `direct`, to which these tiles are added.
     stored : ndarray, shape (ny, nx)
-        The raw array, padded to whole tiles.
+        The raw array.
     ladder : ndarray of int, shape (tiles,)
-        Bytes of each tile in all layers of the ladder.
-
-    Returns
-    -------
-    share : float
-        1 where the ladder has no bytes.
-    chunks : dict
-        What was coded of the layer.
+        Bytes of each tile in all layers of the ladder; the share is 1 where there are none.
     """
-    array = LayerArray("", json.loads(document))
-    across, share = stored.shape[1] // TILE, 1.0
-    chunks: Chunks = {}
+    across, share = -(-stored.shape[1] // TILE), 1.0
     used = np.flatnonzero(ladder)
     for count in SAMPLED_TILES if used.size else ():
         some = used[:: -(-used.size // count)]
         tiles = [divmod(int(number), across) for number in some]
-        left = {tile: stored[_place(array, tile)] for tile in tiles if tile not in chunks}
-        chunks |= _chunks(array, left)
-        share = float(sum(len(chunks[tile]) for tile in tiles) / ladder[some].sum())
+        direct.add_tiles(stored, tiles)
+        sizes = [len(direct.chunks.get(tile, b"")) for tile in tiles]
+        share = float(sum(sizes) / ladder[some].sum())
         if abs(share - DIRECT_GAIN) > CLEARLY:
             break
-    return share, chunks
+    return share
 
 
 def places_of(entry: ImageEntry, shards: Mapping[str, bytes]) -> bytes:

@@ -63,9 +63,8 @@ class Subject:
     def of(cls, image: SurveyImage, noise: NDArray[np.float64] | None) -> Subject:
         """A subject from a survey image and the noise of its pixels; None: estimated here."""
         stored, prepared = image.stored, prepare(image)
-        ny, nx = stored.shape
         noise = _noise(prepared) if noise is None else noise
-        mask = (prepared.flags[:ny, :nx] != 0) | ~np.isfinite(stored.astype(np.float64))
+        mask = (prepared.fills.flags(slice(None)) != 0) | ~np.isfinite(stored.astype(np.float64))
         raw = np.where(mask, 0, stored.astype(np.float64))
         context = ImageContext(sigma=noise, mask=mask, counted=np.ones(mask.shape, bool), seed=1)
         level, sigma = float(np.median(raw[~mask])), float(np.median(noise[~mask]))
@@ -105,10 +104,10 @@ def _own(samples: list[Sample]) -> list[Sample]:
 
 def _noise(prepared: Prepared) -> NDArray[np.float64]:
     """Noise of each pixel from its own value [stored units]."""
-    ny, nx = prepared.shape
+    (ny, nx), strip = prepared.shape, prepared.whole()
     sides = [
         [
-            prepared.noise.pixel_sigma(prepared.grid(y, x) - prepared.background(y, x))
+            prepared.noise.pixel_sigma(strip.grid(y, x) - strip.background(y, x))
             for x in range(prepared.tiles[1])
         ]
         for y in range(prepared.tiles[0])

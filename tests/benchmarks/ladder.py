@@ -70,7 +70,7 @@ def _training_plane(image: SurveyImage) -> Any:
     except NotLadderableError:
         return None
     ny, nx = prepared.shape
-    bad = prepared.flags[:ny, :nx] != 0
+    bad = prepared.fills.flags(slice(0, ny)) != 0
     return None if bad.all() else (noise_plane(prepared)[:ny, :nx], bad)
 
 

@@ -49,7 +49,7 @@ PRIOR = 0.02
 
 def noise_plane(prepared: Prepared) -> Plane:
     """Whole tiles in noise units, as one plane."""
-    (ty, tx), tiles = prepared.tiles, prepared.noise_units()
+    (ty, tx), tiles = prepared.tiles, prepared.whole().noise_units()
     side = tiles.shape[-1]
     cut = tiles.reshape(ty, tx, side, side).transpose(0, 2, 1, 3)
     return np.ascontiguousarray(cut.reshape(ty * side, tx * side))

@@ -16,7 +16,7 @@ from skyfold import ladder
 from skyfold.images.network import Network
 from skyfold.layout import MODEL_FILES
 from skyfold.noise import background_at
-from storage.images.encoder import _Ladder
+from storage.images.encoder import encode_image
 from storage.images.image_input import read_image
 from storage.images.prepared import prepare
 from storage.survey import ImageRef
@@ -55,27 +55,26 @@ def encoded(request, two_ways, tmp_path_factory):
     synthetic.write_fits(path, pixels.astype(request.param))
     ref = ImageRef(id="s/a", set="s", band="r", file="a.fits", url=str(path), hdu=0)
     image = read_image(ref, storage_options={})
-    work = _Ladder(prepare(image), two_ways[0], 0.5, None)
-    return work, work.run()
+    return prepare(image), encode_image(image, two_ways[0], 0.5)
 
 
-def lattices(work, encoded, network) -> list[np.ndarray]:
+def lattices(image, encoded, network) -> list[np.ndarray]:
     latents = encoded.layers["latent"]
-    ny, nx = work.image.tiles
+    ny, nx = image.tiles
     tiles = (
         latents.reshape(ny, 32, nx, 32, -1).transpose(0, 2, 1, 3, 4).reshape(ny * nx, 32, 32, -1)
     )
-    predictions = network.decode(tiles)
+    predictions, whole = network.decode(tiles), image.whole()
     out = []
     for number, tile in enumerate(np.ndindex(ny, nx)):
-        place = work.image.place(*tile)
+        place = whole.place(*tile)
         noise, layers = encoded.noise, encoded.layers
         background = background_at(layers["background"], noise.background_step, *place)
         guard = layers["guard"][place]
         predicted = ladder.predict(predictions[number], background, noise, guard)
         sigma = noise.pixel_sigma(predicted - background)
-        dtype = work.image.stored.dtype
-        width = ladder.cell_width(predicted, sigma, 0.5, dtype, odd=work.odd)
+        dtype = image.dtype
+        width = ladder.cell_width(predicted, sigma, 0.5, dtype, odd=encoded.odd_cells)
         cells = ladder.joined_cells(
             layers["sources"][place], layers["bounded"][place], encoded.coarse
         )

@@ -19,11 +19,12 @@ from skyfold.noise import background_at
 from storage.images.encoder import encode_image
 from storage.images.entries import describe_image, plan_groups
 from storage.images.image_input import SurveyImage
-from storage.images.noise_fit import find_fills, fit_noise
+from storage.images.fills import find_fills
+from storage.images.noise_fit import fit_noise
 from storage.images.prepared import pad_to_tiles
 from storage.images.selection import select_leaves
 from storage.images.shaping import FINE
-from storage.images.shards import direct_share, make_shards
+from storage.images.shards import Coded, direct_share, make_shards
 from storage.survey import ImageRef
 
 
@@ -38,7 +39,7 @@ def survey_image(stored: np.ndarray, **about) -> SurveyImage:
 
 def fitted(stored: np.ndarray, **about):
     image = survey_image(stored, **about)
-    return fit_noise(image, find_fills(image)[0])
+    return fit_noise(image, find_fills(image))
 
 
 @pytest.mark.parametrize("sigma", [4e-12, 3e-3, 1.0, 60.0, 1e9])
@@ -59,9 +60,10 @@ def test_noise_is_that_of_pixels_where_it_is_correlated():
 def test_noise_under_zero_padding():
     image = synthetic.sky((600, 600), sources=0, sigma=2e-3, seed=2)
     image[70:] = 0  # 88 % of it
-    flags, fills = find_fills(survey_image(image.astype("f4")))
-    assert fills.tolist() == [0.0]
-    assert (flags[70:] == FLAG_FILL).all()
+    fills = find_fills(survey_image(image.astype("f4")))
+    assert fills.values.tolist() == [0.0]
+    assert (fills.flags(slice(70, 600)) == FLAG_FILL).all()
+    assert (fills.good, fills.masked) == (70 * 600, 0)
     assert fitted(image.astype("f4")).sigma == pytest.approx(2e-3, rel=0.05)
 
 
@@ -151,9 +153,10 @@ def test_raw_bytes_are_told_from_a_few_tiles_of_any_image(shape, times):
     starts = [(y, x) for y in range(0, shape[0], 256) for x in range(0, shape[1], 256)]
     tiles = [stored[np.newaxis, y : y + 256, x : x + 256] for y, x in starts]
     sizes = np.array([len(direct_codec("int16").encode_chunk(tile)) for tile in tiles])
-    share, chunks = direct_share(direct_document(shape), stored, (times * sizes).astype(int))
+    direct = Coded(direct_document(shape))
+    share = direct_share(direct, noise, (times * sizes).astype(int))
     assert share == pytest.approx(1 / times, rel=0.01)
-    assert 2 <= len(chunks) <= 4
+    assert 2 <= len(direct.chunks) <= 4
 
 
 def direct_document(shape: tuple[int, int]) -> bytes:

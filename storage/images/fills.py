@@ -1,0 +1,160 @@
+"""Which pixels of an image are no measurement: not-a-number, blank, padding, masked by the survey.
+
+The rule is found by looking at the image once; flags are then made of it for whichever rows are
+asked for, so that an image needs no plane of them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from skyfold.images.index import FLAG_FILL, FLAG_MASKED, MAX_FILLS
+from skyfold.ladder import SAFE_INTEGER
+from skyfold.noise import FLOAT_GRID_BITS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from storage.survey import SurveyImage
+
+PADDING_FRACTION = 0.005  # exact zeros rarer than this are pixels like any other
+SAMPLE = 100_000  # pixels that tell how often a value occurs, and how far values spread
+ROWS = 256  # looked at together
+
+
+@dataclass(frozen=True, eq=False)
+class Fills:
+    """The pixels of an image that are no measurement.
+
+    Attributes
+    ----------
+    image : SurveyImage
+    zero : bool
+        Whether exact zeros are padding.
+    reach : float
+        Size beyond which a number has no exact place on the grid [stored unit].
+    values : ndarray, shape (n,), stored dtype
+        Not-a-number, infinities, blank, zero padding, and numbers too large for the grid.
+    good, masked : int
+        Pixels that are measurements, and those of them that the survey masks, which are not good.
+    """
+
+    image: SurveyImage
+    zero: bool
+    reach: float
+    values: NDArray[Any]
+    good: int = 0
+    masked: int = 0
+
+    def flags(self, rows: slice) -> NDArray[np.uint8]:
+        """Flags of some rows, shape (n, nx).
+
+        0 good, 1 masked by the survey, 2 and up index + 2 into the values.
+        """
+        stored = native(self.image.stored[rows])
+        flags = np.zeros(stored.shape, np.uint8)
+        if self.image.mask is not None:
+            flags[self.image.mask[rows]] = FLAG_MASKED
+        if self.values.size:
+            is_fill = self.is_fill(stored)
+            number = np.searchsorted(self.values, _one_nan(stored[is_fill]))
+            flags[is_fill] = number.astype(np.uint8) + FLAG_FILL
+        return flags
+
+    def usable(self, rows: slice) -> NDArray[np.bool_]:
+        """Pixels that noise is measured from: the good ones, or all that is coded if none is."""
+        flags = self.flags(rows)
+        return flags == 0 if self.good else flags < FLAG_FILL
+
+    def is_fill(self, stored: NDArray[Any]) -> NDArray[np.bool_]:
+        """Whether pixels stand for no measurement."""
+        if stored.dtype.kind != "f":
+            blank = self.image.blank
+            return np.zeros(stored.shape, bool) if blank is None else stored == blank
+        is_fill = ~(np.abs(stored) <= np.float64(self.reach)) | ~np.isfinite(stored)
+        if self.zero:
+            is_fill |= stored == 0
+        return is_fill
+
+
+def find_fills(image: SurveyImage) -> Fills | None:
+    """Which pixels are no measurement; None if there are more such values than flags can name."""
+    zero = image.stored.dtype.kind == "f" and _is_padded(image.stored)
+    reach = _reach(image.stored, zero=zero) if image.stored.dtype.kind == "f" else math.inf
+    fills = Fills(image, zero, reach, image.stored[:0, 0])
+    good = masked = 0
+    values = native(fills.values)
+    for rows in slices(len(image.stored), ROWS):
+        stored = native(image.stored[rows])
+        is_fill = fills.is_fill(stored)
+        values = np.unique(np.concatenate([values, np.unique(_one_nan(stored[is_fill]))]))
+        if len(values) > MAX_FILLS:
+            return None
+        bad = np.zeros(1, bool) if image.mask is None else image.mask[rows] & ~is_fill
+        masked += int(np.count_nonzero(bad))
+        good += is_fill.size - int(np.count_nonzero(is_fill)) - int(np.count_nonzero(bad))
+    return Fills(image, zero, reach, values, good, masked)
+
+
+def slices(length: int, height: int) -> Iterator[slice]:
+    """Slices of a length, of one height and what is left."""
+    for start in range(0, length, height):
+        yield slice(start, min(start + height, length))
+
+
+def native(values: NDArray[Any]) -> NDArray[Any]:
+    """Numbers in the byte order of this machine."""
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def _is_padded(stored: NDArray[Any]) -> bool:
+    """Whether exact zeros are far more common than any other value."""
+    zeros = sum(int(np.count_nonzero(stored[rows] == 0)) for rows in slices(len(stored), ROWS))
+    if zeros < PADDING_FRACTION * stored.size:
+        return False
+    others = _sample(stored, lambda part: part[(part != 0) & np.isfinite(part)])
+    if not others.size:
+        return True
+    common = np.unique(others, return_counts=True)[1].max() / others.size
+    return bool(zeros / stored.size > 3 * common)
+
+
+def _reach(stored: NDArray[Any], *, zero: bool) -> float:
+    """Largest value whose place on the grid is an exact integer."""
+    wide = _sample(stored, lambda part: part[np.isfinite(part) & ~(zero & (part == 0))])
+    if not wide.size:
+        return math.inf
+    wide = wide.astype(np.float64)
+    spread = 1.4826 * float(np.median(np.abs(wide - np.median(wide))))
+    return math.ldexp(spread, 49 - FLOAT_GRID_BITS) if spread else math.inf
+
+
+def _sample(stored: NDArray[Any], wanted: Any) -> NDArray[Any]:
+    """Every so many of the wanted pixels."""
+    count = sum(wanted(native(stored[rows])).size for rows in slices(len(stored), ROWS))
+    every, seen, found = max(count // SAMPLE, 1), 0, []
+    for rows in slices(len(stored), ROWS):
+        part = wanted(native(stored[rows]))
+        found.append(part[-seen % every :: every])
+        seen += part.size
+    return np.concatenate(found)
+
+
+def _one_nan(values: NDArray[Any]) -> NDArray[Any]:
+    """All NaN as one and the same."""
+    if values.dtype.kind != "f":
+        return values
+    return np.where(np.isnan(values), values.dtype.type(np.nan), values)
+
+
+def is_safe_integer(stored: NDArray[Any]) -> bool:
+    """Whether every stored integer is exact in float64 with room for a cell."""
+    if stored.dtype.kind == "f":
+        return True
+    return int(stored.min()) > -SAFE_INTEGER and int(stored.max()) < SAFE_INTEGER

@@ -1,0 +1,258 @@
+"""What a network makes of an image, and what of it that leaves to be coded.
+
+Latents, the width of points, the leaves that `sources` keeps, and the background corrected by what
+is left of the sky. An image is looked at in strips of tiles, again and again, so that memory does
+not grow with it: once for latents and the width of points, once to search the latents, and once
+for what is kept, with the strips beside each. An image of one strip is looked at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import numpy as np
+
+from skyfold.ladder import LEAF, TILE
+from skyfold.layout import STRIDE
+from skyfold.noise import MESH
+from skyfold.science.sources import star_widths, typical_width
+from storage.images.latent_search import search_latents
+from storage.images.mesh import mesh_correction
+from storage.images.selection import (
+    HALO,
+    blank_leaves,
+    measure_levels,
+    sample_levels,
+    select_leaves,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+    from skyfold.images.network import Network
+    from storage.images.prepared import Prepared, Strip
+    from storage.images.selection import Levels
+
+FALLBACK_FWHM = 4.0
+TOGETHER = 64  # tiles of a strip, or a row of them
+SAMPLED = 4  # strips that tell the noise of filtered planes
+UNEXPECTED = 3.0  # sigma: what is left beyond it is no error of the sky
+
+T = TypeVar("T")
+_Three: TypeAlias = "tuple[T | None, T, T | None]"
+
+
+class Look:
+    """A strip as the network sees it."""
+
+    def __init__(self, strip: Strip, latents: NDArray[np.int16], network: Network) -> None:
+        self.strip, self.latents, self.network = strip, latents, network
+
+    @cached_property
+    def y(self) -> NDArray[np.float32]:
+        """Tiles in noise units, shape (tiles, 256, 256)."""
+        return self.strip.noise_units()
+
+    @cached_property
+    def predictions(self) -> NDArray[np.float32]:
+        """What the latents decode to, shape of `y`."""
+        return self.network.decode(self.latents)
+
+    def significance(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Signal, and what the network left of it, over the noise; 0 where nothing is coded."""
+        strip, noise = self.strip, self.strip.image.noise
+        signal, residual = (np.empty(strip.stored.shape, np.float32) for _ in range(2))
+        for number, tile in enumerate(strip.tiles):
+            place = strip.place(*tile)
+            smooth = noise.to_signal(self.predictions[number]).astype(np.float32)
+            sigma = noise.pixel_sigma(smooth)
+            np.divide(strip.above[place], sigma, out=signal[place], casting="same_kind")
+            smooth *= strip.coded[place]
+            left = np.subtract(strip.above[place], smooth, out=smooth)
+            np.divide(left, sigma, out=residual[place], casting="same_kind")
+        return signal, residual
+
+
+class Predicted:
+    """An image with its latents.
+
+    Parameters
+    ----------
+    image : Prepared
+        Its background is corrected here.
+    network : Network
+    fwhm_pix : float, optional
+        Width of points, if it is known [pixel].
+
+    Attributes
+    ----------
+    latents : ndarray, shape (tiles, 32, 32, channels), int16
+    fwhm : float
+        Of points [pixel].
+    leaves : ndarray of bool, shape (ny / 2, nx / 2)
+        What `sources` keeps.
+    coded : ndarray of int, shape (tiles,)
+        Pixels of each tile that are measurements.
+    share : float
+        Of those pixels that are kept.
+    """
+
+    def __init__(self, image: Prepared, network: Network, fwhm_pix: float | None = None) -> None:
+        self.image, self.network = image, network
+        down, across = image.tiles
+        rows = max(TOGETHER // across, 1)
+        self.rows = [(first, min(first + rows, down)) for first in range(0, down, rows)]
+        side = TILE // STRIDE
+        self.latents = np.zeros((down * across, side, side, network.channels), np.int16)
+        self.leaves = np.zeros((down * TILE // LEAF, across * TILE // LEAF), bool)
+        self.coded = np.zeros(down * across, np.int64)
+        self._only = self._new_look(*self.rows[0]) if len(self.rows) == 1 else None
+        self.fwhm = self._encode(fwhm_pix)
+        levels = self._search()
+        self.share = self._select(levels)
+
+    def look(self, first: int, last: int) -> Look:
+        """Some rows of tiles, of those in `rows`."""
+        return self._only or self._new_look(first, last)
+
+    def _new_look(self, first: int, last: int) -> Look:
+        latents = self.latents[self._tiles(first, last)]
+        return Look(self.image.strip(first, last), latents, self.network)
+
+    def _tiles(self, first: int, last: int) -> slice:
+        return slice(first * self.image.tiles[1], last * self.image.tiles[1])
+
+    def kept(self, first: int, last: int) -> NDArray[np.bool_]:
+        """Pixels that `sources` keeps of some rows of tiles."""
+        return _pixels(self.leaves[first * TILE // LEAF : last * TILE // LEAF])
+
+    def _encode(self, fwhm_pix: float | None) -> float:
+        """Latents of all strips; the width of points."""
+        widths, is_good = [], False
+        for rows in self.rows:
+            look = self.look(*rows)
+            look.latents[:] = self.network.encode(look.y)
+            strip = look.strip
+            counts = [np.count_nonzero(strip.coded[strip.place(*tile)]) for tile in strip.tiles]
+            self.coded[self._tiles(*rows)] = counts
+            good = strip.coded & (strip.flags == 0)
+            if fwhm_pix is None and good.any():
+                is_good, signal = True, look.significance()[0]
+                widths.append(star_widths(signal, np.ones(signal.shape, np.float32), good))
+        if fwhm_pix is not None:
+            return fwhm_pix
+        fwhm = typical_width(np.concatenate(widths)) if is_good else FALLBACK_FWHM
+        return fwhm if np.isfinite(fwhm) and fwhm > 0 else FALLBACK_FWHM
+
+    def _search(self) -> Levels | None:
+        """Search the latents; the noise of filtered planes, unless one strip will tell it."""
+        samples = []
+        sampled = {*np.linspace(0, len(self.rows) - 1, SAMPLED).astype(int)}
+        looks = (self.look(*rows) for rows in self.rows)
+        for number, three in enumerate(_neighbours(looks)):
+            self._search_strip(three)
+            if self._only is None and number in sampled:
+                samples.append(sample_levels(*three[1].significance(), self.fwhm))
+        return measure_levels(samples, self.fwhm) if samples else None
+
+    def _search_strip(self, three: _Three[Look]) -> None:
+        own, across = three[1], self.image.tiles[1]
+        y, inner = _joined(three, lambda one: one.y, across)
+        coded, _ = _joined(three, lambda one: one.strip.coded, TILE)
+        above = inner.start // across
+        search_latents(self.network, own.latents, own.predictions, y, coded, self.fwhm, above)
+
+    def _select(self, levels: Levels | None) -> float:
+        """Leaves to keep, and the background by what else is left; the share of what is kept."""
+        seen = (self._seen(*rows) for rows in self.rows)
+        judged = (self._judged(three, levels) for three in _neighbours(seen))
+        correction, kept = np.zeros(self.image.mesh.shape), 0
+        for three in _neighbours(judged):
+            own = three[1]
+            kept += own.kept
+            nodes = slice(own.first * TILE // MESH, own.last * TILE // MESH)
+            correction[nodes] = self._correction(three)
+        self.image.correct(correction * self.image.noise.sigma)
+        return kept / max(int(self.coded.sum()), 1)
+
+    def _seen(self, first: int, last: int) -> _Seen:
+        look = self.look(first, last)
+        return _Seen(first, last, look.strip.coded, *look.significance())
+
+    def _judged(self, three: _Three[_Seen], levels: Levels | None) -> _Judged:
+        """Leaves of a strip; what the network left of its sky."""
+        own = three[1]
+        signal, inner = _joined(three, lambda one: one.signal, HALO)
+        residual, _ = _joined(three, lambda one: one.residual, HALO)
+        leaves = select_leaves(signal, residual, self.fwhm, levels, inner)
+        self.leaves[own.first * TILE // LEAF : own.last * TILE // LEAF] = leaves
+        kept = _pixels(leaves)
+        sky = np.where(own.coded & ~kept, own.residual, np.float32(np.nan))
+        return _Judged(own.first, own.last, sky, int(np.count_nonzero(own.coded & kept)))
+
+    def _correction(self, three: _Three[_Judged]) -> NDArray[np.float64]:
+        """Mean error of the sky that is not kept, for the mesh of a strip: it costs no bits.
+
+        The sky there is all that a measurement at `sources` has to subtract.
+        """
+        sky, inner = _joined(three, lambda one: one.sky, TILE)
+        top = three[1].first * TILE - inner.start
+        begin = max(top - HALO, 0)
+        leaves = self.leaves[begin // LEAF : (top + len(sky) + HALO) // LEAF]
+        blank = _pixels(blank_leaves(leaves, self.fwhm))[top - begin :][: len(sky)]
+        nodes = slice(inner.start // MESH, inner.stop // MESH)
+        return mesh_correction(sky, blank, UNEXPECTED)[nodes]
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """A strip of rows of tiles: which pixels are coded, signal and residual over the noise."""
+
+    first: int
+    last: int
+    coded: NDArray[np.bool_]
+    signal: NDArray[np.float32]
+    residual: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """A strip's residual where it is not kept, NaN elsewhere; how many pixels are kept."""
+
+    first: int
+    last: int
+    sky: NDArray[np.float32]
+    kept: int
+
+
+def _neighbours(items: Iterable[T]) -> Iterator[_Three[T]]:
+    """Each item with the one before it and the one after it."""
+    before, rest = None, iter(items)
+    own = next(rest, None)
+    while own is not None:
+        after = next(rest, None)
+        yield before, own, after
+        before, own = own, after
+
+
+def _joined(
+    three: _Three[T], plane: Callable[[T], NDArray[Any]], reach: int
+) -> tuple[NDArray[Any], slice]:
+    """A strip's plane with so many rows of the strips beside it, and which rows are its own."""
+    before, own, after = three
+    planes = [plane(own)]
+    start, end = 0, len(planes[0])
+    if before is not None:
+        planes.insert(0, plane(before)[-reach:])
+        start, end = reach, end + reach
+    if after is not None:
+        planes.append(plane(after)[:reach])
+    return (np.concatenate(planes) if len(planes) > 1 else planes[0]), slice(start, end)
+
+
+def _pixels(leaves: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return np.repeat(np.repeat(leaves, LEAF, axis=0), LEAF, axis=1)
