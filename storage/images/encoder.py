@@ -15,7 +15,8 @@ import numpy as np
 from skyfold import ladder
 from skyfold.errors import UntrustedModelError
 from skyfold.ladder import LEVELS, TILE
-from storage.images.fills import native, slices
+from storage.images.fills import slices
+from storage.images.mapped import part_of
 from storage.images.predicted import Predicted
 from storage.images.prepared import NotLadderableError, pad_to_tiles, prepare
 from storage.images.refined import Refined
@@ -82,7 +83,7 @@ class EncodedImage:
         joined = {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
         if self.parameters is not None:
             joined["quantum"] = self.parameters
-        return joined | {"direct": pad_to_tiles(native(self.raw.stored))}
+        return joined | {"direct": pad_to_tiles(part_of(self.raw.stored, slice(None)))}
 
 
 def encode_image(
@@ -148,7 +149,7 @@ def encode_directly(image: SurveyImage) -> EncodedImage:
 def _direct_layers(image: SurveyImage) -> Iterator[Layers]:
     """Flags and checksums, of one row of tiles after the other."""
     for rows in slices(len(image.stored), TILE):
-        stored = pad_to_tiles(native(image.stored[rows]))
+        stored = pad_to_tiles(part_of(image.stored, rows))
         flags = np.zeros(stored.shape, np.uint8)
         if image.mask is not None:
             flags[: rows.stop - rows.start, : image.mask.shape[1]][image.mask[rows]] = 1

@@ -15,6 +15,7 @@ import numpy as np
 from skyfold.images.index import FLAG_FILL, FLAG_MASKED, MAX_FILLS
 from skyfold.ladder import SAFE_INTEGER
 from skyfold.noise import FLOAT_GRID_BITS
+from storage.images.mapped import part_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +58,7 @@ class Fills:
 
         0 good, 1 masked by the survey, 2 and up index + 2 into the values.
         """
-        stored = native(self.image.stored[rows])
+        stored = part_of(self.image.stored, rows)
         flags = np.zeros(stored.shape, np.uint8)
         if self.image.mask is not None:
             flags[self.image.mask[rows]] = FLAG_MASKED
@@ -87,11 +88,11 @@ def find_fills(image: SurveyImage) -> Fills | None:
     """Which pixels are no measurement; None if there are more such values than flags can name."""
     zero = image.stored.dtype.kind == "f" and _is_padded(image.stored)
     reach = _reach(image.stored, zero=zero) if image.stored.dtype.kind == "f" else math.inf
-    fills = Fills(image, zero, reach, image.stored[:0, 0])
+    fills = Fills(image, zero, reach, part_of(image.stored, slice(0))[:, 0])
     good = masked = 0
-    values = native(fills.values)
+    values = fills.values
     for rows in slices(len(image.stored), ROWS):
-        stored = native(image.stored[rows])
+        stored = part_of(image.stored, rows)
         is_fill = fills.is_fill(stored)
         values = np.unique(np.concatenate([values, np.unique(_one_nan(stored[is_fill]))]))
         if len(values) > MAX_FILLS:
@@ -108,14 +109,10 @@ def slices(length: int, height: int) -> Iterator[slice]:
         yield slice(start, min(start + height, length))
 
 
-def native(values: NDArray[Any]) -> NDArray[Any]:
-    """Numbers in the byte order of this machine."""
-    return values.astype(values.dtype.newbyteorder("="), copy=False)
-
-
 def _is_padded(stored: NDArray[Any]) -> bool:
     """Whether exact zeros are far more common than any other value."""
-    zeros = sum(int(np.count_nonzero(stored[rows] == 0)) for rows in slices(len(stored), ROWS))
+    parts = (part_of(stored, rows) for rows in slices(len(stored), ROWS))
+    zeros = sum(int(np.count_nonzero(part == 0)) for part in parts)
     if zeros < PADDING_FRACTION * stored.size:
         return False
     others = _sample(stored, lambda part: part[(part != 0) & np.isfinite(part)])
@@ -137,10 +134,10 @@ def _reach(stored: NDArray[Any], *, zero: bool) -> float:
 
 def _sample(stored: NDArray[Any], wanted: Any) -> NDArray[Any]:
     """Every so many of the wanted pixels."""
-    count = sum(wanted(native(stored[rows])).size for rows in slices(len(stored), ROWS))
+    count = sum(wanted(part_of(stored, rows)).size for rows in slices(len(stored), ROWS))
     every, seen, found = max(count // SAMPLE, 1), 0, []
     for rows in slices(len(stored), ROWS):
-        part = wanted(native(stored[rows]))
+        part = wanted(part_of(stored, rows))
         found.append(part[-seen % every :: every])
         seen += part.size
     return np.concatenate(found)
@@ -157,4 +154,5 @@ def is_safe_integer(stored: NDArray[Any]) -> bool:
     """Whether every stored integer is exact in float64 with room for a cell."""
     if stored.dtype.kind == "f":
         return True
-    return int(stored.min()) > -SAFE_INTEGER and int(stored.max()) < SAFE_INTEGER
+    parts = (part_of(stored, rows) for rows in slices(len(stored), ROWS))
+    return all(max(-int(one.min()), int(one.max())) < SAFE_INTEGER for one in parts)

@@ -7,21 +7,24 @@ break off half way, unknown BITPIX. Arrays are the stored numbers: BSCALE and BZ
 import bz2
 import gzip
 import hashlib
-import io
+import math
 import os
+import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from astropy.io import fits
+from astropy.io.fits.hdu.image import BITPIX2DTYPE
 from astropy.utils.exceptions import AstropyWarning
 from numpy.typing import NDArray
 
 from skyfold.errors import InputError, SkyfoldError, StoreUnavailableError
 from storage.config import is_url
+from storage.images.mapped import LARGE, Content, as_file, give_back, map_file, map_written
 
 HduSpec = int | str | tuple[int | str, ...] | None
 Options = Mapping[str, Any]
@@ -29,6 +32,7 @@ Options = Mapping[str, Any]
 _BLOCK_BYTES = 2880  # FITS standard 4.0, section 3.1
 _BITPIX = (8, 16, 32, 64, -32, -64)
 _SECRET_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_COPIED_BYTES = 2**22  # at once
 _SCAN_BLOCK_BYTES = 2**18  # a header takes a few kB: astropy's seeks should not fetch megabytes
 
 
@@ -108,21 +112,43 @@ def glob_url(pattern: str, options: Options) -> list[str]:
         )
 
 
-def _fetch(url: str, options: Options) -> bytes:
+def _fetch(url: str, options: Options) -> Content:
+    """Bytes of a file or object; those of a large one are mapped."""
     import fsspec
 
     with store_failures(url):
-        if is_url(url):
-            system, path = fsspec.core.url_to_fs(url, **options)
+        if not is_url(url):
+            with open(url, "rb") as file:
+                is_large = os.fstat(file.fileno()).st_size >= LARGE
+                return map_file(file) if is_large else file.read()
+        system, path = fsspec.core.url_to_fs(url, **options)
+        if (system.size(path) or 0) < LARGE:
             return bytes(system.cat_file(path))
-        with open(url, "rb") as file:
-            return file.read()
+        with system.open(path, "rb") as file:
+            return map_written(lambda copy: shutil.copyfileobj(file, copy, _COPIED_BYTES))
 
 
-def _decompress(raw: bytes) -> bytes:
-    if raw[:2] == b"\x1f\x8b":
-        return gzip.decompress(raw)
-    return bz2.decompress(raw) if raw[:3] == b"BZh" else raw
+def _decompress(raw: Content) -> Content:
+    opener = _opener(raw[:3])
+    if opener is None:
+        return raw
+    with opener(as_file(raw)) as packed:
+        plain = packed.read(LARGE)
+        if len(plain) < LARGE:
+            return bytes(plain)
+
+        def write(file: IO[bytes]) -> None:
+            file.write(plain)
+            shutil.copyfileobj(packed, file, _COPIED_BYTES)
+
+        return map_written(write)
+
+
+def _opener(magic: bytes) -> Any:
+    """What opens a compressed file that begins like this; None if it is not compressed."""
+    if magic[:2] == b"\x1f\x8b":
+        return gzip.open
+    return bz2.open if magic[:3] == b"BZh" else None
 
 
 @contextmanager
@@ -156,7 +182,7 @@ def _open_stream(url: str, options: Options, stack: ExitStack) -> Any:
             file = stack.enter_context(open(url, "rb"))  # noqa: SIM115 - the stack closes it
         magic = file.read(3)
         file.seek(0)
-    opener = gzip.open if magic[:2] == b"\x1f\x8b" else bz2.open if magic == b"BZh" else None
+    opener = _opener(magic)
     return stack.enter_context(opener(file)) if opener else file
 
 
@@ -241,7 +267,7 @@ def keyword(name: str, *headers: Any) -> Any:
 
 @dataclass(frozen=True)
 class FitsInput:
-    """A whole FITS file in memory, found to be complete.
+    """A whole FITS file, in memory or mapped, found to be complete.
 
     Attributes
     ----------
@@ -256,7 +282,7 @@ class FitsInput:
     name: str
     digest: str
     hdus: Any
-    _plain: bytes
+    _plain: Content
 
     @classmethod
     def read(cls, url: str, options: Options) -> "FitsInput":
@@ -273,19 +299,26 @@ class FitsInput:
         with reading(url):
             plain = _decompress(raw)
             hdus = _complete_hdus(plain, url)
-        return cls(url, hashlib.sha256(raw).hexdigest(), hdus, plain)
+        return cls(url, _digest(raw), hdus, plain)
 
     def stored(self, number: int) -> tuple[NDArray[Any], Any]:
-        """Stored array of an image HDU, any shape, native byte order; and its image header."""
+        """Stored array of an image HDU, any shape, and its image header.
+
+        In native byte order, or a view of the mapped file.
+        """
         with reading(f"{self.name}[{number}]"):
             hdu = self.hdus[number]
-            if hdu.header.get("ZIMAGE") is True:
-                hdu = fits.open(
-                    io.BytesIO(self._plain), memmap=False, do_not_scale_image_data=True
-                )[number]
+            is_packed = hdu.header.get("ZIMAGE") is True
+            if is_packed:
+                hdu = _open_hdus(self._plain)[number]
             header = hdu.header.copy()
             header.tostring()  # parses every card here, where its warnings are expected
-            return _native(hdu.data), header
+            if is_packed or isinstance(self._plain, bytes):
+                return _native(hdu.data), header
+            dtype = np.dtype(BITPIX2DTYPE[header["BITPIX"]]).newbyteorder(">")
+            shape, start = image_axes(hdu), hdu.fileinfo()["datLoc"]
+            flat = np.frombuffer(self._plain, dtype, math.prod(shape), start)
+            return flat.reshape(shape), header
 
     def physical(self, number: int) -> NDArray[np.float64]:
         """Image of an HDU in physical units, any shape, with NaN where it is BLANK."""
@@ -298,14 +331,23 @@ class FitsInput:
         return values
 
 
-def _complete_hdus(plain: bytes, name: str) -> Any:
+def _digest(raw: Content) -> str:
+    """SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    for start in range(0, len(raw), _COPIED_BYTES):
+        digest.update(raw[start : start + _COPIED_BYTES])
+    if not isinstance(raw, bytes):
+        give_back(raw)
+    return digest.hexdigest()
+
+
+def _open_hdus(plain: Content, **how: bool) -> Any:
+    return fits.open(as_file(plain), memmap=False, do_not_scale_image_data=True, **how)
+
+
+def _complete_hdus(plain: Content, name: str) -> Any:
     """Every HDU of the file, once each is known to be whole and of a known type."""
-    hdus = fits.open(
-        io.BytesIO(plain),
-        memmap=False,
-        do_not_scale_image_data=True,
-        disable_image_compression=True,
-    )
+    hdus = _open_hdus(plain, disable_image_compression=True)
     end = 0
     for number, hdu in enumerate(hdus):
         bitpix = hdu.header.get("BITPIX")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from skyfold.errors import EmptyInputError, InputError
 from skyfold.quantum import Quantum
+from storage.images.fills import ROWS, slices
 from storage.images.fits_input import (
     FitsInput,
     blank_value,
@@ -24,6 +25,7 @@ from storage.images.fits_input import (
     reading,
     select_hdus,
 )
+from storage.images.mapped import part_of
 from storage.images.quantised import quantisation, read_quantum
 
 _MJD_ZERO = datetime(1858, 11, 17)
@@ -80,8 +82,9 @@ class SurveyImage:
 
     Attributes
     ----------
-    stored : ndarray, shape (ny, nx), native byte order
-        Stored numbers: ``physical = stored * bscale + bzero``. A line is (1, n), a cube
+    stored : ndarray, shape (ny, nx)
+        In native byte order, or a view of a mapped file: `storage.images.mapped.part_of` reads
+        either. Stored numbers: ``physical = stored * bscale + bzero``. A line is (1, n), a cube
         (prod(leading axes), nx); `shape` is the original shape.
     header : astropy.io.fits.Header
         Header of the image's HDU, as an image header where the file is tile-compressed.
@@ -150,11 +153,11 @@ def _read_image(ref: ImageRef, storage_options: Mapping[str, Any]) -> SurveyImag
     number = select_hdus(source.hdus, ref.hdu, ref.file)[0]
     array, header = source.stored(number)
     blank = blank_value(array, header)
-    _refuse_empty(ref, array, blank)
+    stored = _as_rows(array)
+    _refuse_empty(ref, stored, blank)
     for plane in (ref.mask, ref.weight, ref.variance):
         if plane is not None and plane.url not in files:
             files[plane.url] = FitsInput.read(plane.url, storage_options)
-    stored = _as_rows(array)
     mask, variance = _planes(ref, files, stored.shape)
     step = quantisation(source.hdus[number], stored)
     bscale, bzero = _scale(ref, header)
@@ -182,20 +185,26 @@ def _as_rows(array: NDArray[Any]) -> NDArray[Any]:
     return array.reshape(-1, array.shape[-1])
 
 
-def _refuse_empty(ref: ImageRef, array: NDArray[Any], blank: int | None) -> None:
-    is_float = array.dtype.kind == "f"
-    valid = np.isfinite(array).any() if is_float else blank is None or (array != blank).any()
+def _refuse_empty(ref: ImageRef, stored: NDArray[Any], blank: int | None) -> None:
+    is_float, first = stored.dtype.kind == "f", part_of(stored, slice(1))[0, 0]
+    valid = differs = False
+    for rows in slices(len(stored), ROWS):
+        part = part_of(stored, rows)
+        valid |= bool(
+            np.isfinite(part).any() if is_float else blank is None or (part != blank).any()
+        )
+        differs |= bool((part != first).any())
+        if valid and differs:
+            return
     if not valid:
         raise EmptyInputError(
-            f"{ref.file}[{ref.hdu}]: all {array.size} pixels are {'NaN' if is_float else 'BLANK'}; "
-            "at least one value is needed: take the image out"
+            f"{ref.file}[{ref.hdu}]: all {stored.size} pixels are {'NaN' if is_float else 'BLANK'};"
+            " at least one value is needed: take the image out"
         )
-    first = array.flat[0]
-    if np.all(array == first):
-        raise EmptyInputError(
-            f"{ref.file}[{ref.hdu}]: constant: all {array.size} stored values are {first}; an "
-            "image needs at least two values: take it out"
-        )
+    raise EmptyInputError(
+        f"{ref.file}[{ref.hdu}]: constant: all {stored.size} stored values are {first}; an "
+        "image needs at least two values: take it out"
+    )
 
 
 def _scale(ref: ImageRef, header: Any) -> tuple[float, float]:

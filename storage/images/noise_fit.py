@@ -16,6 +16,7 @@ import numpy as np
 
 from skyfold.noise import MESH
 from storage.images.fills import slices
+from storage.images.mapped import part_of
 from storage.images.mesh import stretched
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class _Sky:
 
 def _values(image: SurveyImage, fills: Fills, rows: slice) -> NDArray[np.float64]:
     """Pixels that noise is measured from; NaN for others."""
-    return np.where(fills.usable(rows), image.stored[rows].astype(np.float64), np.nan)
+    return np.where(fills.usable(rows), part_of(image.stored, rows).astype(np.float64), np.nan)
 
 
 def _cells(values: NDArray[Any], side: int) -> NDArray[Any]:

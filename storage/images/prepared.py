@@ -15,7 +15,8 @@ from skyfold import ladder
 from skyfold.images.index import FLAG_FILL
 from skyfold.ladder import SAFE_INTEGER, TILE
 from skyfold.noise import MESH, NoiseModel, background_at
-from storage.images.fills import find_fills, is_safe_integer, native
+from storage.images.fills import find_fills, is_safe_integer
+from storage.images.mapped import part_of
 from storage.images.mesh import mesh_in_steps
 from storage.images.noise_fit import NoiseFit, fit_noise
 
@@ -69,7 +70,7 @@ class Prepared:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of the stored pixels."""
-        return native(self.raw.stored[:0]).dtype
+        return self.raw.stored.dtype.newbyteorder("=")
 
     def correct(self, correction: NDArray[np.float64]) -> None:
         """Add to the mesh, in grid units."""
@@ -105,7 +106,7 @@ class Strip:
         self.tiles = [(ty, tx) for ty in range(first, last) for tx in range(image.tiles[1])]
         rows = slice(first * TILE, min(last * TILE, image.shape[0]))
         flags = image.fills.flags(rows)
-        self.stored = pad_to_tiles(native(image.raw.stored[rows]))
+        self.stored = pad_to_tiles(part_of(image.raw.stored, rows))
         self.flags = pad_to_tiles(flags)
         self.coded = np.zeros(self.stored.shape, bool)
         self.coded[: flags.shape[0], : flags.shape[1]] = flags < FLAG_FILL

@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfold.quantum import Quantum
+from storage.images.mapped import part_of
 
 Floats = NDArray[np.float64]
 
 _METHODS = ("NO_DITHER", "SUBTRACTIVE_DITHER_1", "SUBTRACTIVE_DITHER_2")
 _ROWS = 256  # looked at together
+_PIXELS = 2**22  # likewise
 _SAMPLE = 8192
 _SLACK = 2.0  # roundings of n*step and of the sum, each half a spacing, with a factor 2 to spare
 _WORKING = 2.0**-42
@@ -135,14 +137,15 @@ def lattice_step(stored: NDArray[Any]) -> float | None:
     Steps as fine as float32 rounding are no quantisation: floats that were cast show such lattices.
     A few values scattered over millions of steps do not settle the divisor: None then.
     """
-    flat = stored.reshape(-1)
-    sample = _usable(flat[:: max(1, flat.size // (4 * _SAMPLE))])[: 4 * _SAMPLE]
+    flat, dtype = stored.reshape(-1), stored.dtype.newbyteorder("=")
+    every = max(1, flat.size // (4 * _SAMPLE))
+    sample = _usable(part_of(flat, slice(None, None, every)))[: 4 * _SAMPLE]
     sample = sample[:: max(1, sample.size // _SAMPLE)]
     values = np.unique(sample)
     if values.size < 4:
         return None
     typical = float(np.median(np.abs(sample)))
-    error = _rounding(values, typical, stored.dtype)
+    error = _rounding(values, typical, dtype)
     step = _common_divisor(np.diff(values), error[1:] + error[:-1])
     if step is None or step < 4 * float(np.spacing(np.float32(typical))):
         return None
@@ -151,11 +154,14 @@ def lattice_step(stored: NDArray[Any]) -> float | None:
         return None
     zero, step = line
     chance = np.sort(np.log(np.minimum(4 * error / step, 1.0)))[2:].sum()
-    everything = _usable(flat)
-    limit = 2 * _rounding(everything, typical, stored.dtype)
-    off = np.abs(everything - (zero + np.rint((everything - zero) / step) * step))
-    if chance >= _LOG_CHANCE or not bool(np.all(off <= limit)):
+    if chance >= _LOG_CHANCE:
         return None
+    for start in range(0, flat.size, _PIXELS):
+        values = _usable(part_of(flat, slice(start, start + _PIXELS)))
+        limit = 2 * _rounding(values, typical, dtype)
+        off = np.abs(values - (zero + np.rint((values - zero) / step) * step))
+        if (off > limit).any():
+            return None
     return float(f"{step:.12g}")  # a fit's last digits differ between versions of numpy
 
 

@@ -20,7 +20,7 @@ from skyfold.images.details import SHARDED, encode_places, shard_index
 from skyfold.ladder import TILE
 from skyfold.layout import WHOLE, layers_read
 from storage.images.encoder import encode_directly
-from storage.images.fills import native
+from storage.images.mapped import part_of
 from storage.images.prepared import NotLadderableError
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def make_shard(document: bytes, values: NDArray[Any]) -> bytes:
 
 def _tile_of(plane: NDArray[Any], array: LayerArray, tile: tuple[int, int]) -> NDArray[Any]:
     """A tile of a plane, with zeros beyond the edge."""
-    part = native(plane[_place(array, tile)])
+    part = part_of(plane, _place(array, tile))
     beyond = [(0, side - length) for side, length in zip(array.chunk, part.shape, strict=True)]
     return np.pad(part, beyond)
 

@@ -18,8 +18,8 @@ from skyfold.layout import ImageGroup, direct_codec
 from skyfold.noise import background_at
 from storage.images.encoder import encode_image
 from storage.images.entries import describe_image, plan_groups
-from storage.images.image_input import SurveyImage
 from storage.images.fills import find_fills
+from storage.images.image_input import SurveyImage
 from storage.images.noise_fit import fit_noise
 from storage.images.prepared import pad_to_tiles
 from storage.images.selection import select_leaves
