@@ -27,7 +27,6 @@ from storage.survey import ImageRef, SetAside
 
 TRAINING_IMAGES = 64
 TRAINING_PIXELS = 2**26  # of all of them: 0.3 GB in memory
-WINDOWS = 8
 PATCHES = 3000
 FEW = 4  # one patch in so many is enough for tables that only serve to find better latents
 SECONDS_BETWEEN_LINES = 10.0
@@ -196,39 +195,21 @@ def training_images(job: Job, plan: Plan) -> tuple[list[Any], list[Any]]:
     pairs = []
     for image_id in chosen:
         ref = plan.refs[image_id]
-        pair = training_image(ref, plan.hold_out[ref.set], options=job.options)
+        pair = training_image(
+            ref,
+            plan.hold_out[ref.set],
+            options=job.options,
+            pixels=TRAINING_PIXELS // len(chosen),
+            rng=np.random.default_rng([job.config.training.seed, *image_id.encode()]),
+        )
         if pair is not None:
-            rng = np.random.default_rng([job.config.training.seed, *image_id.encode()])
-            pairs.append(_crop(*pair, TRAINING_PIXELS // len(chosen), rng))
+            pairs.append(pair)
     if not pairs:
         raise InputError(
             f"none of {len(chosen)} images of {job.survey} can train a model: they hold no noise; "
             "masks and counts are archived beside images"
         )
     return [image for image, _ in pairs], [bad for _, bad in pairs]
-
-
-def _crop(image: Any, bad: Any, pixels: int, rng: np.random.Generator) -> tuple[Any, Any]:
-    """The best of a few windows of at most so many pixels, so that memory has a bound."""
-    ny, nx = image.shape
-    if image.size <= pixels:
-        return image, bad
-    height, width = _window(ny, nx, pixels)
-    tops = rng.integers(0, ny - height + 1, WINDOWS)
-    lefts = rng.integers(0, nx - width + 1, WINDOWS)
-    windows = [
-        (slice(top, top + height), slice(left, left + width))
-        for top, left in zip(tops.tolist(), lefts.tolist(), strict=True)
-    ]
-    best = min(windows, key=lambda window: int(bad[window].sum()))
-    return image[best].copy(), bad[best].copy()
-
-
-def _window(ny: int, nx: int, pixels: int) -> tuple[int, int]:
-    """Height and width within an image, as square as it allows."""
-    side = int(pixels**0.5)
-    height = min(ny, max(side, pixels // nx))
-    return height, min(nx, pixels // height)
 
 
 def _spread(items: list[str], count: int) -> list[str]:

@@ -15,7 +15,8 @@ from skyfold.ladder import TILE
 from storage.builder import ReleaseBuilder
 from storage.images.encoder import encode_image
 from storage.images.entries import describe_image
-from storage.images.prepared import NotLadderableError, prepare
+from storage.images.fills import slices
+from storage.images.prepared import NotLadderableError, Prepared, prepare
 from storage.images.writer import find_written, write_image
 from storage.survey import ImageRef, SetAside, read_image
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from skyfold.images.index import ImageEntry
     from skyfold.images.network import Network
+
+WINDOWS = 8  # of a large image, of which training sees the best
 
 
 def inspect_image(
@@ -72,9 +75,21 @@ def _rule(images: list[tuple[str, tuple[int, int], Any]], seed: int) -> HoldOut:
 
 
 def training_image(
-    ref: ImageRef, rule: HoldOut, *, options: Mapping[str, Any]
+    ref: ImageRef,
+    rule: HoldOut,
+    *,
+    options: Mapping[str, Any],
+    pixels: int,
+    rng: np.random.Generator,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
-    """One image as training sees it.
+    """One image as training sees it, or a window of a large one.
+
+    Parameters
+    ----------
+    rule : HoldOut
+        Which sky training must not see.
+    pixels : int
+        At most so many; the best of a few windows is taken of more.
 
     Returns
     -------
@@ -86,22 +101,48 @@ def training_image(
         If the image has no noise, or all of it is held out.
     """
     image = read_image(ref, storage_options=options)
+    ny, nx = image.stored.shape
     try:
         prepared = prepare(image)
-        strip = prepared.whole()
-        tiles = strip.noise_units()
+        held_out = rule.is_held_out(ref.set, (ny, nx), sky.read_wcs(image.header))
+        bad = in_pixels(held_out, (ny, nx))
+        for rows in slices(ny, TILE):
+            bad[rows] |= prepared.fills.flags(rows) != 0
+        rows, columns = _best_window(bad, pixels, rng)
     except NotLadderableError:
         return None
-    ny, nx = image.stored.shape
-    plane = _join(tiles, prepared.tiles)[:ny, :nx]
-    held_out = rule.is_held_out(ref.set, (ny, nx), sky.read_wcs(image.header))
-    bad = (strip.flags[:ny, :nx] != 0) | in_pixels(held_out, (ny, nx))
-    return None if bad.all() else (plane, bad)
+    bad = bad[rows, columns].copy()
+    return None if bad.all() else (_noise_units(prepared, rows, columns), bad)
 
 
-def _join(tiles: NDArray[np.float32], grid: tuple[int, int]) -> NDArray[np.float32]:
-    ty, tx = grid
-    return tiles.reshape(ty, tx, TILE, TILE).transpose(0, 2, 1, 3).reshape(ty * TILE, tx * TILE)
+def _noise_units(prepared: Prepared, rows: slice, columns: slice) -> NDArray[np.float32]:
+    """A window of an image in noise units."""
+    found = np.empty((rows.stop - rows.start, columns.stop - columns.start), np.float32)
+    for ty in range(rows.start // TILE, -(-rows.stop // TILE)):
+        tiles = prepared.strip(ty, ty + 1).noise_units()
+        plane = tiles.transpose(1, 0, 2).reshape(TILE, -1)[:, columns]
+        first, last = max(rows.start, ty * TILE), min(rows.stop, (ty + 1) * TILE)
+        found[first - rows.start : last - rows.start] = plane[first - ty * TILE : last - ty * TILE]
+    return found
+
+
+def _best_window(
+    bad: NDArray[np.bool_], pixels: int, rng: np.random.Generator
+) -> tuple[slice, slice]:
+    """The best of a few windows of at most so many pixels, as square as the image allows."""
+    ny, nx = bad.shape
+    if bad.size <= pixels:
+        return slice(0, ny), slice(0, nx)
+    side = int(pixels**0.5)
+    height = min(ny, max(side, pixels // nx))
+    width = min(nx, pixels // height)
+    tops = rng.integers(0, ny - height + 1, WINDOWS).tolist()
+    lefts = rng.integers(0, nx - width + 1, WINDOWS).tolist()
+    windows = [
+        (slice(top, top + height), slice(left, left + width))
+        for top, left in zip(tops, lefts, strict=True)
+    ]
+    return min(windows, key=lambda window: int(np.count_nonzero(bad[window])))
 
 
 def archive_image(

@@ -115,10 +115,11 @@ class StripLayers:
                 [one.cells[its] for one, its in zip(tiles, chosen, strict=True)]
             )
         else:
-            residuals = [one.residuals(its) for one, its in zip(tiles, chosen, strict=True)]
-            coarse[chosen] = shaped_cells(
-                np.concatenate(residuals), chosen, how.coarse, how.predicted.fwhm, how.fine_width
-            )
+            parts = [one.residuals(its) for one, its in zip(tiles, chosen, strict=True)]
+            residuals = np.concatenate(parts)
+            _require_fitting(residuals, np.dtype(np.int32))
+            fwhm, fine = how.predicted.fwhm, how.fine_width
+            coarse[chosen] = shaped_cells(residuals, chosen, how.coarse, fwhm, fine)
         for one, sources, its in zip(tiles, coarse, chosen, strict=True):
             self.bounded_tile(one)
             self._sources_tile(one, sources)
@@ -220,10 +221,10 @@ class StripLayers:
         return ny - ty * TILE, nx - tx * TILE
 
 
-def _require_fitting(values: NDArray[np.int64], dtype: np.dtype[Any]) -> None:
-    """Integers that a layer has no room for send the image to direct storage."""
+def _require_fitting(values: NDArray[Any], dtype: np.dtype[Any]) -> None:
+    """Numbers that a layer has no room for send the image to direct storage."""
     limits = np.iinfo(dtype)
-    if values.min() < limits.min or values.max() > limits.max:
+    if values.size and (values.min() < limits.min or values.max() > limits.max):
         raise NotLadderableError
 
 
