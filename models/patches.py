@@ -17,10 +17,12 @@ from skyfold.science.filters import highest
 __all__ = ["sample_patches", "significance", "source_weights", "turn_patches"]
 
 Image = NDArray[np.float32]
+Good = NDArray[np.bool_]
 SIDE = 128  # pixels a side of a training patch
 FILTER = 5  # pixels a side of the box filter that stands for a matched one
 EMPTY_WORTH = 5e-4  # of a patch without sources, beside the share of its pixels that see one
 APERTURE = 9  # pixels a side of the neighbourhood in which a source is measured
+_ROWS = 1024  # of an image, filtered together
 
 
 def sample_patches(
@@ -79,30 +81,42 @@ def sample_patches(
     return np.stack([cut[0] for cut in cuts]), np.stack([cut[1] for cut in cuts])
 
 
-def _clean(image: Image, mask: NDArray[np.bool_] | None, side: int) -> tuple[Image, Image]:
-    """Image without bad pixels and its weights, at least `side` a side."""
+def _clean(image: Image, mask: NDArray[np.bool_] | None, side: int) -> tuple[Image, Good]:
+    """Image without bad pixels, and which are good, at least `side` a side."""
     good = np.isfinite(image) if mask is None else np.isfinite(image) & ~mask
+    clean = np.where(good, image, 0).astype(np.float32, copy=False)
+    if min(image.shape) >= side:
+        return clean, good
     pad = [(0, max(0, side - length)) for length in image.shape]
-    clean = np.where(good, image, 0).astype(np.float32)
-    return np.pad(clean, pad), np.pad(good.astype(np.float32), pad)
+    return np.pad(clean, pad), np.pad(good, pad)
 
 
-def _scores(image: Image, weight: Image, side: int) -> NDArray[np.float64]:
+def _seen(image: Image) -> Good:
+    """Pixels of what stands out, some rows at a time: large images take much memory at once."""
+    seen, half = np.empty(image.shape, bool), FILTER // 2
+    for start in range(0, len(image), _ROWS):
+        first = max(start - half, 0)
+        part = significance(image[np.newaxis, first : start + _ROWS + half])[0] > 4
+        seen[start : start + _ROWS] = part[start - first :][:_ROWS]
+    return seen
+
+
+def _scores(image: Image, good: Good, side: int) -> NDArray[np.float64]:
     """Worth of each possible patch on a grid of steps of half a side; 0 where all is bad."""
     step = side // 2
-    seen = significance(image[np.newaxis])[0] > 4
+    seen = _seen(image)
     rows, columns = ((length - side) // step + 1 for length in image.shape)
     worth = np.zeros((rows, columns))
     for i in range(rows):
         for j in range(columns):
             part = np.s_[i * step : i * step + side, j * step : j * step + side]
-            good = weight[part].mean()
-            worth[i, j] = (EMPTY_WORTH + (seen[part] * weight[part]).mean()) * (good > 0.05)
-    return worth if worth.any() else np.full_like(worth, float(weight.any()))
+            found = (seen[part] & good[part]).mean()
+            worth[i, j] = (EMPTY_WORTH + found) * (good[part].mean() > 0.05)
+    return worth if worth.any() else np.full_like(worth, float(good.any()))
 
 
 def _cut(
-    pair: tuple[Image, Image],
+    pair: tuple[Image, Good],
     scores: NDArray[np.float64],
     side: int,
     rng: np.random.Generator,
@@ -114,7 +128,8 @@ def _cut(
     corner = np.array(np.unravel_index(place, scores.shape)) * (side // 2)
     corner += rng.integers(-side // 4, side // 4 + 1, 2)
     y, x = (int(np.clip(c, 0, n - side)) for c, n in zip(corner, pair[0].shape, strict=True))
-    return pair[0][y : y + side, x : x + side], pair[1][y : y + side, x : x + side]
+    patch, good = (one[y : y + side, x : x + side].astype(np.float32) for one in pair)
+    return patch, good
 
 
 def significance(patches: Image) -> Image:

@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 
 
-def write_whole(path: Path, data: bytes, *, is_new: bool = False) -> None:
+def write_whole(path: Path, data: bytes | bytearray, *, is_new: bool = False) -> None:
     """Rename a file into place; where it must be new, link it, which replaces nothing.
 
     Raises

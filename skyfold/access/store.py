@@ -219,7 +219,7 @@ class Store(Connection):
                 if len(part) != most:  # the end, or a server that knows no ranges
                     return
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: bytes | bytearray) -> None:
         """Replace an object."""
         with self._named("write", key):
             if self.is_local:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skyfold.codecs import interlaced_kernels as kernels
 from skyfold.codecs.interlaced_passes import (
     CLIP,
     COARSEST,
@@ -27,7 +28,17 @@ from skyfold.codecs.interlaced_passes import (
     Plan,
     Weights,
 )
-from skyfold.codecs.tables import SCALES, SHAPES, SYMBOLS, get_table, scale_of, split
+from skyfold.codecs.tables import (
+    DIRECT,
+    LENGTHS,
+    SCALES,
+    SHAPES,
+    SYMBOLS,
+    get_table,
+    scale_of,
+    split,
+)
+from skyfold.compiled import can_compile
 
 CONTEXTS = 12
 FEW_CONTEXTS = 8  # of fewer residuals than these: each context's table takes four bytes
@@ -110,8 +121,7 @@ def fit_plane(values: Ints, used: Used) -> tuple[Plan, Passes]:
     for (distance, number), left in zip(_order(), residuals[1:], strict=True):
         one = known[distance]
         one.narrow(number, None if used is None else _places(used, distance, number))
-        doubts = one.expect(number, draft.of(distance, number).context)
-        passes.append((doubts.ravel(), left))
+        passes.append((_expected(one, number, draft.of(distance, number).context), left))
     return _with_tables(draft, passes), passes
 
 
@@ -159,8 +169,7 @@ def _value_weights(known: Known, used: Used, distance: int, number: int) -> Weig
         (known.values.shape[1] - 2 * PAD) * distance,
     )
     known.narrow(number, _sampled(used, shape, distance, number))
-    columns = [*known.features(number), known.target(number), known.apart(number)]
-    matrix = np.stack(columns).astype(np.float32)
+    matrix = _matrix(known, number)
     features, target, apart = matrix[:-2] / 512, matrix[-2], matrix[-1]
     none = Weights(_NO_CONTEXT, 0, (np.zeros(len(features), np.int32),))
     if target.size < 16 * len(features):
@@ -181,6 +190,42 @@ def _value_weights(known: Known, used: Used, distance: int, number: int) -> Weig
     if _spread_in(missed, is_steep) - _spread_in(missed_by_both, is_steep) < MIN_GAIN:
         return Weights(_NO_CONTEXT, 0, (found,))
     return Weights(_NO_CONTEXT, steep, tuple(parts))
+
+
+def _matrix(known: Known, number: int) -> Floats:
+    """Features, values and near differences of the pixels of a pass, as rows of float32."""
+    if can_compile():
+        near, far = known.steps(number)
+        return kernels.features(known.values.ravel(), known.pixels(number), near, far, CLIP)
+    columns = [*known.features(number), known.target(number), known.apart(number)]
+    return np.stack([one.ravel() for one in columns]).astype(np.float32)
+
+
+def _residuals(known: Known, number: int, weights: Weights) -> Ints:
+    """Values of a pass less their prediction, shape (n,)."""
+    if not any(one.any() for one in weights.value):
+        return known.target(number).ravel()
+    if can_compile():
+        what = known.values.ravel(), known.pixels(number), *known.steps(number)
+        calm, steep = (kernels.weights_of_sums(weights.value[at]) for at in (0, -1))
+        return kernels.residuals(*what, calm, steep, weights.steep, CLIP)
+    return (known.target(number) - known.predict(number, weights)).ravel()
+
+
+def _doubts(known: Known, number: int) -> Ints:
+    """What weights of contexts are of, shape (3, n)."""
+    if can_compile():
+        what = known.values.ravel(), known.sizes.ravel(), known.pixels(number)
+        return kernels.doubts(*what, *known.steps(number), CLIP)
+    return np.stack([one.ravel() for one in known.doubts(number)])
+
+
+def _expected(known: Known, number: int, weights: Ints) -> Ints:
+    """As `Known.expect`, shape (n,)."""
+    if not weights[1:].any() or not can_compile():
+        return known.expect(number, weights).ravel()
+    total = weights[1:] @ _doubts(known, number) + weights[0]
+    return np.minimum(total >> 4, 65535)
 
 
 def _solve(features: Floats, target: Floats, trust: Floats) -> Ints:
@@ -217,9 +262,10 @@ def _predicted(
         one, place = known[distance], _places(sizes, distance, number)
         coded = None if used is None else _places(used, distance, number)
         one.narrow(number, coded)
-        left = one.target(number) - one.predict(number, weights[min(distance, 2), number])
-        place[... if coded is None else coded] = np.minimum(np.abs(left), CLIP)
-        residuals.append(left.ravel())
+        left = _residuals(one, number, weights[min(distance, 2), number])
+        size = np.minimum(np.abs(left), CLIP)
+        place[... if coded is None else coded] = size.reshape(place.shape if coded is None else -1)
+        residuals.append(left)
     return sizes, residuals
 
 
@@ -230,7 +276,8 @@ def _context_weights(known: Known, sizes: Ints, used: Used, distance: int, numbe
     target = _places(sizes, distance, number)[chosen].astype(np.float32)
     if target.size < 64:
         return _NO_CONTEXT
-    features = np.stack([np.ones(target.size, np.int32), *known.doubts(number)]).astype(np.float32)
+    features = np.ones((4, target.size), np.float32)
+    features[1:] = _doubts(known, number)
     typical = float(target.mean()) + 0.25
     weighted = features / (typical + 0.25 * features[1]) ** 2
     normal = (weighted @ features.T).astype(np.float64)
@@ -278,11 +325,18 @@ def _fit_table(residuals: Ints) -> tuple[int, int]:
     def cost(scale: int, shape: int) -> float:
         table = get_table(scale, shape)
         if table.shift not in counts:
-            symbols = split(residuals, table.shift)[0]
-            counts[table.shift] = np.bincount(symbols, minlength=SYMBOLS).astype(np.float64)
+            counts[table.shift] = _symbol_counts(residuals, table.shift)
         return float(counts[table.shift] @ table.cost)
 
     return _descend(cost, (guess, _GAUSSIAN))
+
+
+def _symbol_counts(residuals: Ints, shift: int) -> NDArray[np.float64]:
+    """How often each symbol occurs."""
+    if can_compile():
+        return kernels.symbol_counts(residuals, shift, DIRECT, LENGTHS, SYMBOLS)
+    symbols = split(residuals, shift)[0]
+    return np.bincount(symbols, minlength=SYMBOLS).astype(np.float64)
 
 
 def _descend(cost: Callable[[int, int], float], start: tuple[int, int]) -> tuple[int, int]:

@@ -169,6 +169,19 @@ class Known:
         self._put(self.values, values, number)
         self._put(self.sizes, np.minimum(np.abs(residuals), CLIP), number)
 
+    def pixels(self, number: int) -> NDArray[np.intp]:
+        """Where the pixels of a pass lie in the flat padded planes, shape (n,)."""
+        numbers = _places(self.values.shape, number).ravel() if self._some is None else self._some
+        return numbers + _start(self.values.shape, (0, 0))
+
+    def steps(self, number: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Steps to near and far neighbours in the flat padded planes, one of each pair."""
+        across = self.values.shape[1]
+        near, far = (
+            np.array([y * across + x for y, x in one]) for one in (NEAR[number], FAR[number])
+        )
+        return near, far
+
     @property
     def inside(self) -> tuple[Ints, Ints]:
         """Values and sizes without the padding."""

@@ -112,6 +112,6 @@ def _inflate(data: bytes) -> bytes:
     return plain
 
 
-def shard_index(tail: bytes, tiles: int) -> NDArray[np.uint64]:
+def shard_index(tail: bytes | bytearray, tiles: int) -> NDArray[np.uint64]:
     """Offset and length of each chunk, from the last ``16 * tiles + 4`` bytes of its shard."""
     return np.frombuffer(tail, "<u8", 2 * tiles).reshape(tiles, 2)

@@ -17,10 +17,10 @@ import numpy as np
 
 from skyfold.codecs.latent_tables import PASSES, SYMBOLS, LatentTables
 from skyfold.codecs.latents import Known, contexts, split
+from skyfold.compiled import compiled
 from skyfold.layout import STRIDE
 from skyfold.noise import MESH
 from skyfold.science.filters import gaussian, highest
-from storage.compiled import compiled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

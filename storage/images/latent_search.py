@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skyfold.codecs.latent_tables import get_tables
+from skyfold.compiled import compiled
 from skyfold.ladder import TILE
 from skyfold.layout import STRIDE
-from storage.compiled import compiled
 from storage.images.latent_loss import (
     SKY,
     WORTH,

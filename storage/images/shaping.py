@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from skyfold.compiled import compiled
 from skyfold.ladder import TILE
-from storage.compiled import compiled
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

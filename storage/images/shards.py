@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import json
 import math
+from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Any
+from weakref import finalize
 
 import google_crc32c
 import numpy as np
 
 from skyfold.codecs.chunk import codec_class
 from skyfold.images.chunks import LayerArray
-from skyfold.images.details import SHARDED, encode_places, shard_index
+from skyfold.images.details import ABSENT, SHARDED, encode_places, shard_index
 from skyfold.ladder import TILE
 from skyfold.layout import WHOLE, layers_read
 from storage.images.encoder import encode_directly
@@ -34,11 +36,11 @@ if TYPE_CHECKING:
 DIRECT_GAIN = 0.98  # the raw array is stored by itself where that is smaller than this times
 SAMPLED_TILES = (2, 4)  # of an image, that tell how many bytes it would take by itself
 CLEARLY = 0.05  # of the ladder's bytes: further from the limit fewer tiles will do
-
 TOGETHER = 32  # tiles that are coded at once
 _BESIDE = ("checksum", "flags")  # layers that every mode has
+_IN_MEMORY = 2**25  # bytes of a layer's chunks; more are written to a file meanwhile
 
-Chunks = dict[tuple[int, int], bytes]
+Places = dict[tuple[int, int], tuple[int, int]]  # of chunks, by tile: first byte and length
 
 
 def make_shards(
@@ -47,7 +49,7 @@ def make_shards(
     documents: Mapping[str, bytes],
     *,
     smallest: str = "reads",
-) -> tuple[str, dict[str, bytes]]:
+) -> tuple[str, dict[str, bytes | bytearray]]:
     """Every object of an image: the ladder, unless the raw array by itself is smaller.
 
     Parameters
@@ -115,8 +117,10 @@ class Coded:
 
     def __init__(self, document: bytes) -> None:
         self.array = LayerArray("", json.loads(document))
-        self.chunks: Chunks = {}
-        self._rows = 0
+        self.places: Places = {}
+        self._bytes = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - closed with this
+        finalize(self, self._bytes.close)
+        self._rows = self._end = 0
         self._parts: list[NDArray[Any]] = []
 
     def add(self, values: NDArray[Any]) -> None:
@@ -133,14 +137,17 @@ class Coded:
 
     def add_tiles(self, plane: NDArray[Any], tiles: Iterable[tuple[int, int]]) -> None:
         """Code some tiles of a plane of pixels, but for those that are coded already."""
-        left = [tile for tile in tiles if tile not in self.chunks]
+        left = [tile for tile in tiles if tile not in self.places]
         for start in range(0, len(left), TOGETHER):
             some = left[start : start + TOGETHER]
             self._code({tile: _tile_of(plane, self.array, tile) for tile in some})
 
     def _code(self, cut: Mapping[tuple[int, int], NDArray[Any]]) -> None:
         used = {tile: chunk for tile, chunk in cut.items() if _is_used(chunk)}
-        self.chunks |= zip(used, _encode(self.array, list(used.values())), strict=True)
+        for tile, data in zip(used, _encode(self.array, list(used.values())), strict=True):
+            self.places[tile] = self._end, len(data)
+            self._bytes.write(data)
+            self._end += len(data)
 
     @property
     def tiles(self) -> tuple[int, int]:
@@ -155,8 +162,8 @@ class Coded:
         """Bytes of the chunk of each tile, in C order."""
         ny, nx = self.tiles
         sizes = np.zeros(ny * nx, np.int64)
-        for (y, x), chunk in self.chunks.items():
-            sizes[y * nx + x] = len(chunk)
+        for (y, x), (_, size) in self.places.items():
+            sizes[y * nx + x] = size
         return sizes
 
     @property
@@ -165,20 +172,36 @@ class Coded:
         if not self.array.is_sharded:
             return len(self.shard())
         tail = 16 * math.prod(self.tiles) + 4
-        return sum(map(len, self.chunks.values())) + (tail if self.chunks else 0)
+        return self._end + tail if self.places else 0
 
-    def shard(self) -> bytes:
+    def shard(self) -> bytes | bytearray:
         """The object, as Zarr would write it.
 
         None of its bytes where every value is the array's fill value, 0: there is no object then.
         """
         if self.array.is_sharded:
-            return _join(self.chunks, *self.tiles) if self.chunks else b""
+            return self._joined() if self.places else b""
         whole = np.concatenate(self._parts)
         return _encode(self.array, [whole])[0] if _is_used(whole) else b""
 
+    def _joined(self) -> bytearray:
+        """Chunks one after another, then where each lies, then the checksum of that."""
+        out, at = bytearray(self.size), 0
+        index = np.full((*self.tiles, 2), ABSENT, "<u8")
+        for tile in _tiles_in_order(*self.tiles):
+            if tile not in self.places:
+                continue
+            start, size = self.places[tile]
+            self._bytes.seek(start)
+            self._bytes.readinto(memoryview(out)[at : at + size])
+            index[tile] = at, size
+            at += size
+        tail = index.tobytes()
+        out[at:] = tail + google_crc32c.value(tail).to_bytes(4, "little")
+        return out
 
-def make_shard(document: bytes, values: NDArray[Any]) -> bytes:
+
+def make_shard(document: bytes, values: NDArray[Any]) -> bytes | bytearray:
     """Object of a layer that is all there; see `Coded`."""
     coded = Coded(document)
     coded.add(values)
@@ -213,18 +236,6 @@ def _tiles_in_order(ny: int, nx: int) -> list[tuple[int, int]]:
         return number
 
     return sorted(np.ndindex(ny, nx), key=place)
-
-
-def _join(chunks: Mapping[tuple[int, int], bytes], ny: int, nx: int) -> bytes:
-    """Chunks one after another, then where each lies, then the checksum of that."""
-    index = np.full((ny, nx, 2), 2**64 - 1, "<u8")
-    at, ordered = 0, [tile for tile in _tiles_in_order(ny, nx) if tile in chunks]
-    for tile in ordered:
-        index[tile] = at, len(chunks[tile])
-        at += len(chunks[tile])
-    tail = index.tobytes()
-    checksum = google_crc32c.value(tail).to_bytes(4, "little")
-    return b"".join([*(chunks[tile] for tile in ordered), tail, checksum])
 
 
 def _is_used(values: NDArray[Any]) -> bool:
@@ -270,19 +281,21 @@ def direct_share(direct: Coded, stored: NDArray[Any], ladder: NDArray[np.int64])
         some = used[:: -(-used.size // count)]
         tiles = [divmod(int(number), across) for number in some]
         direct.add_tiles(stored, tiles)
-        sizes = [len(direct.chunks.get(tile, b"")) for tile in tiles]
-        share = float(sum(sizes) / ladder[some].sum())
+        sizes = direct.by_tile()[some]
+        share = float(sizes.sum() / ladder[some].sum())
         if abs(share - DIRECT_GAIN) > CLEARLY:
             break
     return share
 
 
-def places_of(entry: ImageEntry, shards: Mapping[str, bytes]) -> bytes:
+def places_of(entry: ImageEntry, shards: Mapping[str, bytes | bytearray]) -> bytes:
     """Where the chunks of an image lie, as its shards say; see `skyfold.images.details`."""
     return encode_places(_indexes(entry, shards))
 
 
-def _indexes(entry: ImageEntry, shards: Mapping[str, bytes]) -> dict[str, NDArray[np.uint64]]:
+def _indexes(
+    entry: ImageEntry, shards: Mapping[str, bytes | bytearray]
+) -> dict[str, NDArray[np.uint64]]:
     """Offsets and lengths of the chunks of each sharded layer that has any."""
     ny, nx = (-(-side // TILE) for side in entry.plane)
     return {

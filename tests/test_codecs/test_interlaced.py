@@ -13,7 +13,7 @@ from independent_decoder import decode_blocks
 from independent_interlaced import decode_interlaced, table
 from scipy.ndimage import gaussian_filter
 
-from skyfold.codecs import tables
+from skyfold.codecs import interlaced_fit, tables
 from skyfold.codecs.blocks import BlocksCodec
 from skyfold.codecs.interlaced import InterlacedCodec
 from skyfold.errors import CorruptDataError
@@ -129,3 +129,18 @@ def coded(symbols: np.ndarray, model) -> bytes:
     coder = constriction.stream.queue.RangeEncoder()
     coder.encode(symbols, model)
     return coder.get_compressed().tobytes()
+
+
+@pytest.mark.parametrize("share", [None, 0.4])
+@pytest.mark.parametrize("scale", [1.0, 30.0, 900.0])
+def test_compiled_loops_change_no_byte(share, scale, monkeypatch):
+    """Another machine's writer may have no compiler."""
+    plane = smooth(5, scale, scale / 2, (256, 256)).round().astype("i4")
+    if share is not None:
+        rng = np.random.default_rng(5)
+        plane *= np.repeat(np.repeat(rng.random((32, 32)) < share, 8, axis=0), 8, axis=1)
+    compiled = CODEC.encode_chunk(plane[np.newaxis])
+    assert is_predicted(compiled)
+    assert interlaced_fit.can_compile()  # so that there is something to compare
+    monkeypatch.setattr(interlaced_fit, "can_compile", lambda: False)
+    assert CODEC.encode_chunk(plane[np.newaxis]) == compiled

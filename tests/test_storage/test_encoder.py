@@ -156,7 +156,7 @@ def test_raw_bytes_are_told_from_a_few_tiles_of_any_image(shape, times):
     direct = Coded(direct_document(shape))
     share = direct_share(direct, noise, (times * sizes).astype(int))
     assert share == pytest.approx(1 / times, rel=0.01)
-    assert 2 <= len(direct.chunks) <= 4
+    assert 2 <= len(direct.places) <= 4
 
 
 def direct_document(shape: tuple[int, int]) -> bytes:

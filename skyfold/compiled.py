@@ -1,19 +1,26 @@
 """Loops that are compiled where they are first called: numba, which a producer has installed.
 
-Only for loops that wait for their own last step, which numpy cannot take all at once. Machine code
-is kept beside the module, or where numba keeps it for the user, so that the next process need not
-compile again.
+For loops that wait for their own last step, which numpy cannot take all at once, and for what
+writers do many times; nothing that a reader needs. Machine code is kept beside the module, or where
+numba keeps it for the user, so that the next process need not compile again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, wraps
+from importlib.util import find_spec
 from typing import ParamSpec, TypeVar
 
 _LOOSE = {"reassoc", "contract"}  # sums in any order: what is compiled chooses, it codes nothing
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+@cache
+def can_compile() -> bool:
+    """Whether numba is installed."""
+    return find_spec("numba") is not None
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:

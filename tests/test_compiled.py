@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from storage.compiled import compiled
+from skyfold.compiled import compiled
 
 SOURCE = '''
 def running(values, out):
