@@ -12,7 +12,7 @@ from functools import cache, wraps
 from importlib.util import find_spec
 from typing import ParamSpec, TypeVar
 
-_LOOSE = {"reassoc", "contract"}  # sums in any order: what is compiled chooses, it codes nothing
+_LOOSE = {"reassoc", "contract"}  # sums in any order: what is compiled so chooses, it codes nothing
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -31,15 +31,23 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     function : callable
         In the part of Python that numba knows; it may call numpy, and nothing of ours.
     """
+    return _compiled(function, _LOOSE)
 
+
+def compiled_exactly(function: Callable[P, R]) -> Callable[P, R]:
+    """As `compiled`, with every number that Python would give: nothing reordered, nothing fused."""
+    return _compiled(function, False)
+
+
+def _compiled(function: Callable[P, R], fastmath: set[str] | bool) -> Callable[P, R]:
     @cache
     def machine_code() -> Callable[P, R]:
         from numba import njit
 
         try:
-            return njit(cache=True, nogil=True, fastmath=_LOOSE)(function)
+            return njit(cache=True, nogil=True, fastmath=fastmath)(function)
         except RuntimeError:  # nowhere to keep it: it lives as long as the process
-            return njit(nogil=True, fastmath=_LOOSE)(function)
+            return njit(nogil=True, fastmath=fastmath)(function)
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfold.compiled import compiled
+from skyfold.compiled import compiled_exactly
 
 Ints = NDArray[np.int32]
 
@@ -21,7 +21,7 @@ def weights_of_sums(weights: Ints) -> tuple[int, ...]:
     return near - sum(far), across, *(2 * one for one in far)
 
 
-@compiled
+@compiled_exactly
 def features(plane, places, near, far, clip):  # type: ignore[no-untyped-def]
     """What weights of values are of, then the values, then how far near ones are apart.
 
@@ -42,7 +42,7 @@ def features(plane, places, near, far, clip):  # type: ignore[no-untyped-def]
     return out
 
 
-@compiled
+@compiled_exactly
 def residuals(plane, places, near, far, calm, steep, limit, clip):  # type: ignore[no-untyped-def]
     """Values less their prediction, int32; `limit` is where pixels are steep, 0 for never.
 
@@ -72,7 +72,7 @@ def residuals(plane, places, near, far, calm, steep, limit, clip):  # type: igno
     return out
 
 
-@compiled
+@compiled_exactly
 def doubts(plane, sizes, places, near, far, clip):  # type: ignore[no-untyped-def]
     """What weights of contexts are of, int32, shape (3, places); see `Known.doubts`."""
     out = np.empty((3, places.size), np.int32)
@@ -88,7 +88,7 @@ def doubts(plane, sizes, places, near, far, clip):  # type: ignore[no-untyped-de
     return out
 
 
-@compiled
+@compiled_exactly
 def symbol_counts(values, shift, direct, lengths, count):  # type: ignore[no-untyped-def]
     """How often residuals have each symbol; see `skyfold.codecs.tables.split`."""
     out = np.zeros(count, np.float64)

@@ -27,6 +27,7 @@ from storage.images.selection import (
     sample_levels,
     select_leaves,
 )
+from storage.images.tile_kernels import significance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -66,14 +67,11 @@ class Look:
         """Signal, and what the network left of it, over the noise; 0 where nothing is coded."""
         strip, noise = self.strip, self.strip.image.noise
         signal, residual = (np.empty(strip.stored.shape, np.float32) for _ in range(2))
-        for number, tile in enumerate(strip.tiles):
+        about = noise.sigma, noise.slope, noise.stretch
+        for tile, predictions in zip(strip.tiles, self.predictions, strict=True):
             place = strip.place(*tile)
-            smooth = noise.to_signal(self.predictions[number]).astype(np.float32)
-            sigma = noise.pixel_sigma(smooth)
-            np.divide(strip.above[place], sigma, out=signal[place], casting="same_kind")
-            smooth *= strip.coded[place]
-            left = np.subtract(strip.above[place], smooth, out=smooth)
-            np.divide(left, sigma, out=residual[place], casting="same_kind")
+            above, coded = strip.above[place], strip.coded[place]
+            significance(above, coded, predictions, *about, signal[place], residual[place])
         return signal, residual
 
 

@@ -21,6 +21,7 @@ from storage.images.shards import make_shards, places_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from skyfold.access.store import Store
     from skyfold.release import DataRelease
     from storage.builder import ReleaseBuilder
     from storage.images.encoder import EncodedImage
@@ -40,7 +41,8 @@ def find_written(builder: ReleaseBuilder, entry: ImageEntry) -> ImageEntry | Non
     ) and written.model in ("", entry.model)
     if not same:
         return None
-    there = _at_once(lambda layer: builder.store.size(shard_key(written, layer)), written.bytes)
+    store = builder.store
+    there = _at_once(store, lambda layer: store.size(shard_key(written, layer)), written.bytes)
     return written if there == written.bytes else None
 
 
@@ -114,17 +116,18 @@ def write_image(
     """
     builder.require_unsealed()
     group = f"images/{entry.set}/{entry.group}"
-    documents = _at_once(lambda layer: builder.document(f"{group}/{layer}"), LAYERS)
+    store = builder.store
+    documents = _at_once(store, lambda layer: builder.document(f"{group}/{layer}"), LAYERS)
     mode, shards = make_shards(entry, encoded, documents, smallest=smallest)
 
     def write(layer: str) -> None:
         key = shard_key(entry, layer)
         if layer in shards:
-            builder.store.write(key, shards[layer])
+            store.write(key, shards[layer])
         else:  # of an earlier attempt with another outcome
-            builder.store.delete(key)
+            store.delete(key)
 
-    _at_once(write, LAYERS)
+    _at_once(store, write, LAYERS)
     written = replace(
         entry,
         mode=mode,
@@ -147,9 +150,11 @@ def _little_endian(values: np.ndarray[Any, Any]) -> bytes:
     return values.astype(values.dtype.newbyteorder("<")).tobytes()
 
 
-def _at_once(act: Callable[[str], _T], names: Iterable[str]) -> dict[str, _T]:
+def _at_once(store: Store, act: Callable[[str], _T], names: Iterable[str]) -> dict[str, _T]:
     """What `act` returns for each name; requests of object storage wait side by side."""
     names = list(names)
+    if store.is_local:  # a file is there before a thread is
+        return {name: act(name) for name in names}
     with ThreadPoolExecutor(len(LAYERS)) as threads:
         return dict(zip(names, threads.map(act, names), strict=True))
 
