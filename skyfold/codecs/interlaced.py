@@ -39,7 +39,7 @@ from skyfold.codecs.blocks import BlocksCodec
 from skyfold.codecs.chunk import ChunkCodec
 from skyfold.codecs.interlaced_passes import CLIP, COARSEST, SMALLEST, Ints, Plan, Walk
 from skyfold.codecs.quadtree import decode_mask, encode_mask
-from skyfold.codecs.streams import compress, decompress
+from skyfold.codecs.streams import compress, decompress, needs_more_than
 from skyfold.codecs.tables import DIRECT, Table, get_table, join, lengths, split
 from skyfold.errors import CorruptDataError
 from skyfold.ladder import LEAF
@@ -180,9 +180,11 @@ class InterlacedCodec(ChunkCodec):
         if not leaves.all():
             kind, body = encode_used(plane, pixels_of(leaves))
             return bytes([kind]) + write_mask(leaves) + body
-        plain = bytes([_BLOCKS]) + BlocksCodec().encode_chunk(chunk)
         predicted = _predicted(plane, None)
         data = bytes([_ALL]) + (predicted or b"")
+        if predicted and needs_more_than(plane, len(data)):
+            return data
+        plain = bytes([_BLOCKS]) + BlocksCodec().encode_chunk(chunk)
         return data if predicted and len(data) < WORTH * len(plain) else plain
 
     def decode_chunk(
@@ -223,7 +225,10 @@ def encode_used(plane: NDArray[Any], used: NDArray[np.bool_]) -> tuple[int, byte
     data : bytes
         What stands behind the mask.
     """
-    plain, predicted = compress(plane[used]), _predicted(plane, used)
+    predicted, values = _predicted(plane, used), plane[used]
+    if predicted is not None and needs_more_than(values, len(predicted)):
+        return _SOME, predicted
+    plain = compress(values)
     if predicted is not None and len(predicted) < WORTH * len(plain):
         return _SOME, predicted
     return _PLAIN, plain

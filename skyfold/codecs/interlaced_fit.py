@@ -231,7 +231,7 @@ def _expected(known: Known, number: int, weights: Ints) -> Ints:
 def _solve(features: Floats, target: Floats, trust: Floats) -> Ints:
     weighted = features * trust
     normal = (weighted @ features.T).astype(np.float64)
-    normal[np.diag_indices_from(normal)] += _RIDGE * np.trace(normal) / len(normal) + 1e-9
+    normal.flat[:: len(normal) + 1] += _RIDGE * np.trace(normal) / len(normal) + 1e-9
     found = np.linalg.solve(normal, (weighted @ target).astype(np.float64))
     return np.clip(np.rint(found), [0, *[-128] * 7], [255, *[127] * 7]).astype(np.int32)
 
@@ -281,7 +281,7 @@ def _context_weights(known: Known, sizes: Ints, used: Used, distance: int, numbe
     typical = float(target.mean()) + 0.25
     weighted = features / (typical + 0.25 * features[1]) ** 2
     normal = (weighted @ features.T).astype(np.float64)
-    normal[np.diag_indices_from(normal)] += _RIDGE * np.diag(normal) + 1e-12
+    normal.flat[:: len(normal) + 1] += _RIDGE * np.diag(normal) + 1e-12
     found = np.linalg.solve(normal, (weighted @ target).astype(np.float64)) * 128
     found = np.clip(np.rint(found), 0, [65535, 255, 255, 255]).astype(np.int32)
     low, high = _quantiles(found.astype(np.float32) @ features[:, ::4], 0.02, 0.98)

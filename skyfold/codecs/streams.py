@@ -16,6 +16,7 @@ from skyfold.errors import CorruptDataError
 
 _WIDENED = {np.dtype("i1"): np.dtype("i2"), np.dtype("u1"): np.dtype("u2")}
 MIN_REPEATS = 0.25  # share of values equal to the one before, from which earlier runs may repeat
+LEAST_OF_ENTROPY = 0.9  # that a stream takes, of integers that do not repeat
 _LOOKBACK_LEVEL = 12  # of pcodec; looking back at its usual 8 finds half as much
 _MAX_SHIFT = 56  # [bit]: of the last seven bits of a number
 
@@ -24,10 +25,27 @@ def compress(values: NDArray[Any]) -> bytes:
     """Numbers as a standalone pcodec stream, the smaller of two where many repeat."""
     wide = values.astype(_WIDENED.get(values.dtype, values.dtype), copy=False)
     data = bytes(standalone.simple_compress(wide, ChunkConfig()))
-    if wide.size < 2 or np.mean(wide[1:] == wide[:-1]) < MIN_REPEATS:
+    if not _repeats(wide):
         return data
     lookback = ChunkConfig(_LOOKBACK_LEVEL, delta_spec=DeltaSpec.try_lookback())
     return min(data, bytes(standalone.simple_compress(wide, lookback)), key=len)
+
+
+def _repeats(values: NDArray[Any]) -> bool:
+    return values.size > 1 and bool(np.mean(values[1:] == values[:-1]) >= MIN_REPEATS)
+
+
+def needs_more_than(values: NDArray[Any], size: int) -> bool:
+    """Whether a stream of integers near each other is sure to take more than so many bytes.
+
+    By the entropy of single values, less what differences of correlated ones could save a stream.
+    """
+    if not values.size or _repeats(values):
+        return False
+    counts = np.bincount(np.subtract(values, values.min(), dtype=np.int64).ravel())
+    counts = counts[counts > 0]
+    bits = values.size * np.log2(values.size) - counts @ np.log2(counts)
+    return bool(size < LEAST_OF_ENTROPY * bits / 8)
 
 
 def decompress(data: bytes, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
