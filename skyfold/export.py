@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from skyfold.access.folder import whole_file
 from skyfold.access.parquet import OutColumn, write_columns
 from skyfold.access.trust import check_key
 from skyfold.errors import InvalidRequestError
@@ -62,7 +63,8 @@ def export_image(release: DataRelease, image_id: str, path: Path, level: str = "
         bad = (flags != 0).astype(np.uint8).reshape(entry.shape)
         hdus.append(fits.CompImageHDU(bad, name="MASK", compression_type="RICE_1"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    _into_place(path, lambda out: hdus.writeto(out, output_verify="silentfix"))
+    with whole_file(path) as out:
+        hdus.writeto(out, output_verify="silentfix")
 
 
 def compressed(hdu: fits.PrimaryHDU, entry: ImageEntry) -> fits.CompImageHDU:
@@ -163,7 +165,8 @@ def _write_partition(
     place = f"dataset/Norder={order}/Dir={pixel // 10000 * 10000}/Npix={pixel}.parquet"
     path = folder / place
     path.parent.mkdir(parents=True, exist_ok=True)
-    _into_place(path, lambda out: write_columns([_rows(one, rows) for one in columns], out))
+    with whole_file(path) as out:
+        write_columns([_rows(one, rows) for one in columns], out)
     return path
 
 
@@ -203,7 +206,8 @@ def export_densities(densities: DensitySet, path: Path, level: str = "exact") ->
     grid = ",".join(repr(float(one)) for one in densities.grid)
     path.parent.mkdir(parents=True, exist_ok=True)
     column = OutColumn("pdf", np.asarray(densities.read(level=level)))
-    _into_place(path, lambda out: write_columns([column], out, metadata={"grid": grid}))
+    with whole_file(path) as out:
+        write_columns([column], out, metadata={"grid": grid})
 
 
 def export_release(
@@ -260,13 +264,3 @@ def export_release(
 
 def _level_of(kind: Catalog | DensitySet, level: str) -> str:
     return level if level in kind.levels else "bounded"
-
-
-def _into_place(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file that is there whole or not at all."""
-    unfinished = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        write(unfinished)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -221,3 +221,16 @@ def test_damaged_pixels_never_come_back_quietly(tiny_url, tmp_path):
 def test_public_names():
     assert skyfold.__all__ == sorted(skyfold.__all__)
     assert all(hasattr(skyfold, name) for name in skyfold.__all__)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_whole_image_is_written_in_strips(tiny_release, level, tmp_path, monkeypatch):
+    """Rows of tiles one after the other make the file that one image would."""
+    monkeypatch.setattr("skyfold.images.fits._PIXELS", 1)
+    for number, image_id in enumerate(tiny_release.images):
+        whole, strips = tmp_path / f"{number}.fits", tmp_path / f"strips{number}.fits"
+        hdu = tiny_release.images.hdu(image_id, level)
+        hdu.writeto(whole, output_verify="silentfix")
+        tiny_release.images.write_fits(image_id, strips, level)
+        assert strips.read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.glob(".*"))

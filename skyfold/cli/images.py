@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from skyfold.access.folder import whole_file
 from skyfold.cli.arguments import Json, Level, Output, Url, open_url, position_of
-from skyfold.cli.terminal import print_json, print_table, say, whole_file
+from skyfold.cli.terminal import print_json, print_table, say
 
 
 def images(url: Url, as_json: Json = False) -> None:
@@ -53,7 +54,5 @@ def cutout(
 
 def decode(url: Url, image_id: str, output: Output, level: Level = "exact") -> None:
     """Write a whole image as FITS; `exact` is the stored array, bit for bit, with its header."""
-    hdu = open_url(url).images.hdu(image_id, level)
-    with whole_file(output) as partial:
-        hdu.writeto(partial, overwrite=True, output_verify="silentfix")
+    open_url(url).images.write_fits(image_id, output, level)
     say(f"{output}: {image_id} at {level}")

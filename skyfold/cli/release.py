@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from skyfold.access.folder import whole_file
 from skyfold.cli.arguments import CORRUPT, Json, Level, Url, open_url, options_of
-from skyfold.cli.terminal import print_json, print_table, progress, rate, say, size, whole_file
+from skyfold.cli.terminal import print_json, print_table, progress, rate, say, size
 
 
 def info(url: Url, as_json: Json = False) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from skyfold.access.folder import whole_file
 from skyfold.cli.arguments import (
     Columns,
     Cone,
@@ -21,7 +22,7 @@ from skyfold.cli.arguments import (
     open_url,
     position_of,
 )
-from skyfold.cli.terminal import print_json, say, whole_file
+from skyfold.cli.terminal import print_json, say
 
 if TYPE_CHECKING:
     from astropy.coordinates import SkyCoord

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
 
 def say(text: str, file: Any = None) -> None:
@@ -69,18 +67,6 @@ def rate(one: dict[str, Any]) -> str:
     if "bpp" in one:
         return f"{one['bpp']:.3f} bits a pixel"
     return f"{one['bytes_per_row']:.2f} bytes a row"
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to; the file is at `path` whole, or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    partial.replace(path)
 
 
 @contextmanager

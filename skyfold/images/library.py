@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from astropy import units as u
 from astropy.coordinates import SkyCoord
 
 from skyfold import sky
+from skyfold.access.folder import whole_file
 from skyfold.errors import (
     InvalidRequestError,
     OutsideFootprintError,
@@ -32,6 +35,7 @@ from skyfold.ladder import LEVELS
 if TYPE_CHECKING:
     from astropy.io import fits
     from astropy.table import Table
+    from numpy.typing import NDArray
 
     from skyfold.images.details import Places
     from skyfold.release import DataRelease
@@ -284,6 +288,31 @@ class ImageLibrary:
 
         window = self.read(image_id, level)
         return image_hdu(self.complete(self.entry(image_id)), window.values, level)
+
+    def write_fits(self, image_id: str, path: str | os.PathLike[str], level: str = "exact") -> None:
+        """Write one whole image as FITS, as `hdu` gives it, without holding it in memory.
+
+        Parameters
+        ----------
+        image_id : str
+        path : str or Path
+            Replaced if it is there, by a file that is whole.
+        level : str
+            One of latent, sources, bounded, exact.
+
+        Raises
+        ------
+        UnknownNameError, LevelNotStoredError, CorruptDataError
+        """
+        from skyfold.images.fits import write_image
+
+        entry = self.complete(self.entry(image_id))
+
+        def read(rows: slice) -> NDArray[Any]:
+            return self.read(image_id, level, rows).values
+
+        with whole_file(Path(path)) as out:
+            write_image(entry, level, out, read)
 
     # By position.
 
