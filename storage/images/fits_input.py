@@ -24,7 +24,15 @@ from numpy.typing import NDArray
 
 from skyfold.errors import InputError, SkyfoldError, StoreUnavailableError
 from storage.config import is_url
-from storage.images.mapped import LARGE, Content, as_file, give_back, map_file, map_written
+from storage.images.mapped import (
+    LARGE,
+    Content,
+    as_file,
+    give_back,
+    map_file,
+    map_written,
+    part_of,
+)
 
 HduSpec = int | str | tuple[int | str, ...] | None
 Options = Mapping[str, Any]
@@ -320,14 +328,29 @@ class FitsInput:
             flat = np.frombuffer(self._plain, dtype, math.prod(shape), start)
             return flat.reshape(shape), header
 
-    def physical(self, number: int) -> NDArray[np.float64]:
-        """Image of an HDU in physical units, any shape, with NaN where it is BLANK."""
-        array, header = self.stored(number)
-        blank = blank_value(array, header)
-        scaled = array * float(header.get("BSCALE", 1.0)) + float(header.get("BZERO", 0.0))
-        values: NDArray[np.float64] = np.asarray(scaled, dtype=np.float64)
-        if blank is not None:
-            values[array == blank] = np.nan
+    def physical(self, number: int) -> "PhysicalPlane":
+        """Image of an HDU in physical units, which is read row by row."""
+        stored, header = self.stored(number)
+        scale, zero = float(header.get("BSCALE", 1.0)), float(header.get("BZERO", 0.0))
+        plane = stored.reshape(-1, stored.shape[-1])
+        return PhysicalPlane(plane, scale, zero, blank_value(stored, header))
+
+
+@dataclass(frozen=True, eq=False)
+class PhysicalPlane:
+    """Stored pixels, shape (ny, nx), and the scale that they are on."""
+
+    stored: NDArray[Any]
+    scale: float
+    zero: float
+    blank: int | None
+
+    def rows(self, rows: slice) -> NDArray[np.float64]:
+        """Some rows in physical units, with NaN where they are BLANK."""
+        stored = part_of(self.stored, rows)
+        values: NDArray[np.float64] = np.asarray(stored * self.scale + self.zero, np.float64)
+        if self.blank is not None:
+            values[stored == self.blank] = np.nan
         return values
 
 

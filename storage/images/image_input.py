@@ -6,7 +6,7 @@ archived. Where images come from is in `storage.survey`, how FITS is read in
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,6 +19,7 @@ from skyfold.quantum import Quantum
 from storage.images.fills import ROWS, slices
 from storage.images.fits_input import (
     FitsInput,
+    PhysicalPlane,
     blank_value,
     image_axes,
     keyword,
@@ -222,55 +223,63 @@ def _planes(
     ref: ImageRef, files: dict[str, FitsInput], shape: tuple[int, ...]
 ) -> tuple[Bad | None, Values | None]:
     """Mask (True is bad) and variance [physical units squared] from the planes that there are."""
-    bad = list(_mask_planes(ref, files, shape))
-    variance = None
-    for plane in (ref.weight, ref.variance):
-        if plane is None:
-            continue
-        values = _plane_values(ref, plane, files, shape)
-        if plane is ref.weight and not plane.relative:
+    if not (ref.mask or ref.weight or ref.variance):
+        return None, None
+    bad, variance = np.zeros(shape, bool), None
+    if ref.mask is not None:
+        plane = _physical(ref, ref.mask, files, shape)
+        for rows in slices(shape[0], ROWS):
+            bad[rows] |= _is_masked(plane.rows(rows), ref.mask.bits)
+    for one in (ref.weight, ref.variance):
+        if one is not None:
+            found = _variance(ref, one, _physical(ref, one, files, shape), bad)
+            variance = variance if one.relative else found
+    return bad, variance
+
+
+def _is_masked(values: Values, bits: tuple[int, ...] | None) -> Bad:
+    if bits is None:
+        return ~(values == 0)
+    chosen = sum(1 << bit for bit in set(bits))
+    return (np.where(np.isfinite(values), values, chosen).astype(np.int64) & chosen) != 0
+
+
+def _variance(ref: ImageRef, one: PlaneRef, plane: PhysicalPlane, bad: Bad) -> Values | None:
+    """Variance by a plane, None if that is relative; what it cannot tell is bad from here on."""
+    variance = None if one.relative else np.empty(bad.shape)
+    usable = 0
+    for rows in slices(len(bad), ROWS):
+        values = plane.rows(rows)
+        if one is ref.weight and not one.relative:
             with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
                 values = 1.0 / values
         unusable = ~(np.isfinite(values) & (values > 0))
-        if unusable.all():
-            raise InputError(
-                f"{plane.file}: no pixel of the weight or variance plane for {ref.file}[{ref.hdu}] "
-                "is above 0 and finite; correct the plane or take it out of the configuration"
-            )
-        bad.append(unusable)
-        if not plane.relative:
-            variance = np.where(unusable, np.nan, values)
-    return (np.logical_or.reduce(bad) if bad else None), variance
+        usable += int(np.count_nonzero(~unusable))
+        bad[rows] |= unusable
+        if variance is not None:
+            variance[rows] = np.where(unusable, np.nan, values)
+    if not usable:
+        raise InputError(
+            f"{one.file}: no pixel of the weight or variance plane for {ref.file}[{ref.hdu}] "
+            "is above 0 and finite; correct the plane or take it out of the configuration"
+        )
+    return variance
 
 
-def _mask_planes(
-    ref: ImageRef, files: dict[str, FitsInput], shape: tuple[int, ...]
-) -> Iterator[Bad]:
-    if ref.mask is None:
-        return
-    values = _plane_values(ref, ref.mask, files, shape)
-    if ref.mask.bits is None:
-        yield ~(values == 0)
-    else:
-        chosen = sum(1 << bit for bit in set(ref.mask.bits))
-        flags = np.where(np.isfinite(values), values, chosen).astype(np.int64)
-        yield (flags & chosen) != 0
-
-
-def _plane_values(
-    ref: ImageRef, plane: PlaneRef, files: dict[str, FitsInput], shape: tuple[int, ...]
-) -> Values:
-    source = files[plane.url]
-    spec = plane.hdu
+def _physical(
+    ref: ImageRef, one: PlaneRef, files: dict[str, FitsInput], shape: tuple[int, ...]
+) -> PhysicalPlane:
+    source = files[one.url]
+    spec = one.hdu
     if spec is None and ref.hdu < len(source.hdus) and image_axes(source.hdus[ref.hdu]):
         spec = ref.hdu
-    values = _as_rows(source.physical(select_hdus(source.hdus, spec, plane.file)[0]))
-    if values.shape != shape:
+    plane = source.physical(select_hdus(source.hdus, spec, one.file)[0])
+    if plane.stored.shape != shape:
         raise InputError(
-            f"{plane.file}: the plane has shape {values.shape} but image {ref.file}[{ref.hdu}] has "
-            f"{shape}; they must be equal: correct the plane's file or hdu"
+            f"{one.file}: the plane has shape {plane.stored.shape} but image {ref.file}[{ref.hdu}] "
+            f"has {shape}; they must be equal: correct the plane's file or hdu"
         )
-    return values
+    return plane
 
 
 def _gain(ref: ImageRef, *headers: Any) -> float | None:
