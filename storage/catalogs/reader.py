@@ -28,7 +28,7 @@ from storage.catalogs.source import (
 )
 from storage.catalogs.text import open_csv, open_ecsv, open_text, open_votable
 from storage.config import is_url
-from storage.images.fits_input import store_failures
+from storage.images.fetching import store_failures
 
 __all__ = ["Batch", "CatalogSource", "InputColumn", "Values", "join", "longest", "open_catalog"]
 

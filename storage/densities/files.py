@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from skyfold.errors import InputError, SkyfoldError
 from storage.config import is_url
-from storage.images.fits_input import FitsInput, store_failures
+from storage.images.fetching import store_failures
+from storage.images.fits_input import FitsInput
 
 if TYPE_CHECKING:
     from storage.config import DensitiesConfig, SurveyConfig

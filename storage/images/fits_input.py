@@ -4,17 +4,12 @@ Knows what astropy forgives and an archive must not: data shorter than the heade
 break off half way, unknown BITPIX. Arrays are the stored numbers: BSCALE and BZERO are not applied.
 """
 
-import bz2
-import gzip
-import hashlib
 import math
-import os
-import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -22,25 +17,23 @@ from astropy.io.fits.hdu.image import BITPIX2DTYPE
 from astropy.utils.exceptions import AstropyWarning
 from numpy.typing import NDArray
 
-from skyfold.errors import InputError, SkyfoldError, StoreUnavailableError
+from skyfold.errors import InputError, SkyfoldError
 from storage.config import is_url
-from storage.images.mapped import (
-    LARGE,
-    Content,
-    as_file,
-    give_back,
-    map_file,
-    map_written,
-    part_of,
+from storage.images.fetching import (
+    Options,
+    decompress,
+    digest_of,
+    fetch,
+    opener_of,
+    reason_of,
+    store_failures,
 )
+from storage.images.mapped import Content, as_file, part_of
 
 HduSpec = int | str | tuple[int | str, ...] | None
-Options = Mapping[str, Any]
 
 _BLOCK_BYTES = 2880  # FITS standard 4.0, section 3.1
 _BITPIX = (8, 16, 32, 64, -32, -64)
-_SECRET_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-_COPIED_BYTES = 2**22  # at once
 _SCAN_BLOCK_BYTES = 2**18  # a header takes a few kB: astropy's seeks should not fetch megabytes
 
 
@@ -62,47 +55,10 @@ def reading(name: str) -> Iterator[None]:
             raise
         except Exception as error:  # a dozen unrelated types, after what the damage is
             raise InputError(
-                f"{name}: not a readable FITS file ({_reason(error)}); allowed are FITS files, "
+                f"{name}: not a readable FITS file ({reason_of(error)}); allowed are FITS files, "
                 "plain, gzip, bzip2 or tile-compressed: fetch the file again or take it out of the "
                 "configuration"
             ) from error
-
-
-def _reason(error: BaseException) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    for name in _SECRET_VARIABLES:
-        secret = os.environ.get(name)
-        text = text.replace(secret, "***") if secret else text
-    return text[:300]
-
-
-@contextmanager
-def store_failures(url: str) -> Iterator[None]:
-    """Turn whatever a file system raises into the project's errors, without credentials.
-
-    Parameters
-    ----------
-    url : str
-        What was asked for, as the message names it.
-
-    Raises
-    ------
-    InputError
-        For a missing file or object, or a local file that cannot be read.
-    StoreUnavailableError
-        For a store that refuses, times out or breaks off.
-    """
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise InputError(f"{url}: there is no such file or object; check the path") from error
-    except Exception as error:  # every client library behind fsspec has its own tree
-        if not is_url(url):
-            raise InputError(f"{url}: cannot be read: {_reason(error)}; check the file") from error
-        raise StoreUnavailableError(
-            f"{url}: the store did not answer with data: {_reason(error)}; check the address and "
-            "the access rights (credentials come from the environment)"
-        ) from None  # the cause may print the signed request
 
 
 def glob_url(pattern: str, options: Options) -> list[str]:
@@ -118,45 +74,6 @@ def glob_url(pattern: str, options: Options) -> list[str]:
             for name, info in found.items()
             if info["type"] != "directory"
         )
-
-
-def _fetch(url: str, options: Options) -> Content:
-    """Bytes of a file or object; those of a large one are mapped."""
-    import fsspec
-
-    with store_failures(url):
-        if not is_url(url):
-            with open(url, "rb") as file:
-                is_large = os.fstat(file.fileno()).st_size >= LARGE
-                return map_file(file) if is_large else file.read()
-        system, path = fsspec.core.url_to_fs(url, **options)
-        if (system.size(path) or 0) < LARGE:
-            return bytes(system.cat_file(path))
-        with system.open(path, "rb") as file:
-            return map_written(lambda copy: shutil.copyfileobj(file, copy, _COPIED_BYTES))
-
-
-def _decompress(raw: Content) -> Content:
-    opener = _opener(raw[:3])
-    if opener is None:
-        return raw
-    with opener(as_file(raw)) as packed:
-        plain = packed.read(LARGE)
-        if len(plain) < LARGE:
-            return bytes(plain)
-
-        def write(file: IO[bytes]) -> None:
-            file.write(plain)
-            shutil.copyfileobj(packed, file, _COPIED_BYTES)
-
-        return map_written(write)
-
-
-def _opener(magic: bytes) -> Any:
-    """What opens a compressed file that begins like this; None if it is not compressed."""
-    if magic[:2] == b"\x1f\x8b":
-        return gzip.open
-    return bz2.open if magic[:3] == b"BZh" else None
 
 
 @contextmanager
@@ -190,7 +107,7 @@ def _open_stream(url: str, options: Options, stack: ExitStack) -> Any:
             file = stack.enter_context(open(url, "rb"))  # noqa: SIM115 - the stack closes it
         magic = file.read(3)
         file.seek(0)
-    opener = _opener(magic)
+    opener = opener_of(magic)
     return stack.enter_context(opener(file)) if opener else file
 
 
@@ -303,11 +220,11 @@ class FitsInput:
         StoreUnavailableError
             If the store refuses or breaks off.
         """
-        raw = _fetch(url, options)
+        raw = fetch(url, options)
         with reading(url):
-            plain = _decompress(raw)
+            plain = decompress(raw)
             hdus = _complete_hdus(plain, url)
-        return cls(url, _digest(raw), hdus, plain)
+        return cls(url, digest_of(raw), hdus, plain)
 
     def stored(self, number: int) -> tuple[NDArray[Any], Any]:
         """Stored array of an image HDU, any shape, and its image header.
@@ -352,16 +269,6 @@ class PhysicalPlane:
         if self.blank is not None:
             values[stored == self.blank] = np.nan
         return values
-
-
-def _digest(raw: Content) -> str:
-    """SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    for start in range(0, len(raw), _COPIED_BYTES):
-        digest.update(raw[start : start + _COPIED_BYTES])
-    if not isinstance(raw, bytes):
-        give_back(raw)
-    return digest.hexdigest()
 
 
 def _open_hdus(plain: Content, **how: bool) -> Any:

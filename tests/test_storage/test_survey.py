@@ -17,8 +17,7 @@ from astropy.io import fits
 
 from skyfold.errors import ConfigError, InputError, StoreUnavailableError
 from storage.config import load_config
-from storage.images import fits_input
-from storage.images.mapped import part_of
+from storage.images.mapped import LARGE, part_of
 from storage.survey import ImageRef, PlaneRef, find_images, read_image
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -68,7 +67,7 @@ def survey(tmp_path):
 def read_one(survey, request, monkeypatch):
     """Read an image, also as if its file were a large one."""
     if request.param == "mapped":
-        monkeypatch.setattr(fits_input, "LARGE", 1)
+        monkeypatch.setattr("storage.images.fetching.LARGE", 1)
 
     def read(content, lines="", name="x.fits", **more):
         config = survey({name: content, **more}, f"set = 's'\nfiles = ['{name}']\n{lines}")
@@ -554,11 +553,11 @@ def credentials(monkeypatch):
 
 @pytest.mark.s3
 @pytest.mark.usefixtures("credentials")
-@pytest.mark.parametrize("large", [fits_input.LARGE, 1])
+@pytest.mark.parametrize("large", [LARGE, 1])
 def test_images_on_object_storage(survey, s3_endpoint, large, monkeypatch):
     import s3fs
 
-    monkeypatch.setattr(fits_input, "LARGE", large)
+    monkeypatch.setattr("storage.images.fetching.LARGE", large)
 
     store = s3fs.S3FileSystem(endpoint_url=s3_endpoint)
     store.makedirs("sky", exist_ok=True)
