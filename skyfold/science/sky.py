@@ -122,12 +122,12 @@ def _smooth_mesh(mesh: NDArray[np.float64]) -> NDArray[np.float64]:
     while np.isnan(mesh).any():
         if np.isnan(mesh).all():
             return np.zeros_like(mesh)
-        mesh = np.where(np.isnan(mesh), _median_of_neighbours(mesh), mesh)
-    return _median_of_neighbours(mesh)
+        mesh = np.where(np.isnan(mesh), median_of_neighbours(mesh), mesh)
+    return median_of_neighbours(mesh)
 
 
-def _median_of_neighbours(mesh: NDArray[np.float64]) -> NDArray[np.float64]:
-    """3 x 3 median that ignores what is missing; NaN where all nine are."""
+def median_of_neighbours(mesh: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the 3 x 3 median that ignores what is missing; NaN where all nine are."""
     padded = np.pad(mesh, 1, constant_values=np.nan)
     nine = np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).reshape(-1, 9)
     return row_medians(nine).reshape(mesh.shape)

@@ -23,6 +23,7 @@ from storage.images.mesh import mesh_correction
 from storage.images.selection import (
     HALO,
     blank_leaves,
+    lit_leaves,
     measure_levels,
     sample_levels,
     select_leaves,
@@ -73,6 +74,17 @@ class Look:
             above, coded = strip.above[place], strip.coded[place]
             significance(above, coded, predictions, *about, signal[place], residual[place])
         return signal, residual
+
+    def diffuse(self) -> NDArray[np.float32] | None:
+        """Diffuse light in the background, over the noise of the sky; None without any."""
+        strip, image = self.strip, self.strip.image
+        if image.diffuse is None:
+            return None
+        light = np.empty(strip.stored.shape, np.float32)
+        for tile in strip.tiles:
+            light[strip.place(*tile)] = strip.light(*tile) / image.noise.sigma
+        light *= strip.coded
+        return light
 
 
 class Predicted:
@@ -179,7 +191,7 @@ class Predicted:
 
     def _seen(self, first: int, last: int) -> _Seen:
         look = self.look(first, last)
-        return _Seen(first, last, look.strip.coded, *look.significance())
+        return _Seen(first, last, look.strip.coded, *look.significance(), look.diffuse())
 
     def _judged(self, three: _Three[_Seen], levels: Levels | None) -> _Judged:
         """Leaves of a strip; what the network left of its sky."""
@@ -187,6 +199,9 @@ class Predicted:
         signal, inner = _joined(three, lambda one: one.signal, HALO)
         residual, _ = _joined(three, lambda one: one.residual, HALO)
         leaves = select_leaves(signal, residual, self.fwhm, levels, inner)
+        if own.light is not None:
+            light, _ = _joined(three, lambda one: one.lit, HALO)
+            leaves |= lit_leaves(signal, light, self.fwhm, inner)
         self.leaves[own.first * TILE // LEAF : own.last * TILE // LEAF] = leaves
         kept = _pixels(leaves)
         sky = np.where(own.coded & ~kept, own.residual, np.float32(np.nan))
@@ -208,13 +223,20 @@ class Predicted:
 
 @dataclass(frozen=True, eq=False)
 class _Seen:
-    """A strip of rows of tiles: which pixels are coded, signal and residual over the noise."""
+    """A strip of rows of tiles: what is coded; signal, residual and light over the noise."""
 
     first: int
     last: int
     coded: NDArray[np.bool_]
     signal: NDArray[np.float32]
     residual: NDArray[np.float32]
+    light: NDArray[np.float32] | None
+
+    @property
+    def lit(self) -> NDArray[np.float32]:
+        """Its light, in an image that has any."""
+        assert self.light is not None
+        return self.light
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from skyfold import ladder
 from skyfold.images.index import FLAG_FILL
 from skyfold.ladder import SAFE_INTEGER, TILE
 from skyfold.noise import MESH, NoiseModel, background_at
+from skyfold.science.sky import median_of_neighbours
 from storage.images.fills import find_fills, is_safe_integer
 from storage.images.mapped import part_of
 from storage.images.mesh import mesh_in_steps
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from storage.images.fills import Fills
     from storage.survey import SurveyImage
+
+LEAST_LIGHT = 0.5  # sigma of a pixel: of less, no aperture gathers what is taken for a source
 
 
 class NotLadderableError(Exception):
@@ -78,6 +81,18 @@ class Prepared:
         limits = np.iinfo(np.int32)
         self.mesh = np.clip(self.mesh + steps, limits.min, limits.max).astype(np.int32)
 
+    @cached_property
+    def diffuse(self) -> NDArray[np.int32] | None:
+        """Light that the mesh holds and that is no sky to who measures fluxes; as the mesh.
+
+        What nodes are above the median of those around them, which is the sky of `skyfold.science`.
+        None where it is less than a part of the noise.
+        """
+        light = np.maximum(self.mesh - np.rint(median_of_neighbours(self.mesh.astype(float))), 0)
+        if light.max() * self.noise.background_step < LEAST_LIGHT * self.noise.sigma:
+            return None
+        return light.astype(np.int32)
+
     def strip(self, first: int, last: int) -> Strip:
         """Some rows of tiles, with the background as it is now."""
         return Strip(self, first, last)
@@ -120,6 +135,13 @@ class Strip:
         """Background of a tile [grid units]."""
         rows, columns = (slice(t * TILE, (t + 1) * TILE) for t in (ty, tx))
         return background_at(self.image.mesh, self.image.noise.background_step, rows, columns)
+
+    def light(self, ty: int, tx: int) -> NDArray[np.float64]:
+        """Diffuse light in the background of a tile, where there is any [grid units]."""
+        assert self.image.diffuse is not None
+        rows, columns = (slice(t * TILE, (t + 1) * TILE) for t in (ty, tx))
+        step = self.image.noise.background_step
+        return background_at(self.image.diffuse, step, rows, columns)
 
     def grid(self, ty: int, tx: int) -> NDArray[np.int64]:
         """Stored pixels of a tile on the grid; background where none is coded."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SOURCE_SIGNIFICANCE = 4.2  # matched filter; a source of S/N 5 in a 1 FWHM aperture has 6.2
+LIT_SIGNIFICANCE = 6.0  # with diffuse light, which is known without noise: no margin below 6.2
 REACH = 1.0  # FWHM around what the filter sees, which is itself as wide
 EXTENDED_SIGNIFICANCE = 5.0
 RESIDUAL_SIGNIFICANCE = 5.0
@@ -80,6 +81,27 @@ def select_leaves(
     if inner is not None:
         kept, signal = kept[inner.start // LEAF : inner.stop // LEAF], signal[inner]
     return kept | _crowded(kept, _leaves(signal != 0))
+
+
+def lit_leaves(
+    signal: NDArray[np.float32], light: NDArray[np.float32], fwhm: float, inner: slice
+) -> NDArray[np.bool_]:
+    """Leaves of what is a source only with the diffuse light that it lies on.
+
+    Photometry, whose sky is smoother than the mesh, counts that light as theirs.
+
+    Parameters
+    ----------
+    signal, light : ndarray, shape (ny, nx), float32
+        Pixels less the background, and the light in it, over their noise.
+    fwhm, inner
+        As `select_leaves` takes them.
+    """
+    psf = max(fwhm / FWHM_TO_SIGMA, 0.6)
+    noise = 1 / (2 * psf * math.sqrt(math.pi))
+    seen = (gaussian(signal, psf) + light > LIT_SIGNIFICANCE * noise) & (light > 0)
+    leaves = _dilated(_leaves(seen), max(REACH * fwhm / LEAF, EIGHT))
+    return leaves[inner.start // LEAF : inner.stop // LEAF]
 
 
 def _crowded(kept: NDArray[np.bool_], measured: NDArray[np.bool_]) -> NDArray[np.bool_]:

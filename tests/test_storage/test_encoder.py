@@ -181,6 +181,26 @@ def test_all_of_a_tile_is_kept_where_most_is():
     assert kept[128:].mean() < 0.1
 
 
+def kept_at_sources(stored: np.ndarray, network) -> np.ndarray:
+    return encode_image(survey_image(stored), network, 0.5).layers["bounded"] & 1 == 1
+
+
+def test_what_diffuse_light_makes_a_source_is_kept(network):
+    """Of the light of a cluster, which its background mesh holds, photometry makes sources."""
+    y, x = np.indices((768, 768)) - 384
+    noise = np.random.default_rng(2).normal(300, 10, y.shape)
+    light = 35 * np.exp(-(x**2 + y**2) / (2 * 64**2))
+    kept = kept_at_sources(np.rint(noise + light).astype("i2"), network)
+    assert kept[light > 24].mean() > 0.95  # half of it, if the mesh were the sky
+    assert kept[light < 1].mean() < 0.01
+
+
+def test_a_sky_that_rises_evenly_is_no_light(network):
+    noise = np.random.default_rng(2).normal(300, 10, (768, 768))
+    sloped = np.rint(noise + 0.1 * np.arange(768)).astype("i2")  # 0.6 sigma a cell of the mesh
+    assert kept_at_sources(sloped, network).mean() < 0.01
+
+
 def test_the_mesh_takes_the_mean_error_of_what_is_not_kept(network):
     sky = synthetic.sky((1024, 1024), sources=400, sigma=9.0, background=300, seed=4)
     encoded = encode_image(survey_image(np.rint(sky).astype("i2")), network, 0.5)
