@@ -54,7 +54,7 @@ class EncodedImage:
     fwhm_pix : float or None
     quantum : Quantum or None
         With the layer `quantum`, where floats were integers before.
-    parameters : ndarray or None
+    parameters : ndarray, shape (2, ny), float64, or None
         That layer.
     odd_cells : bool
         As `skyfold.ladder.cell_width` takes it.

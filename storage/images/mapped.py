@@ -79,7 +79,7 @@ def part_of(plane: NDArray[Any], place: Any) -> NDArray[Any]:
 
     Parameters
     ----------
-    plane : ndarray
+    plane : ndarray, any shape
         In memory, or a view of a mapped file.
     place : slice or tuple of slice
     """

@@ -52,7 +52,7 @@ class Refined:
         Width of a cell of `sources` in quarters of one of `bounded`.
     quantum : Quantum or None
         How the pixels were quantised.
-    parameters : ndarray, shape (2, ny), or None
+    parameters : ndarray, shape (2, ny), float64, or None
         The layer of that name, if there is one: of the whole image.
     """
 
