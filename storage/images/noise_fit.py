@@ -49,11 +49,14 @@ class NoiseFit:
         Variance per unit of signal [stored unit].
     background : ndarray, shape (nodes_y, nodes_x), float64
         At the centres of cells of 64 x 64 pixels [stored unit].
+    is_measured : ndarray of bool, shape of `background`
+        Cells with pixels of their own; others have the median of these.
     """
 
     sigma: float
     slope: float
     background: NDArray[np.float64]
+    is_measured: NDArray[np.bool_]
 
 
 def fit_noise(image: SurveyImage, fills: Fills) -> NoiseFit:
@@ -65,13 +68,13 @@ def fit_noise(image: SurveyImage, fills: Fills) -> NoiseFit:
     fills : Fills
         From `find_fills`.
     """
-    background = _background(image, fills)
+    background, is_measured = _background(image, fills)
     sky = _Sky(image, fills, background)
     sigma = _with_variance(_quiet_sigma(sky), image)
     if image.stored.dtype.kind != "f" and sigma < MIN_INTEGER_SIGMA:
         sigma = 0.0
     slope = _slope(sky, sigma) if sigma > 0 else 0.0
-    return NoiseFit(sigma, slope, background)
+    return NoiseFit(sigma, slope, background, is_measured)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,17 +176,18 @@ def _spread(
     return spread
 
 
-def _background(image: SurveyImage, fills: Fills) -> NDArray[np.float64]:
-    """Clipped median of every mesh cell; cells without pixels take the median of the others."""
+def _background(image: SurveyImage, fills: Fills) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Clipped median of every mesh cell, and which have pixels; others take the median of these."""
     height = MESH * max(MESH * TOGETHER // image.stored.shape[1], 1)
     cells = (
         _cells(_values(image, fills, rows), MESH) for rows in slices(len(image.stored), height)
     )
     # a third of the pixels: the mesh need not be finer
     centre = np.concatenate([_clipped(one[..., ::3])[0] for one in cells])
-    known = centre[np.isfinite(centre)]
-    centre[~np.isfinite(centre)] = np.median(known if known.size else _all_values(image, fills))
-    return centre
+    is_measured = np.isfinite(centre)
+    known = centre[is_measured] if is_measured.any() else _all_values(image, fills)
+    centre[~is_measured] = np.median(known)
+    return centre, is_measured
 
 
 def _all_values(image: SurveyImage, fills: Fills) -> NDArray[np.float64]:

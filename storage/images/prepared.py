@@ -69,6 +69,8 @@ class Prepared:
         nodes = self.tiles[0] * TILE // MESH, self.tiles[1] * TILE // MESH
         exponent, step = self.noise.grid_exponent, self.noise.background_step
         self.mesh = mesh_in_steps(fit.background, exponent, step, nodes)
+        self._is_measured = np.zeros(nodes, bool)
+        self._is_measured[tuple(map(slice, fit.is_measured.shape))] = fit.is_measured
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -85,10 +87,11 @@ class Prepared:
     def diffuse(self) -> NDArray[np.int32] | None:
         """Light that the mesh holds and that is no sky to who measures fluxes; as the mesh.
 
-        What nodes are above the median of those around them, which is the sky of `skyfold.science`.
-        None where it is less than a part of the noise.
+        What nodes are above the median of those around them that were measured, which is the sky of
+        `skyfold.science`. None where it is less than a part of the noise.
         """
-        light = np.maximum(self.mesh - np.rint(median_of_neighbours(self.mesh.astype(float))), 0)
+        mesh = np.where(self._is_measured, self.mesh, np.nan)
+        light = np.nan_to_num(np.maximum(mesh - np.rint(median_of_neighbours(mesh)), 0))
         if light.max() * self.noise.background_step < LEAST_LIGHT * self.noise.sigma:
             return None
         return light.astype(np.int32)

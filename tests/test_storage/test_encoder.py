@@ -201,6 +201,15 @@ def test_a_sky_that_rises_evenly_is_no_light(network):
     assert kept_at_sources(sloped, network).mean() < 0.01
 
 
+def test_the_edge_of_a_turned_image_is_no_light(network):
+    """Cells of the mesh without pixels have the sky of the others, not that beside them."""
+    y, x = np.indices((1024, 1024)) - 512
+    noise = np.random.default_rng(2).normal(500, 10, y.shape)
+    sloped = np.where(np.abs(y) + np.abs(x) < 500, noise + 0.3 * x, 0).astype("f4")
+    kept = kept_at_sources(sloped, network)[:1024, :1024]
+    assert kept[sloped != 0].mean() < 0.04
+
+
 def test_the_mesh_takes_the_mean_error_of_what_is_not_kept(network):
     sky = synthetic.sky((1024, 1024), sources=400, sigma=9.0, background=300, seed=4)
     encoded = encode_image(survey_image(np.rint(sky).astype("i2")), network, 0.5)
