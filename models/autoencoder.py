@@ -281,6 +281,8 @@ def train(
     start = time.monotonic()
     config = AutoencoderConfig(**options)
     keras.utils.set_random_seed(seed)
+    if steps is not None and keras.backend.backend() == "tensorflow":
+        _repeat_sums()
     weighed = source_weights(patches, weights, emphasis=config.emphasis, bright=config.bright)
     basis, _ = patch_basis(patches, weighed, config.channels)
     model = RateDistortion(*networks(config, basis), config, seed)
@@ -292,6 +294,16 @@ def train(
     history = _descend(model, patches, weighed, spent, np.random.default_rng(seed), on_step)
     facts = {"model": "autoencoder", **asdict(config), "steps": int(history[-1]["step"])}
     return TrainedModel(model.encoder, model.decoder, facts, history)
+
+
+def _repeat_sums() -> None:
+    """Have TensorFlow add in one order however its threads are timed, as long as the process runs.
+
+    Of a budget of time nothing is repeated, and a GPU is slower for it.
+    """
+    import tensorflow as tf
+
+    tf.config.experimental.enable_op_determinism()
 
 
 def _descend(
