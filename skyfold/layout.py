@@ -23,6 +23,7 @@ import numpy as np
 
 from skyfold.codecs.blocks import BlocksCodec
 from skyfold.codecs.interlaced import InterlacedCodec
+from skyfold.codecs.kept import KeptCodec
 from skyfold.codecs.latents import LatentsCodec
 from skyfold.codecs.sparse import SparseCodec
 from skyfold.codecs.tagged import TaggedCodec
@@ -146,7 +147,7 @@ class ImageGroup:
         if layer == "direct":
             return self.dtype, direct_codec(self.dtype)
         if layer != "exact":
-            return "int32", TaggedCodec() if layer == "bounded" else InterlacedCodec()
+            return "int32", TaggedCodec() if layer == "bounded" else KeptCodec()
         wide = np.dtype(self.dtype).itemsize == 8
         return ("int64" if wide else "int32"), BlocksCodec()
 

@@ -18,6 +18,7 @@ import onnxruntime as ort
 import pyarrow as pa
 import pyarrow.parquet as pq
 from independent_interlaced import decode_interlaced, decode_tagged
+from independent_kept import decode_kept
 from pcodec import standalone
 
 TILE, BLOCK, MESH, STRIDE = 256, 8, 64, 8
@@ -127,6 +128,9 @@ class Image:
         if first == "skyfold.interlaced":
             blocks = partial(decode_blocks, shape=shape, dtype=dtype)
             return decode_interlaced(data, shape, blocks).astype(dtype)
+        if first == "skyfold.kept":
+            blocks = partial(decode_blocks, shape=shape, dtype=dtype)
+            return decode_kept(data, shape, blocks).astype(dtype)
         if first == "skyfold.tagged":
             blocks = partial(decode_blocks, shape=shape, dtype=dtype)
             return decode_tagged(data, shape, blocks).astype(dtype)

@@ -17,6 +17,7 @@ import pytest
 
 from skyfold.codecs.blocks import BlocksCodec
 from skyfold.codecs.interlaced import InterlacedCodec
+from skyfold.codecs.kept import KeptCodec
 from skyfold.codecs.latent_tables import LatentTables, register_tables
 from skyfold.codecs.latents import LatentsCodec
 from skyfold.codecs.sparse import SparseCodec
@@ -26,6 +27,7 @@ GOLDEN = Path(__file__).parent / "golden"
 CODECS = {
     "skyfold.blocks": BlocksCodec,
     "skyfold.interlaced": InterlacedCodec,
+    "skyfold.kept": KeptCodec,
     "skyfold.sparse": SparseCodec,
     "skyfold.tagged": TaggedCodec,
 }
@@ -61,6 +63,10 @@ def chunks() -> dict[tuple[str, str], np.ndarray]:
     cells = np.where(some, 2 * noise.round() + 1, 2 * white.round()).astype("i4")
     found["skyfold.tagged", "two_kinds_i4"] = cells
     found["skyfold.tagged", "predicted_i4"] = np.where(some, cells, 2 * plane).astype("i4")
+    spots = np.kron(hill[::2, ::2] > 2, np.ones((2, 2), bool))[None] | (some & some[:, ::-1])
+    found["skyfold.kept", "few_i4"] = np.where(spots, (noise / 2).round(), 0).astype("i4")
+    found["skyfold.kept", "most_i4"] = np.where(spots, 0, (3 * noise).round()).astype("i4")
+    found["skyfold.kept", "predicted_i4"] = np.where(spots, 9 * plane, 0).astype("i4")
     return found
 
 

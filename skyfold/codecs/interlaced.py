@@ -31,16 +31,15 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import constriction
 import numpy as np
 from numpy.typing import NDArray
 
 from skyfold.codecs.blocks import BlocksCodec
 from skyfold.codecs.chunk import ChunkCodec
+from skyfold.codecs.coded import Reader, Writer
 from skyfold.codecs.interlaced_passes import CLIP, COARSEST, SMALLEST, Ints, Plan, Walk
 from skyfold.codecs.quadtree import decode_mask, encode_mask
 from skyfold.codecs.streams import compress, decompress, needs_more_than
-from skyfold.codecs.tables import DIRECT, Table, get_table, join, lengths, split
 from skyfold.errors import CorruptDataError
 from skyfold.ladder import LEAF
 
@@ -54,66 +53,20 @@ def decode_plane(
 ) -> NDArray[np.int32]:
     """Plane of a stated shape; where `used` is False, zero."""
     plan, body = Plan.from_bytes(data)
-    words = np.frombuffer(body + bytes(-len(body) % 4), "<u4").astype(np.uint32)
-    decoder = _Decoder(constriction.stream.queue.RangeDecoder(words), plan)
+    reader = Reader(body, plan.tables)
     walk = Walk(shape, used)
     coarsest = slice(None, None, COARSEST)
     coarse = walk.values[coarsest, coarsest]
     coded = np.ones(coarse.shape, bool) if used is None else used[coarsest, coarsest]
     last = np.full(np.count_nonzero(coded), len(plan.tables) - 1, np.uint8)
-    coarse[coded] = decoder.read(last)
+    coarse[coded] = reader.read(last)
     walk.sizes[coarsest, coarsest] = np.minimum(np.abs(coarse), CLIP)
     for known, distance, number in walk.passes():
         weights = plan.of(distance, number)
-        residuals = decoder.read(plan.contexts(known.expect(number, weights.context)))
+        residuals = reader.read(plan.contexts(known.expect(number, weights.context)))
         known.learn(number, residuals + known.predict(number, weights), residuals)
     values = walk.values + np.int32(plan.offset)
     return values if used is None else np.where(used, values, 0)
-
-
-class _Decoder:
-    """Reads residuals, of one context after the other."""
-
-    def __init__(self, coder: Any, plan: Plan) -> None:
-        self.coder = coder
-        self.tables = [get_table(*pair) for pair in plan.tables]
-
-    def read(self, contexts: NDArray[np.uint8]) -> Ints:
-        """Residuals of a pass, of the shape of their contexts."""
-        order, runs = grouped(contexts.ravel())
-        parts = [self._run(self.tables[context], count) for context, count in runs]
-        read = np.empty(contexts.size, np.int32)
-        read[order] = np.concatenate([*parts, np.empty(0, np.int32)])
-        return read.reshape(contexts.shape)
-
-    def _run(self, table: Table, count: int) -> Ints:
-        symbols = self.coder.decode(table.model, count)
-        whole = symbols - DIRECT
-        if symbols.max() > 2 * DIRECT:
-            bits = lengths(symbols)
-            whole = join(symbols, bits, self._plain(bits))
-        if not table.shift:
-            return whole
-        low = self.coder.decode(_uniform(table.shift), count)
-        return (whole << table.shift) + low
-
-    def _plain(self, bits: Ints) -> Ints:
-        plain = np.zeros_like(bits)
-        for length in np.unique(bits[bits > 0]):
-            one = bits == length
-            plain[one] = self.coder.decode(_uniform(length), int(one.sum()))
-        return plain
-
-
-def grouped(contexts: NDArray[np.uint8]) -> tuple[NDArray[np.intp], list[tuple[int, int]]]:
-    """Order by context, and the number of each that there is."""
-    counts = np.bincount(contexts)
-    runs = [(int(context), int(counts[context])) for context in np.flatnonzero(counts)]
-    return np.argsort(contexts, kind="stable"), runs
-
-
-def _uniform(bits: int) -> Any:
-    return constriction.stream.model.Uniform(1 << int(bits))
 
 
 def encode_passes(plan: Plan, passes: list[tuple[Ints, Ints]]) -> bytes:
@@ -124,34 +77,11 @@ def encode_passes(plan: Plan, passes: list[tuple[Ints, Ints]]) -> bytes:
     passes : list of (doubts, residuals)
         Of what is coded, by pass; the coarsest pixels come first and have no doubts.
     """
-    coder = constriction.stream.queue.RangeEncoder()
+    writer = Writer(plan.tables)
     for doubts, residuals in passes:
         last = np.full(len(residuals), len(plan.tables) - 1, np.uint8)
-        contexts = plan.contexts(doubts) if len(doubts) else last
-        order, runs = grouped(contexts)
-        _write(coder, [(get_table(*plan.tables[one]), n) for one, n in runs], residuals[order])
-    return plan.to_bytes() + coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
-
-
-def _write(coder: Any, runs: list[tuple[Table, int]], residuals: Ints) -> None:
-    """Code residuals, of which so many follow one another in each table."""
-    shifts = np.repeat([table.shift for table, _ in runs], [count for _, count in runs])
-    symbols, bits, plain = split(residuals, shifts if shifts.any() else 0)
-    with_plain, start = np.flatnonzero(bits), 0
-    for table, count in runs:
-        run = slice(start, start + count)
-        coder.encode(symbols[run], table.model)
-        first, last = np.searchsorted(with_plain, (start, start + count))
-        if last > first:
-            _write_plain(coder, bits[with_plain[first:last]], plain[with_plain[first:last]])
-        if table.shift:
-            coder.encode(residuals[run] & ((1 << table.shift) - 1), _uniform(table.shift))
-        start += count
-
-
-def _write_plain(coder: Any, bits: Ints, plain: Ints) -> None:
-    for length in np.flatnonzero(np.bincount(bits)).tolist():
-        coder.encode(plain[bits == length], _uniform(length))
+        writer.write(plan.contexts(doubts) if len(doubts) else last, residuals)
+    return plan.to_bytes() + writer.words()
 
 
 @dataclass(frozen=True)
@@ -196,7 +126,7 @@ class InterlacedCodec(ChunkCodec):
             return BlocksCodec().decode_chunk(rest, shape, dtype)
         if kind not in (_ALL, _SOME, _PLAIN):
             raise CorruptDataError(f"skyfold.interlaced chunk begins with {kind}; 0 to 3 is known")
-        if not _is_plane(shape):
+        if not is_plane(shape):
             raise CorruptDataError(
                 f"skyfold.interlaced chunk of shape {shape}: planes have sides of {SMALLEST} or "
                 f"more, in steps of {COARSEST}"
@@ -232,6 +162,11 @@ def encode_used(plane: NDArray[Any], used: NDArray[np.bool_]) -> tuple[int, byte
     if predicted is not None and len(predicted) < WORTH * len(plain):
         return _SOME, predicted
     return _PLAIN, plain
+
+
+def encode_plain(plane: NDArray[Any], leaves: NDArray[np.bool_]) -> bytes:
+    """Chunk of a plane, some leaves of which are coded, as a pcodec stream."""
+    return bytes([_PLAIN]) + write_mask(leaves) + compress(plane[pixels_of(leaves)])
 
 
 def decode_used(
@@ -287,12 +222,13 @@ def read_mask(data: bytes, plane: tuple[int, int]) -> tuple[NDArray[np.bool_], b
 
 def is_near_plane(chunk: NDArray[Any]) -> bool:
     """Whether a chunk can be coded here: a plane of integers near each other."""
-    if chunk.dtype.kind not in "iu" or not _is_plane(chunk.shape):
+    if chunk.dtype.kind not in "iu" or not is_plane(chunk.shape):
         return False
     return int(chunk.max()) - int(chunk.min()) < LIMIT
 
 
-def _is_plane(shape: tuple[int, ...]) -> bool:
+def is_plane(shape: tuple[int, ...]) -> bool:
+    """Whether a chunk has the shape of a plane that can be coded here."""
     ny, nx = shape[-2:]
     whole = all(side % COARSEST == 0 and side >= SMALLEST for side in (ny, nx))
     return whole and math.prod(shape) == ny * nx

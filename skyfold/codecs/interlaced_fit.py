@@ -45,6 +45,8 @@ FEW_CONTEXTS = 8  # of fewer residuals than these: each context's table takes fo
 MANY = 2**14
 MIN_CODED = 2048  # pixels below which what is stored of a fit is not worth it
 MIN_CORRELATION = 0.15  # of neighbours, below which pcodec is as good to a thousandth
+_AROUND = 3  # times what one neighbour explains, four explain
+_PLAN = 300  # bytes that a prediction has to save: its plan, and what contexts alone save
 MIN_GAIN = 0.004  # bits a pixel below which a prediction is left out: it only fits noise
 STEEP = 0.9  # share of pixels that are calm
 MIN_SPREAD = 1.2  # of most doubts, largest to smallest: below it one context will do
@@ -66,18 +68,38 @@ def is_predictable(values: Ints, used: Used) -> bool:
     White noise, which is most of what a good model leaves, is not worth a fit.
     """
     used = values != 0 if used is None else used
+    cut = _centred(values, used)
+    if cut is None:
+        return False
+    apart = np.abs(cut)
+    apart -= apart[used].mean()
+    return max(_neighbours_agree(one, used) for one in (cut, apart)) > MIN_CORRELATION
+
+
+def is_worth_prediction(values: Ints, used: NDArray[np.bool_]) -> bool:
+    """Whether predictions by neighbours may save more than the weights that they take."""
+    cut = _centred(values, used)
+    if cut is None:
+        return False
+    explained = min(_AROUND * _neighbours_agree(cut, used) ** 2, 0.99)
+    return bool(-0.5 * math.log2(1 - explained) * np.count_nonzero(used) > 8 * _PLAN)
+
+
+def _centred(values: Ints, used: NDArray[np.bool_]) -> Floats | None:
+    """Values about zero, without what is far off; None where there are too few."""
     coded = values[used]
     if coded.size < MIN_CODED:
-        return False
-    offset, size = _typical(coded), 4 * float(np.abs(coded).mean())
+        return None
+    size = 4 * float(np.abs(coded).mean())
+    return np.clip(values - _typical(coded), -size, size).astype(np.float32)
+
+
+def _neighbours_agree(values: Floats, used: NDArray[np.bool_]) -> float:
+    """Correlation, of either sign, of neighbours in some lines: the larger of both directions."""
+    found = []
     for lines, there in ((values[::4], used[::4]), (values.T[::4], used.T[::4])):
-        cut = np.clip(lines - offset, -size, size).astype(np.float32)
-        apart = np.abs(cut)
-        apart -= apart[there].mean() if there.any() else 0
-        both = there[:, :-1] & there[:, 1:]
-        if any(abs(_correlation(one, both)) > MIN_CORRELATION for one in (cut, apart)):
-            return True
-    return False
+        found.append(abs(_correlation(lines, there[:, :-1] & there[:, 1:])))
+    return max(found)
 
 
 def _correlation(lines: Floats, both: NDArray[np.bool_]) -> float:

@@ -35,17 +35,18 @@ def _repeats(values: NDArray[Any]) -> bool:
     return values.size > 1 and bool(np.mean(values[1:] == values[:-1]) >= MIN_REPEATS)
 
 
-def needs_more_than(values: NDArray[Any], size: int) -> bool:
+def needs_more_than(values: NDArray[Any], size: int, of_entropy: float = LEAST_OF_ENTROPY) -> bool:
     """Whether a stream of integers near each other is sure to take more than so many bytes.
 
-    By the entropy of single values, less what differences of correlated ones could save a stream.
+    By the entropy of single values, less what differences of correlated ones could save a stream:
+    1 where it is known that there are none.
     """
     if not values.size or _repeats(values):
         return False
     counts = np.bincount(np.subtract(values, values.min(), dtype=np.int64).ravel())
     counts = counts[counts > 0]
     bits = values.size * np.log2(values.size) - counts @ np.log2(counts)
-    return bool(size < LEAST_OF_ENTROPY * bits / 8)
+    return bool(size < of_entropy * bits / 8)
 
 
 def decompress(data: bytes, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-SOURCE_SIGNIFICANCE = 4.2  # matched filter; a source of S/N 5 in a 1 FWHM aperture has 6.2
+SOURCE_SIGNIFICANCE = 4.4  # matched filter; a source of S/N 5 in a 1 FWHM aperture has 6.2
 LIT_SIGNIFICANCE = 6.0  # with diffuse light, which is known without noise: no margin below 6.2
 REACH = 1.0  # FWHM around what the filter sees, which is itself as wide
 EXTENDED_SIGNIFICANCE = 5.0

@@ -28,6 +28,7 @@ from skyfold.codecs.blocks import BlocksCodec
 from skyfold.codecs.columns import ListsCodec, NumbersCodec, TextCodec
 from skyfold.codecs.density import DensityCodec
 from skyfold.codecs.interlaced import InterlacedCodec
+from skyfold.codecs.kept import KeptCodec
 from skyfold.codecs.latent_tables import LatentTables
 from skyfold.codecs.latents import decode_latents, encode_latents
 from skyfold.codecs.nonzero import NonzeroCodec
@@ -319,6 +320,9 @@ TARGETS: dict[str, Target] = {
         lambda: [_blocky() * 0, _blocky(), _blocky() + 99, _blocky().astype("f4")],
     ),
     "interlaced": _chunk_target(InterlacedCodec(), (1, 64, 64), _planes),
+    "kept": _chunk_target(
+        KeptCodec(), (1, 64, 64), lambda: [one * odd for one in _planes() for odd in _odd()]
+    ),
     "tagged": _chunk_target(
         TaggedCodec(), (1, 64, 64), lambda: [2 * one + odd for one in _planes() for odd in _odd()]
     ),
