@@ -103,8 +103,8 @@ class Predicted:
     latents : ndarray, shape (tiles, 32, 32, channels), int16
     fwhm : float
         Of points [pixel].
-    leaves : ndarray of bool, shape (ny / 2, nx / 2)
-        What `sources` keeps.
+    leaves, core : ndarray of bool, shape (ny / 2, nx / 2)
+        What `sources` keeps, and what of it is the core of something.
     coded : ndarray of int, shape (tiles,)
         Pixels of each tile that are measurements.
     share : float
@@ -118,7 +118,7 @@ class Predicted:
         self.rows = [(first, min(first + rows, down)) for first in range(0, down, rows)]
         side = TILE // STRIDE
         self.latents = np.zeros((down * across, side, side, network.channels), np.int16)
-        self.leaves = np.zeros((down * TILE // LEAF, across * TILE // LEAF), bool)
+        self.leaves, self.core = np.zeros((2, down * TILE // LEAF, across * TILE // LEAF), bool)
         self.coded = np.zeros(down * across, np.int64)
         self._only = self._new_look(*self.rows[0]) if len(self.rows) == 1 else None
         self.fwhm = self._encode(fwhm_pix)
@@ -136,9 +136,10 @@ class Predicted:
     def _tiles(self, first: int, last: int) -> slice:
         return slice(first * self.image.tiles[1], last * self.image.tiles[1])
 
-    def kept(self, first: int, last: int) -> NDArray[np.bool_]:
-        """Pixels that `sources` keeps of some rows of tiles."""
-        return _pixels(self.leaves[first * TILE // LEAF : last * TILE // LEAF])
+    def kept(self, first: int, last: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Pixels that `sources` keeps of some rows of tiles, and those of the core."""
+        rows = slice(first * TILE // LEAF, last * TILE // LEAF)
+        return _pixels(self.leaves[rows]), _pixels(self.core[rows])
 
     def _encode(self, fwhm_pix: float | None) -> float:
         """Latents of all strips; the width of points."""
@@ -198,11 +199,14 @@ class Predicted:
         own = three[1]
         signal, inner = _joined(three, lambda one: one.signal, HALO)
         residual, _ = _joined(three, lambda one: one.residual, HALO)
-        leaves = select_leaves(signal, residual, self.fwhm, levels, inner)
+        leaves, core = select_leaves(signal, residual, self.fwhm, levels, inner)
         if own.light is not None:
             light, _ = _joined(three, lambda one: one.lit, HALO)
-            leaves |= lit_leaves(signal, light, self.fwhm, inner)
-        self.leaves[own.first * TILE // LEAF : own.last * TILE // LEAF] = leaves
+            lit, its_core = lit_leaves(signal, light, self.fwhm, inner)
+            leaves |= lit
+            core |= its_core
+        rows = slice(own.first * TILE // LEAF, own.last * TILE // LEAF)
+        self.leaves[rows], self.core[rows] = leaves, core
         kept = _pixels(leaves)
         sky = np.where(own.coded & ~kept, own.residual, np.float32(np.nan))
         return _Judged(own.first, own.last, sky, int(np.count_nonzero(own.coded & kept)))

@@ -5,7 +5,8 @@ network left there is not noise: a pixel beyond 5 sigma, or a filtered residual 
 scale. What a source is, is judged as photometry judges it, by the noise of its pixels taken as
 independent; residuals are compared with their own filtered scatter on the quiet side, so that
 correlated noise is no surprise. Of a tile of which most is kept, all is: saying what is not would
-cost about as much as coding it.
+cost about as much as coding it. The core of what is kept is where light was seen or was not
+expected; around it lie the pixels that only wide apertures reach.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 SOURCE_SIGNIFICANCE = 4.4  # matched filter; a source of S/N 5 in a 1 FWHM aperture has 6.2
 LIT_SIGNIFICANCE = 6.0  # with diffuse light, which is known without noise: no margin below 6.2
 REACH = 1.0  # FWHM around what the filter sees, which is itself as wide
+CORE = 0.4  # FWHM around it that are of a source's core
 EXTENDED_SIGNIFICANCE = 5.0
 RESIDUAL_SIGNIFICANCE = 5.0
 HALO = 192  # rows of pixels, from beyond which nothing reaches into others
@@ -44,8 +46,8 @@ def select_leaves(
     fwhm: float,
     levels: Levels | None = None,
     inner: slice | None = None,
-) -> NDArray[np.bool_]:
-    """Leaves that `sources` keeps.
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Leaves that `sources` keeps, and those of them that are the core of something.
 
     Parameters
     ----------
@@ -63,29 +65,34 @@ def select_leaves(
 
     Returns
     -------
-    ndarray of bool, shape (rows of `inner` / 2, nx / 2)
+    kept, core : ndarray of bool, shape (rows of `inner` / 2, nx / 2)
     """
-    kept = np.zeros((signal.shape[0] // LEAF, signal.shape[1] // LEAF), bool)
+    kept, core = np.zeros((2, signal.shape[0] // LEAF, signal.shape[1] // LEAF), bool)
     for number, (kind, plane) in enumerate(_filtered(signal, residual, fwhm)):
         smooth = gaussian(plane, kind.sigma)
         level = levels[number] if levels else kind.level([_sample(smooth, plane)])
         seen = level.above(smooth, kind.significance)
+        if kind.of_sources and not kind.of_leaves:
+            around = _around(_leaves(seen), fwhm)
+            kept, core = kept | around[0], core | around[1]
+            continue
         if kind.of_sources:
-            radius = max(REACH * fwhm / LEAF, EIGHT)
-            kept |= seen if kind.of_leaves else _dilated(_leaves(seen), radius)
+            kept |= seen
             continue
         seen |= level.below(smooth, kind.significance)
         if not kind.of_leaves:
             seen = _leaves(seen | (np.abs(plane) > RESIDUAL_SIGNIFICANCE))
-        kept |= seen
+        core |= seen
+    kept |= core
     if inner is not None:
-        kept, signal = kept[inner.start // LEAF : inner.stop // LEAF], signal[inner]
-    return kept | _crowded(kept, _leaves(signal != 0))
+        rows = slice(inner.start // LEAF, inner.stop // LEAF)
+        kept, core, signal = kept[rows], core[rows], signal[inner]
+    return kept | _crowded(kept, _leaves(signal != 0)), core
 
 
 def lit_leaves(
     signal: NDArray[np.float32], light: NDArray[np.float32], fwhm: float, inner: slice
-) -> NDArray[np.bool_]:
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Leaves of what is a source only with the diffuse light that it lies on.
 
     Photometry, whose sky is smoother than the mesh, counts that light as theirs.
@@ -99,9 +106,15 @@ def lit_leaves(
     """
     psf = max(fwhm / FWHM_TO_SIGMA, 0.6)
     noise = 1 / (2 * psf * math.sqrt(math.pi))
-    seen = (gaussian(signal, psf) + light > LIT_SIGNIFICANCE * noise) & (light > 0)
-    leaves = _dilated(_leaves(seen), max(REACH * fwhm / LEAF, EIGHT))
-    return leaves[inner.start // LEAF : inner.stop // LEAF]
+    seen = _leaves((gaussian(signal, psf) + light > LIT_SIGNIFICANCE * noise) & (light > 0))
+    kept, core = _around(seen, fwhm)
+    rows = slice(inner.start // LEAF, inner.stop // LEAF)
+    return kept[rows], core[rows]
+
+
+def _around(seen: NDArray[np.bool_], fwhm: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Leaves that are kept around those where something is seen, and those of its core."""
+    return _dilated(seen, max(REACH * fwhm / LEAF, EIGHT)), _dilated(seen, CORE * fwhm / LEAF)
 
 
 def _crowded(kept: NDArray[np.bool_], measured: NDArray[np.bool_]) -> NDArray[np.bool_]:

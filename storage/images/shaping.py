@@ -29,6 +29,7 @@ _LEAST, _BY_ROOT = 0.3, 1.18  # cells, and more for the root of a FWHM: wider fo
 _NARROW, _SLOPE = 1.5, 2.2  # FWHM [pixel] up to which cells are fine, and cells for each beyond
 _CROWDED = (0.35, 0.6)  # share kept from which cells are narrower, and from which they are fine
 _PRICE = 0.27  # squared cells of the width asked for, of error, that a bit is worth
+_OUTER = 3.0  # times as dear is a bit of a pixel that only wide apertures reach
 _START = 0.1  # cells by which the start prefers the number nearer zero
 _ROUNDS = 3  # over all pixels; a fourth saves another hundredth of the bits
 _LARGEST = 15  # cell whose bits are counted by themselves
@@ -73,6 +74,7 @@ def shaped_cells(
     coarse: int,
     fwhm_pix: float,
     fine: float = 1.0,
+    outer: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int32]:
     """Coarse cells of the kept pixels of some tiles; others take over no error.
 
@@ -88,6 +90,8 @@ def shaped_cells(
         Of point sources [pixel].
     fine : float
         As `coarseness` takes it.
+    outer : ndarray of bool, shape (n,), optional
+        Pixels of no source's core.
 
     Returns
     -------
@@ -109,9 +113,11 @@ def shaped_cells(
     pull = np.zeros(framed.size, np.float32)
     _pull(wanted - cells, places, TILE + 2 * reach, weights, pull)
     price = np.float32(_PRICE * (FINE / (coarse * fine)) ** 2)
+    zone = np.zeros(len(places), np.uint8) if outer is None else outer.view(np.uint8)
     for _ in range(_ROUNDS):
-        bits = price * _bits(base + cells)
-        _improve(wanted, base, *plane, weights, bits, pull, cells)
+        chosen = base + cells
+        bits = [_bits(chosen[zone == 0]), np.float32(_OUTER) * _bits(chosen[zone == 1])]
+        _improve(wanted, base, *plane, zone, weights, price * np.stack(bits), pull, cells)
     return base + cells
 
 
@@ -189,20 +195,20 @@ def _pull(errors, places, stride, weights, pull):  # type: ignore[no-untyped-def
 
 @compiled
 def _improve(  # type: ignore[no-untyped-def]
-    wanted, base, places, number, stride, weights, bits, pull, cells
+    wanted, base, places, number, stride, zone, weights, bits, pull, cells
 ):
     """One round: each pixel by one cell, alone or against one of its eight neighbours."""
-    side, reach, top = weights.shape[0], weights.shape[0] // 2, bits.size - 1
+    side, reach, top = weights.shape[0], weights.shape[0] // 2, bits.shape[1] - 1
     own, first = weights[reach, reach], reach * (stride + 1)
     for n in range(wanted.size):
         at, cell = places[n], cells[n]
-        whole = base[n] + cell
+        whole, its = base[n] + cell, bits[zone[n]]
         best, move, other = np.float32(-1e-6), 0, -1
         for sign in (-1, 1):
             if abs(wanted[n] - (cell + sign)) > 1:
                 continue
             alone = own - 2 * sign * pull[at]
-            alone += bits[min(abs(whole + sign), top)] - bits[min(abs(whole), top)]
+            alone += its[min(abs(whole + sign), top)] - its[min(abs(whole), top)]
             if alone < best:
                 best, move, other = alone, sign, -1
             for dy in range(-1, 2):
@@ -210,10 +216,10 @@ def _improve(  # type: ignore[no-untyped-def]
                     m = number[at + dy * stride + dx]
                     if m < 0 or m == n or abs(wanted[m] - (cells[m] - sign)) > 1:
                         continue
-                    near = base[m] + cells[m]
+                    near, dear = base[m] + cells[m], bits[zone[m]]
                     both = alone + own + 2 * sign * pull[at + dy * stride + dx]
                     both -= 2 * weights[reach + dy, reach + dx]
-                    both += bits[min(abs(near - sign), top)] - bits[min(abs(near), top)]
+                    both += dear[min(abs(near - sign), top)] - dear[min(abs(near), top)]
                     if both < best:
                         best, move, other = both, sign, m
         if move == 0:

@@ -67,7 +67,7 @@ class StripLayers:
     def __init__(self, how: Refined, first: int, last: int) -> None:
         self.how, self.image, self.noise = how, how.image, how.image.noise
         self.look = how.predicted.look(first, last)
-        self.kept = how.predicted.kept(first, last)
+        self.kept, self.core = how.predicted.kept(first, last)
         self.strip = self.look.strip
         shape, wide = self.strip.stored.shape, how.image.dtype.itemsize == 8
         nodes = slice(first * TILE // MESH, last * TILE // MESH)
@@ -121,8 +121,9 @@ class StripLayers:
             parts = [one.residuals(its) for one, its in zip(tiles, chosen, strict=True)]
             residuals = np.concatenate(parts)
             _require_fitting(residuals, np.dtype(np.int32))
+            outer = ~np.array([self.core[one.place] for one in tiles])[chosen]
             fwhm, fine = how.predicted.fwhm, how.fine_width
-            coarse[chosen] = shaped_cells(residuals, chosen, how.coarse, fwhm, fine)
+            coarse[chosen] = shaped_cells(residuals, chosen, how.coarse, fwhm, fine, outer)
         for one, sources, its in zip(tiles, coarse, chosen, strict=True):
             self.bounded_tile(one)
             self._sources_tile(one, sources)
