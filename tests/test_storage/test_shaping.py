@@ -128,6 +128,27 @@ def test_bright_pixels_are_no_different():
     assert np.percentile(np.abs(errors), 90) < 0.3
 
 
+@pytest.mark.parametrize("fwhm", [2.5, 4.5])
+def test_outside_of_cores_bits_are_fewer_and_fluxes_nearly_as_good(fwhm):
+    rng = np.random.default_rng(9)
+    y, x = np.mgrid[:256, :256]
+    centres = 32 * np.mgrid[:8, :8].reshape(2, -1).T + 15.5
+    far = np.min([np.hypot(y - cy, x - cx) for cy, cx in centres], axis=0)
+    kept, core = np.stack([[far < 2.5 * fwhm] * 6, [far < 0.9 * fwhm] * 6])
+    residuals, coarse = rng.normal(0, 2, kept.shape), coarseness(fwhm, 0.1, 1.0)
+    alike, fewer = np.zeros((2, *kept.shape), np.int32)
+    for cells, outer in ((alike, None), (fewer, ~core[kept])):
+        cells[kept] = shaped_cells(residuals[kept], kept, coarse, fwhm, outer=outer)
+    assert entropy(fewer[kept & ~core]) < 0.92 * entropy(alike[kept & ~core])
+    for radius in (1.0, 2.0):
+        area = np.pi * (radius * fwhm) ** 2
+        errors = []
+        for off in np.where(kept, residuals - coarse / FINE * fewer, 0) / 2:  # [sigma]
+            total = sep.sum_circle(off, *centres.T[::-1], radius * fwhm, subpix=5)[0]
+            errors.append(total / np.sqrt(area))
+        assert np.percentile(np.abs(errors), 90) < 0.25
+
+
 def test_nothing_kept_is_nothing_chosen():
     none = np.zeros((2, 256, 256), bool)
     assert shaped_cells(np.empty(0), none, WIDEST, 4.0).shape == (0,)
