@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from skyfold.codecs.blocks import BlocksCodec
-from skyfold.codecs.interlaced import InterlacedCodec
 from skyfold.codecs.kept import KeptCodec
 from skyfold.codecs.latents import LatentsCodec
+from skyfold.codecs.skewed import SkewedCodec
 from skyfold.codecs.sparse import SparseCodec
 from skyfold.codecs.tagged import TaggedCodec
 from skyfold.ladder import LEVELS, TILE
@@ -167,9 +167,9 @@ class ImageGroup:
         return spec | {"serializer": ZarrCodec(serializer), "compressors": None}
 
 
-def direct_codec(dtype: str) -> BlocksCodec | InterlacedCodec:
+def direct_codec(dtype: str) -> BlocksCodec | SkewedCodec:
     """Codec of the layer `direct` of stored pixels of a dtype."""
-    return BlocksCodec() if np.dtype(dtype).kind == "f" else InterlacedCodec()
+    return BlocksCodec() if np.dtype(dtype).kind == "f" else SkewedCodec()
 
 
 def _whole(shape: tuple[int, ...], dtype: str, *, compress: bool = True) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 import onnxruntime as ort
 import pyarrow as pa
 import pyarrow.parquet as pq
-from independent_interlaced import decode_interlaced, decode_tagged
+from independent_interlaced import decode_interlaced, decode_skewed, decode_tagged
 from independent_kept import decode_kept
 from pcodec import standalone
 
@@ -128,6 +128,9 @@ class Image:
         if first == "skyfold.interlaced":
             blocks = partial(decode_blocks, shape=shape, dtype=dtype)
             return decode_interlaced(data, shape, blocks).astype(dtype)
+        if first == "skyfold.skewed":
+            blocks = partial(decode_blocks, shape=shape, dtype=dtype)
+            return decode_skewed(data, shape, blocks).astype(dtype)
         if first == "skyfold.kept":
             blocks = partial(decode_blocks, shape=shape, dtype=dtype)
             return decode_kept(data, shape, blocks).astype(dtype)

@@ -37,10 +37,8 @@ QUARTERS = (
 )
 
 
-@cache
-def table(scale: int, shape: int):
+def weights_of(scale: int, shape: int, left_off: int) -> list[float]:
     t = (8 + scale % 8) * 2.0 ** (scale // 8) / 64
-    left_off = max(0, scale // 8 - 5)
     t = t / 2.0**left_off
     spans = [(q, 1) for q in range(-32, 33)]
     spans += [(32 + 2**n, 2**n) for n in range(20)]
@@ -55,11 +53,29 @@ def table(scale: int, shape: int):
                 density = density * density
             weight = weight + density
         weights.append(weight * width)
+    return weights
+
+
+def counts_of(weights: list[float], share: int) -> list[float]:
     total = 0.0
     for weight in weights:
         total = total + weight
-    counts = [float(np.floor(weight / total * (2**24 - 105))) for weight in weights]
-    counts[32] += 2**24 - 105 - sum(counts)
+    return [float(np.floor(weight / total * share)) for weight in weights]
+
+
+@cache
+def table(scale: int, shape: int, *other: int):
+    whole = 2**24 - 105
+    left_off = max(0, min(scale, *other[:1] or [scale]) // 8 - 5)
+    weights = weights_of(scale, shape, left_off)
+    if other:
+        rest = (2 * other[2] + 1) * whole // 512
+        below = counts_of(weights[:32] + weights[85:], whole - rest)
+        above = counts_of(weights_of(other[0], other[1], left_off)[32:85], rest)
+        counts = below[:32] + above + below[32:]
+    else:
+        counts = counts_of(weights, whole)
+    counts[32] += whole - sum(counts)
     return left_off, constriction.stream.model.Categorical(np.array(counts), perfect=False)
 
 
@@ -72,8 +88,8 @@ class Words:
         model = constriction.stream.model.Uniform(1 << bits)
         return self.coder.decode(model, count).astype(np.int64)
 
-    def residuals(self, count: int, scale: int, shape: int) -> np.ndarray:
-        left_off, model = table(scale, shape)
+    def residuals(self, count: int, *numbers: int) -> np.ndarray:
+        left_off, model = table(*numbers)
         symbols = self.coder.decode(model, count).astype(np.int64)
         found = symbols - 32
         bits = np.where(symbols > 64, (symbols - 65) % 20 + 1, 0)
@@ -103,6 +119,18 @@ def decode_interlaced(data: bytes, shape: tuple[int, int], decode_blocks) -> np.
         plane[coded] = np.asarray(standalone.simple_decompress(data))
         return plane
     return Plane(data, coded).decode()
+
+
+def decode_skewed(data: bytes, shape: tuple[int, int], decode_blocks) -> np.ndarray:
+    if data[0] == 0:
+        return decode_interlaced(data[1:], shape, decode_blocks)
+    coded = np.ones(shape, bool)
+    if data[0] == 2:
+        length = int.from_bytes(data[3:5], "little")
+        leaves = decode_mask(data[2], data[5 : 5 + length], shape)
+        coded = np.kron(leaves != data[1], np.ones((2, 2))) == 1
+        data = data[4 + length :]
+    return Plane(data[1:], coded, sided=True).decode()
 
 
 def decode_tagged(data: bytes, shape: tuple[int, int], decode_blocks) -> np.ndarray:
@@ -159,7 +187,7 @@ def decode_mask(share: int, data: bytes, shape: tuple[int, int]) -> np.ndarray:
 
 
 class Plane:
-    def __init__(self, data: bytes, coded: np.ndarray) -> None:
+    def __init__(self, data: bytes, coded: np.ndarray, *, sided: bool = False) -> None:
         self.coded = coded
         self.offset, contexts = struct.unpack_from("<iB", data)
         at = 5
@@ -176,7 +204,10 @@ class Plane:
                 weights.append(struct.unpack_from("<B7b", data, at))
                 at += 8
             self.records.append((context, steep, weights))
-        self.words = Words(data[at:])
+        for n in range((contexts + 1) * sided):
+            if any(data[at + 3 * n : at + 3 * n + 3]):
+                self.tables[n] += tuple(data[at + 3 * n : at + 3 * n + 3])
+        self.words = Words(data[at + 3 * (contexts + 1) * sided :])
         self.values = np.zeros(coded.shape, np.int64)
         self.sizes = np.zeros(coded.shape, np.int64)
 
@@ -227,10 +258,10 @@ class Plane:
 
     def read(self, context: np.ndarray, coded: np.ndarray) -> np.ndarray:
         out = np.zeros(context.shape, np.int64)
-        for number, (scale, shape) in enumerate(self.tables):
+        for number, numbers in enumerate(self.tables):
             here = coded & (context == number)
             if here.any():
-                out[here] = self.words.residuals(int(here.sum()), scale, shape)
+                out[here] = self.words.residuals(int(here.sum()), *numbers)
         return out
 
 

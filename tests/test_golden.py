@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from skyfold.codecs.blocks import BlocksCodec
 from skyfold.codecs.interlaced import InterlacedCodec
 from skyfold.codecs.kept import KeptCodec
 from skyfold.codecs.latent_tables import LatentTables, register_tables
 from skyfold.codecs.latents import LatentsCodec
+from skyfold.codecs.skewed import SkewedCodec
 from skyfold.codecs.sparse import SparseCodec
 from skyfold.codecs.tagged import TaggedCodec
 
@@ -28,6 +30,7 @@ CODECS = {
     "skyfold.blocks": BlocksCodec,
     "skyfold.interlaced": InterlacedCodec,
     "skyfold.kept": KeptCodec,
+    "skyfold.skewed": SkewedCodec,
     "skyfold.sparse": SparseCodec,
     "skyfold.tagged": TaggedCodec,
 }
@@ -67,6 +70,12 @@ def chunks() -> dict[tuple[str, str], np.ndarray]:
     found["skyfold.kept", "few_i4"] = np.where(spots, (noise / 2).round(), 0).astype("i4")
     found["skyfold.kept", "most_i4"] = np.where(spots, 0, (3 * noise).round()).astype("i4")
     found["skyfold.kept", "predicted_i4"] = np.where(spots, 9 * plane, 0).astype("i4")
+    stars = np.where(rng.random((128, 128)) < 0.05, rng.exponential(400, (128, 128)), 0)
+    crowded = gaussian_filter(stars, 0.7)[np.newaxis] + rng.normal(90, 2, (1, 128, 128))
+    found["skyfold.skewed", "all_i2"] = crowded.round().astype("i2")
+    crowded[:, 100:] = 0
+    found["skyfold.skewed", "some_i4"] = (30 * crowded).round().astype("i4")
+    found["skyfold.skewed", "alike_i2"] = plane.astype("i2")
     return found
 
 

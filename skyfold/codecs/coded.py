@@ -14,19 +14,19 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfold.codecs.tables import DIRECT, Table, get_table, join, lengths, split
+from skyfold.codecs.tables import DIRECT, Table, join, lengths, split, table_of
 
 Ints = NDArray[np.int32]
-Pairs = Sequence[tuple[int, int]]  # scale and shape of each table
+Names = Sequence[tuple[int, ...]]  # of tables, as `table_of` takes them
 
 
 class Reader:
     """Reads integers, of one context after the other."""
 
-    def __init__(self, words: bytes, tables: Pairs) -> None:
+    def __init__(self, words: bytes, tables: Names) -> None:
         padded = np.frombuffer(words + bytes(-len(words) % 4), "<u4").astype(np.uint32)
         self.coder = constriction.stream.queue.RangeDecoder(padded)
-        self.tables = [get_table(*pair) for pair in tables]
+        self.tables = [table_of(name) for name in tables]
 
     def read(self, contexts: NDArray[np.uint8]) -> Ints:
         """Integers of a group, of the shape of their contexts."""
@@ -58,9 +58,9 @@ class Reader:
 class Writer:
     """Writes what `Reader` reads."""
 
-    def __init__(self, tables: Pairs) -> None:
+    def __init__(self, tables: Names) -> None:
         self.coder = constriction.stream.queue.RangeEncoder()
-        self.tables = [get_table(*pair) for pair in tables]
+        self.tables = [table_of(name) for name in tables]
 
     def write(self, contexts: NDArray[np.uint8], integers: Ints) -> None:
         """Integers of a group, shape (n,), and the context of each."""

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,13 +47,28 @@ LIMIT = 1 << 17  # range of the values of a plane: sums of predictions stay belo
 WORTH = 0.995  # of the bytes of skyfold.blocks, which is read many times faster
 _BLOCKS, _ALL, _SOME, _PLAIN = 0, 1, 2, 3
 
+Fit: TypeAlias = tuple[Plan, list[tuple[Ints, Ints]]]
+
 
 def decode_plane(
-    data: bytes, shape: tuple[int, int], used: NDArray[np.bool_] | None
+    plan: Plan, words: bytes, shape: tuple[int, int], used: NDArray[np.bool_] | None
 ) -> NDArray[np.int32]:
-    """Plane of a stated shape; where `used` is False, zero."""
-    plan, body = Plan.from_bytes(data)
-    reader = Reader(body, plan.tables)
+    """Plane of a stated shape; where `used` is False, zero.
+
+    Raises
+    ------
+    CorruptDataError
+        If the words hold none.
+    """
+    try:
+        return _decode_passes(plan, Reader(words, plan.tables), shape, used)
+    except AssertionError as error:  # constriction's word for bytes that it cannot have written
+        raise CorruptDataError(f"words of a predicted plane: {error}") from error
+
+
+def _decode_passes(
+    plan: Plan, reader: Reader, shape: tuple[int, int], used: NDArray[np.bool_] | None
+) -> NDArray[np.int32]:
     walk = Walk(shape, used)
     coarsest = slice(None, None, COARSEST)
     coarse = walk.values[coarsest, coarsest]
@@ -70,7 +85,7 @@ def decode_plane(
 
 
 def encode_passes(plan: Plan, passes: list[tuple[Ints, Ints]]) -> bytes:
-    """Bytes of a plane.
+    """Words of a plane.
 
     Parameters
     ----------
@@ -81,7 +96,7 @@ def encode_passes(plan: Plan, passes: list[tuple[Ints, Ints]]) -> bytes:
     for doubts, residuals in passes:
         last = np.full(len(residuals), len(plan.tables) - 1, np.uint8)
         writer.write(plan.contexts(doubts) if len(doubts) else last, residuals)
-    return plan.to_bytes() + writer.words()
+    return writer.words()
 
 
 @dataclass(frozen=True)
@@ -105,17 +120,8 @@ class InterlacedCodec(ChunkCodec):
         """Bytes of a chunk; see the module's description of the format."""
         if not is_near_plane(chunk) or not chunk.any():
             return bytes([_BLOCKS]) + BlocksCodec().encode_chunk(chunk)
-        plane = chunk.reshape(chunk.shape[-2:])
-        leaves = coded_leaves(plane)
-        if not leaves.all():
-            kind, body = encode_used(plane, pixels_of(leaves))
-            return bytes([kind]) + write_mask(leaves) + body
-        predicted = _predicted(plane, None)
-        data = bytes([_ALL]) + (predicted or b"")
-        if predicted and needs_more_than(plane, len(data)):
-            return data
-        plain = bytes([_BLOCKS]) + BlocksCodec().encode_chunk(chunk)
-        return data if predicted and len(data) < WORTH * len(plain) else plain
+        leaves = coded_leaves(chunk.reshape(chunk.shape[-2:]))
+        return encode_fit(chunk, leaves, fit_of(chunk, leaves))
 
     def decode_chunk(
         self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]
@@ -135,18 +141,48 @@ class InterlacedCodec(ChunkCodec):
         if kind != _ALL:
             leaves, rest = read_mask(rest, plane)
             return decode_used(kind, rest, pixels_of(leaves), dtype).reshape(shape)
-        return _decode_predicted(rest, plane, None).reshape(shape).astype(dtype)
+        return decode_plane(*Plan.from_bytes(rest), plane, None).reshape(shape).astype(dtype)
 
 
-def encode_used(plane: NDArray[Any], used: NDArray[np.bool_]) -> tuple[int, bytes]:
-    """Values of some pixels of a plane, in the fewer bytes of two ways.
+def fit_of(chunk: NDArray[Any], leaves: NDArray[np.bool_]) -> Fit | None:
+    """Plan of a plane, and what it leaves to be coded; None if neighbours tell nothing.
+
+    Parameters
+    ----------
+    chunk : ndarray, shape (1, ny, nx), integers
+        For which `is_near_plane` holds.
+    leaves : ndarray of bool, shape (ny / 2, nx / 2)
+        Which are coded; the others are zero.
+    """
+    from skyfold.codecs.interlaced_fit import fit_plane, is_predictable
+
+    plane = chunk.reshape(chunk.shape[-2:]).astype(np.int32)
+    used = None if leaves.all() else pixels_of(leaves)
+    return fit_plane(plane, used) if is_predictable(plane, used) else None
+
+
+def encode_fit(chunk: NDArray[Any], leaves: NDArray[np.bool_], fit: Fit | None) -> bytes:
+    """Bytes of a chunk by a fit of it, or in another way where that takes fewer."""
+    plane = chunk.reshape(chunk.shape[-2:])
+    if not leaves.all():
+        kind, body = _of_some(plane[pixels_of(leaves)], fit)
+        return bytes([kind]) + write_mask(leaves) + body
+    predicted = _predicted(fit)
+    data = bytes([_ALL]) + (predicted or b"")
+    if predicted and needs_more_than(plane, len(data)):
+        return data
+    plain = bytes([_BLOCKS]) + BlocksCodec().encode_chunk(chunk)
+    return data if predicted and len(data) < WORTH * len(plain) else plain
+
+
+def encode_used(plane: NDArray[Any], leaves: NDArray[np.bool_]) -> tuple[int, bytes]:
+    """Values of some leaves of a plane, in the fewer bytes of two ways.
 
     Parameters
     ----------
     plane : ndarray, shape (ny, nx), integers
-        For which `is_near_plane` holds; zero where `used` is False.
-    used : ndarray of bool, shape of `plane`
-        Leaf by leaf.
+        For which `is_near_plane` holds; zero in other leaves.
+    leaves : ndarray of bool, shape (ny / 2, nx / 2)
 
     Returns
     -------
@@ -155,13 +191,22 @@ def encode_used(plane: NDArray[Any], used: NDArray[np.bool_]) -> tuple[int, byte
     data : bytes
         What stands behind the mask.
     """
-    predicted, values = _predicted(plane, used), plane[used]
+    return _of_some(plane[pixels_of(leaves)], fit_of(plane, leaves))
+
+
+def _of_some(values: NDArray[Any], fit: Fit | None) -> tuple[int, bytes]:
+    predicted = _predicted(fit)
     if predicted is not None and needs_more_than(values, len(predicted)):
         return _SOME, predicted
     plain = compress(values)
     if predicted is not None and len(predicted) < WORTH * len(plain):
         return _SOME, predicted
     return _PLAIN, plain
+
+
+def _predicted(fit: Fit | None) -> bytes | None:
+    """Plan and words."""
+    return None if fit is None else fit[0].to_bytes() + encode_passes(*fit)
 
 
 def encode_plain(plane: NDArray[Any], leaves: NDArray[np.bool_]) -> bytes:
@@ -174,27 +219,11 @@ def decode_used(
 ) -> NDArray[Any]:
     """Inverse of `encode_used`: the plane, zero where `used` is False."""
     if kind == _SOME:
-        return _decode_predicted(data, (used.shape[0], used.shape[1]), used).astype(dtype)
+        shape = (used.shape[0], used.shape[1])
+        return decode_plane(*Plan.from_bytes(data), shape, used).astype(dtype)
     values = np.zeros(used.shape, dtype)
     values[used] = decompress(data, int(np.count_nonzero(used)), dtype)
     return values
-
-
-def _predicted(plane: NDArray[Any], used: NDArray[np.bool_] | None) -> bytes | None:
-    """Plan and words of a plane; None where neighbours say nothing of each other."""
-    from skyfold.codecs.interlaced_fit import fit_plane, is_predictable
-
-    plane = plane.astype(np.int32)
-    return encode_passes(*fit_plane(plane, used)) if is_predictable(plane, used) else None
-
-
-def _decode_predicted(
-    data: bytes, shape: tuple[int, int], used: NDArray[np.bool_] | None
-) -> NDArray[np.int32]:
-    try:
-        return decode_plane(data, shape, used)
-    except AssertionError as error:  # constriction's word for bytes that it cannot have written
-        raise CorruptDataError(f"skyfold.interlaced chunk: {error}") from error
 
 
 def coded_leaves(plane: NDArray[Any]) -> NDArray[np.bool_]:

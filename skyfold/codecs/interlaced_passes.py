@@ -83,14 +83,15 @@ class Plan:
     offset : int
     thresholds : ndarray, shape (K - 1,), int32
     tables : tuple of (int, int)
-        Scale and shape of the table of each context, then of the coarsest pixels.
+        Scale and shape of the table of each context, then of the coarsest pixels. Five numbers of
+        a table whose sides differ (`skyfold.codecs.tables`), which `skyfold.skewed` may have.
     weights : tuple of six `Weights`
         For distance 1 and for the others, by pass.
     """
 
     offset: int
     thresholds: Ints
-    tables: tuple[tuple[int, int], ...]
+    tables: tuple[tuple[int, ...], ...]
     weights: tuple[Weights, ...]
 
     def of(self, distance: int, number: int) -> Weights:
@@ -113,7 +114,7 @@ class Plan:
         """As the module's description says."""
         head = struct.pack("<iB", self.offset, len(self.tables) - 1)
         weights = [one.to_bytes() for one in self.weights]
-        tables = bytes(number for pair in self.tables for number in pair)
+        tables = bytes(number for one in self.tables for number in one[:2])
         return b"".join([head, self.thresholds.astype("<u2").tobytes(), tables, *weights])
 
     @classmethod

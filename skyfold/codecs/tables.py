@@ -3,14 +3,15 @@
 A symbol is a residual, its lowest bits left off where the scale is large, or the length of one
 beyond `DIRECT`. Its probability is that of the density ``(1 + x^2 / (2 m s^2))^-m`` (a Student
 distribution of 2 m - 1 degrees of freedom, a Gaussian for large m), integrated over the residuals
-of the symbol. Only + - * / of float64 in a fixed order take part, which IEEE 754 rounds the same
-everywhere, so that a table need not be stored.
+of the symbol. Five integers name a table whose sides differ: scale and shape of residuals below 0,
+of the others, and the share of these. Only + - * / of float64 in a fixed order take part, which
+IEEE 754 rounds the same everywhere, so that a table need not be stored.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import constriction
@@ -25,6 +26,8 @@ SYMBOLS = 2 * DIRECT + 1 + 2 * LENGTHS
 SCALES = 128
 SHAPES = 9  # m = 1, 2, 4, ... 256
 _TOTAL = (1 << 24) - SYMBOLS
+_BELOW = np.r_[0:DIRECT, 2 * DIRECT + 1 + LENGTHS : SYMBOLS]  # symbols of residuals below 0
+_REST = np.r_[DIRECT : 2 * DIRECT + 1 + LENGTHS]
 _POINTS = 8  # of the density to a symbol
 
 
@@ -52,18 +55,60 @@ def scale_of(index: int) -> float:
     return (8 + index % 8) * 2.0 ** (index // 8) / 64
 
 
+def shift_of(scale: int) -> int:
+    """Bits that the table of a scale leaves off: s is between 4 and 8 without them."""
+    return max(0, scale // 8 - 5)
+
+
+def table_of(numbers: tuple[int, ...]) -> Table:
+    """Table of the two or the five integers that name it."""
+    return get_table(*numbers) if len(numbers) == len(("scale", "shape")) else get_sided(*numbers)
+
+
 @cache
 def get_table(scale: int, shape: int) -> Table:
     """Table of a scale and a shape, below `SCALES` and `SHAPES`."""
-    s = scale_of(scale)
-    shift = max(0, scale // 8 - 5)  # leaves s between 4 and 8
-    weights = _weights(s / 2.0**shift, shape, half=0.5 / 2.0**shift)
+    shift = shift_of(scale)
+    weights = weights_of(scale, shape, shift)
     total = np.cumsum(weights)[-1]  # a running sum: its order is fixed
-    counts = np.floor(weights / total * _TOTAL)
+    return _table(np.floor(weights / total * _TOTAL), shift)
+
+
+@lru_cache(1024)
+def get_sided(scale: int, shape: int, other_scale: int, other_shape: int, share: int) -> Table:
+    """Table of residuals below 0 and of the others, whose probability is (share + 1/2) / 256."""
+    shift = shift_of(min(scale, other_scale))
+    rest = (2 * share + 1) * _TOTAL // 512
+    counts = np.empty(SYMBOLS)
+    for symbols, weights, its in (
+        (_BELOW, weights_of(scale, shape, shift), _TOTAL - rest),
+        (_REST, weights_of(other_scale, other_shape, shift), rest),
+    ):
+        counts[symbols] = np.floor(weights[symbols] / np.cumsum(weights[symbols])[-1] * its)
+    return _table(counts, shift)
+
+
+def sides() -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Symbols of residuals below 0, and of the others, in their order."""
+    return _BELOW, _REST
+
+
+def _table(counts: NDArray[np.float64], shift: int) -> Table:
+    """Table of counts whose sum is at most the whole; what is missing goes to 0."""
     counts[DIRECT] += _TOTAL - int(counts.sum())
     model = constriction.stream.model.Categorical(counts, perfect=False)
-    plain = np.concatenate([np.zeros(2 * DIRECT + 1), np.tile(np.arange(LENGTHS), 2)])
-    return Table(shift, model, 24 - np.log2(counts + 1) + plain + shift)
+    return Table(shift, model, 24 - np.log2(counts + 1) + plain_bits() + shift)
+
+
+def plain_bits() -> NDArray[np.float64]:
+    """Plain bits beside each symbol, but for those that a table leaves off."""
+    return np.concatenate([np.zeros(2 * DIRECT + 1), np.tile(np.arange(float(LENGTHS)), 2)])
+
+
+@lru_cache(4096)
+def weights_of(scale: int, shape: int, shift: int) -> NDArray[np.float64]:
+    """Weights of the symbols of a scale and a shape with some bits left off. Not to be changed."""
+    return _weights(scale_of(scale) / 2.0**shift, shape, half=0.5 / 2.0**shift)
 
 
 def _weights(s: float, shape: int, half: float) -> NDArray[np.float64]:

@@ -107,7 +107,7 @@ def _encode_others(plane: NDArray[Any], odd: NDArray[np.bool_]) -> bytes:
     used = ~odd
     if blank.mean() > MOST_BLANK:
         head, used = bytes([_SOME]) + write_mask(blank), used & ~blank
-    kind, data = encode_used(plane, pixels_of(used))
+    kind, data = encode_used(plane, used)
     return head + bytes([kind]) + data
 
 

@@ -32,6 +32,7 @@ from skyfold.codecs.kept import KeptCodec
 from skyfold.codecs.latent_tables import LatentTables
 from skyfold.codecs.latents import decode_latents, encode_latents
 from skyfold.codecs.nonzero import NonzeroCodec
+from skyfold.codecs.skewed import SkewedCodec
 from skyfold.codecs.sparse import SparseCodec
 from skyfold.codecs.tagged import TaggedCodec
 from skyfold.codecs.zarr_codec import ZarrCodec
@@ -320,6 +321,9 @@ TARGETS: dict[str, Target] = {
         lambda: [_blocky() * 0, _blocky(), _blocky() + 99, _blocky().astype("f4")],
     ),
     "interlaced": _chunk_target(InterlacedCodec(), (1, 64, 64), _planes),
+    "skewed": _chunk_target(
+        SkewedCodec(), (1, 64, 64), lambda: [*_planes(), *(one**3 for one in _planes())]
+    ),
     "kept": _chunk_target(
         KeptCodec(), (1, 64, 64), lambda: [one * odd for one in _planes() for odd in _odd()]
     ),
