@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import synthetic
 from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
@@ -34,6 +35,50 @@ def test_exact_returns_every_bit(tiny_release, tiny_survey, image_id):
     expected = raw(tiny_survey, image_id)
     assert window.values.dtype == expected.dtype
     assert window.values.tobytes() == expected.tobytes()
+
+
+def test_whole_numbers_of_64_bits_return_wherever_they_lie(tmp_path):
+    from small_release import build_release
+
+    sky = np.rint(synthetic.sky((270, 300), sources=80, sigma=20.0, flux=(10, 30000))).astype("i8")
+    pixels = {
+        "near": sky,
+        "far": sky + (5 << 30),
+        "further": sky - (1 << 50),
+        "extreme": np.clip(sky, 0, None) + (np.iinfo("i8").max - 300_000),
+        "any": np.random.default_rng(1).integers(-(1 << 62), 1 << 62, sky.shape),
+    }
+    for name, values in pixels.items():
+        synthetic.write_fits(tmp_path / f"raw/{name}.fits", values)
+    survey = synthetic.survey_toml(tmp_path, '[[images]]\nset = "all"\nfiles = ["raw/*.fits"]\n')
+    assert build_release(survey, str(tmp_path / "archive")) == []
+    release = open_release(str(tmp_path / "archive"))
+    for name, values in pixels.items():
+        np.testing.assert_array_equal(release.images.read(f"all/{name}", "exact").values, values)
+
+
+def test_pixels_and_skies_far_from_all_others_return(tmp_path):
+    """An absurd pixel costs the others nothing; a sky too far away is stored directly."""
+    from small_release import build_release
+
+    sky = synthetic.sky((270, 300), sources=80, sigma=20.0, background=300, flux=(10, 30000))
+    pixels = {}
+    for power in (6, 9, 12, 15, 30):
+        pixels[f"pixel{power}"] = sky.astype("f4")
+        pixels[f"pixel{power}"][100, 100] = -(10.0**power)
+        pixels[f"sky{power}"] = sky + 10.0**power
+    for name, values in pixels.items():
+        synthetic.write_fits(tmp_path / f"raw/{name}.fits", values)
+    survey = synthetic.survey_toml(tmp_path, '[[images]]\nset = "all"\nfiles = ["raw/*.fits"]\n')
+    set_aside = {Path(one.file).stem for one in build_release(survey, str(tmp_path / "archive"))}
+    assert set_aside <= {"sky30"}  # one value, and no noise
+    release = open_release(str(tmp_path / "archive"))
+    for name, values in pixels.items():
+        if name not in set_aside:
+            window = release.images.read(f"all/{name}", "exact")
+            np.testing.assert_array_equal(window.values, values)
+        if name.startswith("pixel"):
+            assert release.images.entry(f"all/{name}").mode != "direct"
 
 
 @pytest.mark.parametrize("image_id", IMAGES)

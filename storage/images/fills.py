@@ -14,7 +14,6 @@ import numpy as np
 
 from skyfold.images.index import FLAG_FILL, FLAG_MASKED, MAX_FILLS
 from skyfold.ladder import SAFE_INTEGER
-from skyfold.noise import FLOAT_GRID_BITS
 from storage.images.mapped import part_of
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 PADDING_FRACTION = 0.005  # exact zeros rarer than this are pixels like any other
 SAMPLE = 100_000  # pixels that tell how often a value occurs, and how far values spread
 ROWS = 256  # looked at together
+REACH = 27  # log2 of times the spread: a reader counts in 32 bits, four to a cell of half the noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +39,9 @@ class Fills:
     zero : bool
         Whether exact zeros are padding.
     reach : float
-        Size beyond which a number has no exact place on the grid [stored unit].
+        Size beyond which there are no cells [stored unit].
     values : ndarray, shape (n,), stored dtype
-        Not-a-number, infinities, blank, zero padding, and numbers too large for the grid.
+        Not-a-number, infinities, blank, zero padding, and numbers too large for cells.
     good, masked : int
         Pixels that are measurements, and those of them that the survey masks, which are not good.
     """
@@ -123,13 +123,13 @@ def _is_padded(stored: NDArray[Any]) -> bool:
 
 
 def _reach(stored: NDArray[Any], *, zero: bool) -> float:
-    """Largest value whose place on the grid is an exact integer."""
+    """Largest value that cells have numbers for, whose place on the grid is an exact integer."""
     wide = _sample(stored, lambda part: part[np.isfinite(part) & ~(zero & (part == 0))])
     if not wide.size:
         return math.inf
     wide = wide.astype(np.float64)
     spread = 1.4826 * float(np.median(np.abs(wide - np.median(wide))))
-    return math.ldexp(spread, 49 - FLOAT_GRID_BITS) if spread else math.inf
+    return math.ldexp(spread, REACH) if spread else math.inf
 
 
 def _sample(stored: NDArray[Any], wanted: Any) -> NDArray[Any]:

@@ -104,9 +104,17 @@ def mesh_in_steps(
     step: float,
     nodes: tuple[int, int],
 ) -> NDArray[np.int32]:
-    """Background mesh as stored: in units of `step` on the grid, padded to whole tiles."""
+    """Background mesh as stored: in units of `step` on the grid, padded to whole tiles.
+
+    Raises
+    ------
+    OverflowError
+        If the background lies so many times the noise from zero that 32 bits do not hold it.
+    """
     whole = np.rint(np.ldexp(background, -grid_exponent) / step)
     limits = np.iinfo(np.int32)
-    mesh = np.clip(whole, limits.min, limits.max).astype(np.int32)
+    if not (limits.min <= whole.min() and whole.max() <= limits.max):
+        raise OverflowError(f"background of {whole.max():g} steps; int32 holds {limits.max}")
+    mesh = whole.astype(np.int32)
     padding = [(0, want - have) for want, have in zip(nodes, mesh.shape, strict=True)]
     return np.pad(mesh, padding, mode="edge")

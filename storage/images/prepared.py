@@ -35,14 +35,23 @@ class NotLadderableError(Exception):
 
 
 def prepare(image: SurveyImage) -> Prepared:
-    """Grid, noise and background of an image; NotLadderableError where there is no noise."""
+    """Grid, noise and background of an image.
+
+    Raises
+    ------
+    NotLadderableError
+        Where there is no noise, or what is to be stored is too far from zero for it.
+    """
     fills = find_fills(image)
     if fills is None or not fills.good + fills.masked or not is_safe_integer(image.stored):
         raise NotLadderableError
     fit = fit_noise(image, fills)
     if not (np.isfinite(fit.sigma) and fit.sigma > 0 and np.isfinite(fit.background).all()):
         raise NotLadderableError
-    return Prepared(image, fills, fit)
+    try:
+        return Prepared(image, fills, fit)
+    except OverflowError as error:  # of a background far from zero
+        raise NotLadderableError from error
 
 
 class Prepared:

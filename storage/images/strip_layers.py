@@ -124,6 +124,7 @@ class StripLayers:
             outer = ~np.array([self.core[one.place] for one in tiles])[chosen]
             fwhm, fine = how.predicted.fwhm, how.fine_width
             coarse[chosen] = shaped_cells(residuals, chosen, how.coarse, fwhm, fine, outer)
+        _require_fitting(how.coarse * coarse + 2, np.dtype(np.int32))  # as a reader counts
         for one, sources, its in zip(tiles, coarse, chosen, strict=True):
             self.bounded_tile(one)
             self._sources_tile(one, sources)

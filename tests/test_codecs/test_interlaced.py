@@ -16,6 +16,9 @@ from scipy.ndimage import gaussian_filter
 from skyfold.codecs import interlaced_fit, tables
 from skyfold.codecs.blocks import BlocksCodec
 from skyfold.codecs.interlaced import InterlacedCodec
+from skyfold.codecs.kept import KeptCodec
+from skyfold.codecs.skewed import SkewedCodec
+from skyfold.codecs.tagged import TaggedCodec
 from skyfold.errors import CorruptDataError
 
 CODEC = InterlacedCodec()
@@ -76,6 +79,18 @@ def test_values_far_apart_and_other_shapes_are_left_to_pcodec():
         data = CODEC.encode_chunk(chunk)
         assert not is_predicted(data)
         assert CODEC.decode_chunk(data, chunk.shape, chunk.dtype).tobytes() == chunk.tobytes()
+
+
+@pytest.mark.parametrize("codec", [CODEC, SkewedCodec(), KeptCodec(), TaggedCodec()])
+@pytest.mark.parametrize(
+    ("dtype", "offset"),
+    [("u4", 3 << 30), ("i8", 5 << 30), ("i8", -(1 << 40)), ("u8", 1 << 63), ("i8", -(1 << 31))],
+)
+def test_correlated_planes_far_from_zero_return(codec, dtype, offset):
+    plane = np.rint(smooth(1, 6, 3))[None].astype("i8") + 300
+    chunk = plane.astype(dtype) + np.array(offset, dtype)
+    data = codec.encode_chunk(chunk)
+    assert codec.decode_chunk(data, chunk.shape, chunk.dtype).tobytes() == chunk.tobytes()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.003, 0.2, 0.7, 0.99, 1.0])
