@@ -81,6 +81,27 @@ def test_pixels_and_skies_far_from_all_others_return(tmp_path):
             assert release.images.entry(f"all/{name}").mode != "direct"
 
 
+@pytest.mark.parametrize("peak", [1e5, 1e7, 1e8])
+def test_bounded_keeps_its_bound_where_steps_of_floats_are_wide(tmp_path, peak):
+    """Above 10^6 times the noise a float32 has steps as wide as cells."""
+    from independent_decoder import Archive
+    from small_release import build_release
+
+    bright = (peak, 30 * peak)
+    sky = synthetic.sky((270, 300), sources=60, sigma=20.0, background=300, flux=bright)
+    stored = sky.astype("f4")
+    synthetic.write_fits(tmp_path / "raw/a.fits", stored)
+    survey = synthetic.survey_toml(tmp_path, '[[images]]\nset = "all"\nfiles = ["raw/*.fits"]\n')
+    assert build_release(survey, str(tmp_path / "archive")) == []
+    images = open_release(str(tmp_path / "archive")).images
+    bounded = images.read("all/a", "bounded")
+    off = np.abs(bounded.values.astype("f8") - stored) / bounded.sigma
+    assert off.max() <= images.entry("all/a").step / 2
+    assert images.read("all/a", "exact").values.tobytes() == stored.tobytes()
+    other = Archive(str(tmp_path / "archive")).decode("all/a", "bounded")
+    np.testing.assert_array_equal(other, bounded.values)
+
+
 @pytest.mark.parametrize("image_id", IMAGES)
 def test_bounded_keeps_its_bound(tiny_release, tiny_survey, image_id):
     window = tiny_release.images.read(image_id, "bounded")

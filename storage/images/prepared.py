@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from storage.images.fills import Fills
     from storage.survey import SurveyImage
 
+# grid units: dither multiplies cells of this, and of 2**9 times it in the brightest light, by 2**16
+MOST_NOISE = 2.0**36
 LEAST_LIGHT = 0.5  # sigma of a pixel: of less, no aperture gathers what is taken for a source
 
 
@@ -49,9 +51,12 @@ def prepare(image: SurveyImage) -> Prepared:
     if not (np.isfinite(fit.sigma) and fit.sigma > 0 and np.isfinite(fit.background).all()):
         raise NotLadderableError
     try:
-        return Prepared(image, fills, fit)
+        prepared = Prepared(image, fills, fit)
     except OverflowError as error:  # of a background far from zero
         raise NotLadderableError from error
+    if prepared.noise.sigma > MOST_NOISE:
+        raise NotLadderableError
+    return prepared
 
 
 class Prepared:

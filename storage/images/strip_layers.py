@@ -19,6 +19,7 @@ from skyfold.ladder import LEAF, LEVELS, TILE
 from skyfold.layout import STRIDE
 from skyfold.noise import MESH
 from storage.images import tile_kernels as kernels
+from storage.images.far_pixels import Cells, keep_bound
 from storage.images.prepared import NotLadderableError
 from storage.images.shaping import FINE, shaped_cells
 
@@ -34,7 +35,7 @@ Layers = dict[str, "NDArray[Any]"]
 
 
 @dataclass
-class _Tile:
+class Tile:
     """A tile on its way to layers.
 
     Attributes
@@ -135,7 +136,7 @@ class StripLayers:
             self.layers["sources"][one.place] = sources
             self.layers["bounded"][one.place] = rest
 
-    def cells_of(self, ty: int, tx: int) -> _Tile:
+    def cells_of(self, ty: int, tx: int) -> Tile:
         """A tile and its cells."""
         y = self.look.predictions[(ty - self.strip.first) * self.image.tiles[1] + tx]
         place, grid = self.strip.place(ty, tx), self.strip.grid(ty, tx)
@@ -145,7 +146,7 @@ class StripLayers:
         shift = ladder.dither(width) if self.how.dithered else np.zeros_like(width)
         cells = ladder.to_cells(grid, predicted + shift, width)
         cells = np.where(self.strip.coded[place], cells, 0)
-        return _Tile((ty, tx), place, grid, predicted, width, shift, cells)
+        return self._bounded(Tile((ty, tx), place, grid, predicted, width, shift, cells))
 
     def _compiled_cells(
         self,
@@ -153,7 +154,7 @@ class StripLayers:
         place: tuple[slice, slice],
         y: NDArray[np.float32],
         grid: NDArray[np.int64],
-    ) -> _Tile:
+    ) -> Tile:
         """As `cells_of`, without a pass over memory for each step."""
         noise, dtype, how = self.noise, self.image.dtype, self.how
         predicted, width, shift, cells = (np.empty(y.shape, np.int64) for _ in range(4))
@@ -175,16 +176,23 @@ class StripLayers:
             shift,
             cells,
         )
-        return _Tile(name, place, grid, predicted, width, shift, cells)
+        return self._bounded(Tile(name, place, grid, predicted, width, shift, cells))
 
-    def _sources_tile(self, tile: _Tile, cells: NDArray[np.integer[Any]]) -> None:
+    def _bounded(self, tile: Tile) -> Tile:
+        """A tile all of whose pixels keep the bound as a reader finds them."""
+        how = Cells(self.noise, self.how.step, self.how.dithered, self.strip.background(*tile.name))
+        stored, coded = self.strip.stored[tile.place], self.strip.coded[tile.place]
+        keep_bound(how, stored, coded, tile, self.layers["guard"][tile.place])
+        return tile
+
+    def _sources_tile(self, tile: Tile, cells: NDArray[np.integer[Any]]) -> None:
         """Checksum of what `sources` decodes to."""
         shift = tile.shift * ladder.used_squares(cells, LEAF)
         centres = ladder.coarse_centres(cells, tile.predicted + shift, tile.width, self.how.coarse)
         met = ladder.checksum(centres, *self._extent(*tile.name))
         self._sums(*tile.name)[LEVELS.index("sources")] = met
 
-    def bounded_tile(self, tile: _Tile) -> None:
+    def bounded_tile(self, tile: Tile) -> None:
         """Remainder and checksums of a tile, whose bound and every bit are checked."""
         centres = ladder.from_cells(tile.cells, tile.predicted + tile.shift, tile.width)
         self._finish_tile(tile.predicted, tile.width, centres, *tile.name)
