@@ -221,10 +221,10 @@ class _Decoder:
     ) -> NDArray[np.float64]:
         """Noise of a tile's pixels by their own values [stored unit]; fills have the sky's."""
         noise, background = self._noise, self._background(name)
-        unit = math.ldexp(1.0, noise.grid_exponent)
+        grid = np.ldexp(stored.astype(np.float64), -noise.grid_exponent)
         with np.errstate(invalid="ignore"):
-            signal = np.where(flags < FLAG_FILL, stored / unit - background, 0)
-        return noise.pixel_sigma(signal) * unit
+            signal = np.where(flags < FLAG_FILL, grid - background, 0)
+        return noise.pixel_sigma(signal) * math.ldexp(1.0, noise.grid_exponent)
 
     def _predict(self, shape: tuple[int, int]) -> NDArray[np.float32]:
         """Network output of every tile, shape (tiles, 256, 256)."""

@@ -53,6 +53,11 @@ class Fills:
     good: int = 0
     masked: int = 0
 
+    @property
+    def exponent(self) -> int:
+        """log2 of about how far values spread [stored unit]; 0 of integers and where none do."""
+        return math.frexp(self.reach)[1] - REACH if math.isfinite(self.reach) else 0
+
     def flags(self, rows: slice) -> NDArray[np.uint8]:
         """Flags of some rows, shape (n, nx).
 
@@ -129,7 +134,8 @@ def _reach(stored: NDArray[Any], *, zero: bool) -> float:
         return math.inf
     wide = wide.astype(np.float64)
     spread = 1.4826 * float(np.median(np.abs(wide - np.median(wide))))
-    return math.ldexp(spread, REACH) if spread else math.inf
+    most = float(np.finfo(stored.dtype).max) / 4  # no centre of a cell near it overflows
+    return min(math.ldexp(spread, REACH), most) if spread else math.inf
 
 
 def _sample(stored: NDArray[Any], wanted: Any) -> NDArray[Any]:

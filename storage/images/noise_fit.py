@@ -1,6 +1,7 @@
 """Measuring an image's background, noise and gain slope.
 
-All in stored units, without any fixed scale. The noise is that of the quietest quarter of small
+Without any fixed scale: floats are measured in a power of two of about their spread, so that
+squares of them neither vanish nor overflow. The noise is that of the quietest quarter of small
 cells, corrected for picking it, so that neither sources nor depth variations inflate the bound;
 it is the full scatter of pixels, so that correlated noise does not deflate it.
 """
@@ -70,16 +71,17 @@ def fit_noise(image: SurveyImage, fills: Fills) -> NoiseFit:
     """
     background, is_measured = _background(image, fills)
     sky = _Sky(image, fills, background)
-    sigma = _with_variance(_quiet_sigma(sky), image)
+    sigma = _with_variance(_quiet_sigma(sky), sky)
     if image.stored.dtype.kind != "f" and sigma < MIN_INTEGER_SIGMA:
         sigma = 0.0
     slope = _slope(sky, sigma) if sigma > 0 else 0.0
-    return NoiseFit(sigma, slope, background, is_measured)
+    sigma, slope = (math.ldexp(one, fills.exponent) for one in (sigma, slope))
+    return NoiseFit(sigma, slope, np.ldexp(background, fills.exponent), is_measured)
 
 
 @dataclass(frozen=True, eq=False)
 class _Sky:
-    """An image above its background, in strips of mesh cells."""
+    """An image above its background, in strips of mesh cells; values in units of 2**exponent."""
 
     image: SurveyImage
     fills: Fills
@@ -91,14 +93,21 @@ class _Sky:
         return self.image.stored.size
 
     def strips(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """Rows, and their pixels less the background [stored unit]; NaN of those unfit."""
+        """Rows, and their pixels less the background; NaN of those unfit."""
         for rows, level in stretched(self.background, self.image.stored.shape):
             yield rows, (_values(self.image, self.fills, rows) - level).astype(np.float32)
+
+    def variance(self, rows: slice) -> NDArray[np.float64]:
+        """The survey's own, of an image that has it."""
+        assert self.image.variance is not None
+        unit = self.image.bscale**2
+        return np.ldexp(self.image.variance[rows] / unit, -2 * self.fills.exponent)
 
 
 def _values(image: SurveyImage, fills: Fills, rows: slice) -> NDArray[np.float64]:
     """Pixels that noise is measured from; NaN for others."""
-    return np.where(fills.usable(rows), part_of(image.stored, rows).astype(np.float64), np.nan)
+    values = np.ldexp(part_of(image.stored, rows).astype(np.float64), -fills.exponent)
+    return np.where(fills.usable(rows), values, np.nan)
 
 
 def _cells(values: NDArray[Any], side: int) -> NDArray[Any]:
@@ -213,14 +222,15 @@ def _quiet_sigma(sky: _Sky) -> float:
     return float(np.percentile(spread, 25) / (1 - expected))
 
 
-def _with_variance(sigma: float, image: SurveyImage) -> float:
+def _with_variance(sigma: float, sky: _Sky) -> float:
     """The smaller of the measured noise and the survey's own, where the two can be compared."""
-    if image.variance is None:
+    if sky.image.variance is None:
         return sigma
-    good = np.isfinite(image.variance) & (image.variance > 0)
+    variance = sky.variance(slice(None))
+    good = np.isfinite(variance) & (variance > 0)
     if not good.any():
         return sigma
-    stated = math.sqrt(float(np.median(image.variance[good]))) / abs(image.bscale)
+    stated = math.sqrt(float(np.median(variance[good])))
     return stated if 0.3 * sigma < stated < sigma else sigma
 
 
@@ -234,12 +244,11 @@ def _slope(sky: _Sky, sigma: float) -> float:
         bright = signal > BRIGHT * sigma
         count += int(np.count_nonzero(bright))
         if image.variance is not None:
-            own = image.variance[rows][bright] / image.bscale**2 - sigma**2
-            excess.append(own / signal[bright])
+            excess.append((sky.variance(rows)[bright] - sigma**2) / signal[bright])
         triples.append(_bright_triples(signal, 3 * BRIGHT * sigma))
     if count < 30:
         return 0.0
-    claimed = _claimed_slope(image, excess)
+    claimed = _claimed_slope(sky, excess)
     return min(claimed, _seen_slope(np.concatenate(triples, axis=1), sigma)) if claimed > 0 else 0.0
 
 
@@ -247,13 +256,14 @@ def _is_gain(gain: float | None) -> bool:
     return gain is not None and math.isfinite(gain) and gain > 0
 
 
-def _claimed_slope(image: SurveyImage, excess: list[NDArray[np.float64]]) -> float:
+def _claimed_slope(sky: _Sky, excess: list[NDArray[np.float64]]) -> float:
     """By the survey: the median excess variance of bright pixels over their signal, or the gain."""
+    image = sky.image
     if image.variance is not None:
         found = float(np.median(np.concatenate(excess)))
         return found if math.isfinite(found) and found > 0 else 0.0
     assert image.gain is not None  # as `_slope` saw
-    return 1 / (image.gain * abs(image.bscale))
+    return math.ldexp(1 / (image.gain * abs(image.bscale)), -sky.fills.exponent)
 
 
 def _seen_slope(triples: NDArray[np.float64], sigma: float) -> float:
