@@ -66,6 +66,8 @@ def test_pixels_and_skies_far_from_all_others_return(tmp_path):
     for power in (6, 9, 12, 15, 30):
         pixels[f"pixel{power}"] = sky.astype("f4")
         pixels[f"pixel{power}"][100, 100] = -(10.0**power)
+        pixels[f"pixel{power}slope"] = sky + 40 * np.arange(300) + 0.0
+        pixels[f"pixel{power}slope"][100, 100] = 10.0**power
         pixels[f"sky{power}"] = sky + 10.0**power
     for name, values in pixels.items():
         synthetic.write_fits(tmp_path / f"raw/{name}.fits", values)
@@ -81,7 +83,7 @@ def test_pixels_and_skies_far_from_all_others_return(tmp_path):
             assert release.images.entry(f"all/{name}").mode != "direct"
 
 
-@pytest.mark.parametrize("peak", [1e5, 1e7, 1e8])
+@pytest.mark.parametrize("peak", [1e5, 1e7, 4e7])
 def test_bounded_keeps_its_bound_where_steps_of_floats_are_wide(tmp_path, peak):
     """Above 10^6 times the noise a float32 has steps as wide as cells."""
     from independent_decoder import Archive
@@ -100,6 +102,26 @@ def test_bounded_keeps_its_bound_where_steps_of_floats_are_wide(tmp_path, peak):
     assert images.read("all/a", "exact").values.tobytes() == stored.tobytes()
     other = Archive(str(tmp_path / "archive")).decode("all/a", "bounded")
     np.testing.assert_array_equal(other, bounded.values)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "sigma"), [("f4", 1e-44), ("f4", 1e-41), ("f8", 1e-320), ("f8", 1e301), ("f8", 1e305)]
+)
+def test_at_the_ends_of_what_floats_can_hold_bits_return_and_bounds_hold(tmp_path, dtype, sigma):
+    from small_release import build_release
+
+    stored = (np.random.default_rng(3).normal(size=(270, 300)) * sigma).astype(dtype)
+    synthetic.write_fits(tmp_path / "raw/a.fits", stored)
+    survey = synthetic.survey_toml(tmp_path, '[[images]]\nset = "all"\nfiles = ["raw/*.fits"]\n')
+    assert build_release(survey, str(tmp_path / "archive")) == []
+    images = open_release(str(tmp_path / "archive")).images
+    assert images.read("all/a", "exact").values.tobytes() == stored.tobytes()
+    bounded, entry = images.read("all/a", "bounded"), images.entry("all/a")
+    if entry.mode == "direct":
+        assert bounded.values.tobytes() == stored.tobytes()
+        return
+    off = np.abs(bounded.values.astype("f8") - stored)
+    assert (off <= entry.step / 2 * bounded.sigma).all()
 
 
 @pytest.mark.parametrize("image_id", IMAGES)

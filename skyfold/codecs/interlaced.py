@@ -44,7 +44,6 @@ from skyfold.errors import CorruptDataError
 from skyfold.ladder import LEAF
 
 LIMIT = 1 << 17  # range of the values of a plane: sums of predictions stay below 2**31
-WIDE = 8  # bytes of integers that an int32 need not hold
 WORTH = 0.995  # of the bytes of skyfold.blocks, which is read many times faster
 _BLOCKS, _ALL, _SOME, _PLAIN = 0, 1, 2, 3
 
@@ -255,8 +254,7 @@ def is_near_plane(chunk: NDArray[Any]) -> bool:
     if chunk.dtype.kind not in "iu" or not is_plane(chunk.shape):
         return False
     least, most = int(chunk.min()), int(chunk.max())
-    # of 32 bits any: those beyond 2**31 wrap around and back
-    fits = chunk.dtype.itemsize < WIDE or (least >= -(1 << 31) and most < 1 << 31)
+    fits = np.can_cast(chunk.dtype, np.int32) or (least >= -(1 << 31) and most < 1 << 31)
     return fits and most - least < LIMIT
 
 

@@ -221,8 +221,8 @@ class _Decoder:
     ) -> NDArray[np.float64]:
         """Noise of a tile's pixels by their own values [stored unit]; fills have the sky's."""
         noise, background = self._noise, self._background(name)
-        grid = np.ldexp(stored.astype(np.float64), -noise.grid_exponent)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):  # of fills
+            grid = np.ldexp(stored.astype(np.float64), -noise.grid_exponent)
             signal = np.where(flags < FLAG_FILL, grid - background, 0)
         return noise.pixel_sigma(signal) * math.ldexp(1.0, noise.grid_exponent)
 

@@ -2,8 +2,8 @@
 
 A reader casts the centre of a cell to the stored dtype. Up to 2**24 grid units a float32 is a whole
 number, and nothing is lost; farther out, some 4000 times the noise, half a step of the float comes
-on top of half a cell, and the sum may be beyond the bound. The guard can move a prediction by up to
-126 steps of rounding, and with it the cells of that pixel: there is always a centre near enough.
+on top of half a cell, and the sum may be beyond the bound. The guard can move a prediction by some
+steps of rounding, and with it the cells of that pixel, until a centre is near enough.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from skyfold import ladder
 from skyfold.ladder import MODULUS
+from storage.images.prepared import NotLadderableError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from storage.images.strip_layers import Tile
 
 WHOLE = 1 << 24  # grid units up to which every whole number is a float32
-_MOVES = [sign * steps for steps in range(1, MODULUS // 2) for sign in (1, -1)]
+FARTHEST = 25  # steps of a move: other machines' predictions may be as far off as 100 of 126
+_MOVES = [sign * steps for steps in range(1, FARTHEST + 1) for sign in (1, -1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,16 +86,21 @@ def keep_bound(
     tile : Tile
     guard : ndarray, shape (256, 256), uint8
         Of the tile. Both are changed.
+
+    Raises
+    ------
+    NotLadderableError
+        If no move helps.
     """
     far = coded & (np.abs(tile.grid) >= WHOLE)
-    if stored.dtype != np.float32 or not far.any():
-        return
     first = tile.predicted.copy()
-    for move in _MOVES:
+    for move in [*_MOVES, None]:
         centres = ladder.from_cells(tile.cells, tile.predicted + tile.shift, tile.width)
         off = far & how.are_off(stored, tile.predicted, centres)
         if not off.any():
             return
+        if move is None:
+            raise NotLadderableError
         tile.predicted[off] = first[off] + move * how.noise.round_step
         guard[off] = tile.predicted[off] // how.noise.round_step % MODULUS + 3
         for its, new in zip(

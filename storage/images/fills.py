@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PADDING_FRACTION = 0.005  # exact zeros rarer than this are pixels like any other
 SAMPLE = 100_000  # pixels that tell how often a value occurs, and how far values spread
 ROWS = 256  # looked at together
-REACH = 27  # log2 of times the spread: a reader counts in 32 bits, four to a cell of half the noise
+REACH = 27  # log2 of times the spread; by the noise itself `storage.images.prepared` decides
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +44,8 @@ class Fills:
         Not-a-number, infinities, blank, zero padding, and numbers too large for cells.
     good, masked : int
         Pixels that are measurements, and those of them that the survey masks, which are not good.
+    largest : float
+        Size of the largest measurement [stored unit]; 0 of integers.
     """
 
     image: SurveyImage
@@ -52,6 +54,7 @@ class Fills:
     values: NDArray[Any]
     good: int = 0
     masked: int = 0
+    largest: float = 0.0
 
     @property
     def exponent(self) -> int:
@@ -89,13 +92,22 @@ class Fills:
         return is_fill
 
 
-def find_fills(image: SurveyImage) -> Fills | None:
-    """Which pixels are no measurement; None if there are more such values than flags can name."""
-    zero = image.stored.dtype.kind == "f" and _is_padded(image.stored)
-    reach = _reach(image.stored, zero=zero) if image.stored.dtype.kind == "f" else math.inf
+def find_fills(image: SurveyImage, reach: float | None = None) -> Fills | None:
+    """Which pixels are no measurement; None if there are more such values than flags can name.
+
+    Parameters
+    ----------
+    image : SurveyImage
+    reach : float, optional
+        Size beyond which there are no cells [stored unit]; told by the spread of floats.
+    """
+    is_float = image.stored.dtype.kind == "f"
+    zero = is_float and _is_padded(image.stored)
+    if reach is None:
+        reach = _reach(image.stored, zero=zero) if is_float else math.inf
     fills = Fills(image, zero, reach, part_of(image.stored, slice(0))[:, 0])
     good = masked = 0
-    values = fills.values
+    values, largest = fills.values, 0.0
     for rows in slices(len(image.stored), ROWS):
         stored = part_of(image.stored, rows)
         is_fill = fills.is_fill(stored)
@@ -104,8 +116,10 @@ def find_fills(image: SurveyImage) -> Fills | None:
             return None
         bad = np.zeros(1, bool) if image.mask is None else image.mask[rows] & ~is_fill
         masked += int(np.count_nonzero(bad))
+        if is_float:
+            largest = max(largest, float(np.abs(stored[~is_fill]).max(initial=0)))
         good += is_fill.size - int(np.count_nonzero(is_fill)) - int(np.count_nonzero(bad))
-    return Fills(image, zero, reach, values, good, masked)
+    return Fills(image, zero, reach, values, good, masked, largest)
 
 
 def slices(length: int, height: int) -> Iterator[slice]:
@@ -135,7 +149,7 @@ def _reach(stored: NDArray[Any], *, zero: bool) -> float:
     wide = wide.astype(np.float64)
     spread = 1.4826 * float(np.median(np.abs(wide - np.median(wide))))
     most = float(np.finfo(stored.dtype).max) / 4  # no centre of a cell near it overflows
-    return min(math.ldexp(spread, REACH), most) if spread else math.inf
+    return min(spread * 2.0**REACH, most) if spread else math.inf
 
 
 def _sample(stored: NDArray[Any], wanted: Any) -> NDArray[Any]:

@@ -114,7 +114,7 @@ def mesh_in_steps(
     whole = np.rint(np.ldexp(background, -grid_exponent) / step)
     limits = np.iinfo(np.int32)
     if not (limits.min <= whole.min() and whole.max() <= limits.max):
-        raise OverflowError(f"background of {whole.max():g} steps; int32 holds {limits.max}")
+        raise OverflowError(f"background of {abs(whole).max():g} steps; int32 holds {limits.max}")
     mesh = whole.astype(np.int32)
     padding = [(0, want - have) for want, have in zip(nodes, mesh.shape, strict=True)]
     return np.pad(mesh, padding, mode="edge")

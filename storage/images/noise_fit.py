@@ -106,7 +106,8 @@ class _Sky:
 
 def _values(image: SurveyImage, fills: Fills, rows: slice) -> NDArray[np.float64]:
     """Pixels that noise is measured from; NaN for others."""
-    values = np.ldexp(part_of(image.stored, rows).astype(np.float64), -fills.exponent)
+    with np.errstate(over="ignore"):  # of what is not used
+        values = np.ldexp(part_of(image.stored, rows).astype(np.float64), -fills.exponent)
     return np.where(fills.usable(rows), values, np.nan)
 
 

@@ -7,7 +7,7 @@ ladder is found here: values that stand for none, noise, and whether the grid ho
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # grid units: dither multiplies cells of this, and of 2**9 times it in the brightest light, by 2**16
 MOST_NOISE = 2.0**36
+_LEAST = {"f4": -149, "f8": -1074}  # log2 of the least number above 0, of which all are multiples
+FARTHEST = 2.0**27  # sigma from the sky: a reader counts quarters of half a sigma in 32 bits
 LEAST_LIGHT = 0.5  # sigma of a pixel: of less, no aperture gathers what is taken for a source
 
 
@@ -45,18 +47,29 @@ def prepare(image: SurveyImage) -> Prepared:
         Where there is no noise, or what is to be stored is too far from zero for it.
     """
     fills = find_fills(image)
-    if fills is None or not fills.good + fills.masked or not is_safe_integer(image.stored):
+    if not _can_measure(fills, image):
         raise NotLadderableError
     fit = fit_noise(image, fills)
     if not (np.isfinite(fit.sigma) and fit.sigma > 0 and np.isfinite(fit.background).all()):
         raise NotLadderableError
+    reach = float(np.abs(fit.background).max()) + FARTHEST * fit.sigma
+    if fills.largest > reach:
+        fills = find_fills(image, reach)
+        if not _can_measure(fills, image):
+            raise NotLadderableError
     try:
         prepared = Prepared(image, fills, fit)
     except OverflowError as error:  # of a background far from zero
         raise NotLadderableError from error
-    if prepared.noise.sigma > MOST_NOISE:
+    exponent, least = prepared.noise.grid_exponent, _LEAST.get(prepared.dtype.str[1:])
+    if prepared.noise.sigma > MOST_NOISE or (least is not None and exponent < least):
         raise NotLadderableError
     return prepared
+
+
+def _can_measure(fills: Fills | None, image: SurveyImage) -> TypeGuard[Fills]:
+    """Whether there are pixels, and flags for those that are none."""
+    return fills is not None and fills.good + fills.masked > 0 and is_safe_integer(image.stored)
 
 
 class Prepared:

@@ -147,7 +147,8 @@ def lattice_step(stored: NDArray[Any]) -> float | None:
     typical = float(np.median(np.abs(sample)))
     error = _rounding(values, typical, dtype)
     step = _common_divisor(np.diff(values), error[1:] + error[:-1])
-    if step is None or step < 4 * float(np.spacing(np.float32(typical))):
+    single = np.float32(min(typical, float(np.finfo("f4").max) / 2))
+    if step is None or step < 4 * float(np.spacing(single)):
         return None
     line = _fit_line(values, error, step)
     if line is None:
@@ -171,10 +172,10 @@ def _usable(values: NDArray[Any]) -> Floats:
 
 def _rounding(values: Floats, typical: float, dtype: np.dtype[Any]) -> Floats:
     """Bound of the rounding error of each value, at least that of a typical value."""
+    # The search itself runs in float64, whose own last bits cannot be told from the values'.
     with np.errstate(over="ignore"):
         size = np.maximum(np.abs(values), typical).astype(dtype)
-    # The search itself runs in float64, whose own last bits cannot be told from the values'.
-    return np.asarray(_SLACK * np.maximum(np.spacing(size), _WORKING * size), dtype=np.float64)
+        return np.asarray(_SLACK * np.maximum(np.spacing(size), _WORKING * size), dtype=np.float64)
 
 
 def _common_divisor(differences: Floats, error: Floats) -> float | None:

@@ -1,8 +1,8 @@
 """The layers of a strip's pixels, tile by tile: guard, cells, remainders, checksums.
 
 Everything that `skyfold.images.window` will do to decode is done here with the same functions on
-the same integers, so that each stored checksum is that of what the reader must find, and each
-pixel's bound is checked before anything is written.
+the same integers, so that each stored checksum is that of what the reader must find, and every bit
+of `exact` is checked before anything is written.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from skyfold.ladder import LEAF, LEVELS, TILE
 from skyfold.layout import STRIDE
 from skyfold.noise import MESH
 from storage.images import tile_kernels as kernels
-from storage.images.far_pixels import Cells, keep_bound
+from storage.images.far_pixels import WHOLE, Cells, keep_bound
 from storage.images.prepared import NotLadderableError
 from storage.images.shaping import FINE, shaped_cells
 
@@ -180,6 +180,8 @@ class StripLayers:
 
     def _bounded(self, tile: Tile) -> Tile:
         """A tile all of whose pixels keep the bound as a reader finds them."""
+        if self.image.dtype != np.float32 or np.abs(tile.grid).max() < WHOLE:
+            return tile
         how = Cells(self.noise, self.how.step, self.how.dithered, self.strip.background(*tile.name))
         stored, coded = self.strip.stored[tile.place], self.strip.coded[tile.place]
         keep_bound(how, stored, coded, tile, self.layers["guard"][tile.place])
@@ -193,7 +195,7 @@ class StripLayers:
         self._sums(*tile.name)[LEVELS.index("sources")] = met
 
     def bounded_tile(self, tile: Tile) -> None:
-        """Remainder and checksums of a tile, whose bound and every bit are checked."""
+        """Remainder and checksums of a tile, every bit of which is checked."""
         centres = ladder.from_cells(tile.cells, tile.predicted + tile.shift, tile.width)
         self._finish_tile(tile.predicted, tile.width, centres, *tile.name)
 
@@ -205,7 +207,7 @@ class StripLayers:
         ty: int,
         tx: int,
     ) -> None:
-        """Remainder, checksums and the check of the bound."""
+        """Remainder, checksums and the check of every bit."""
         place = self.strip.place(ty, tx)
         stored, coded = self.strip.stored[place], self.strip.coded[place]
         bounded = ladder.from_grid(centres, self.noise, stored.dtype)

@@ -84,7 +84,14 @@ def test_values_far_apart_and_other_shapes_are_left_to_pcodec():
 @pytest.mark.parametrize("codec", [CODEC, SkewedCodec(), KeptCodec(), TaggedCodec()])
 @pytest.mark.parametrize(
     ("dtype", "offset"),
-    [("u4", 3 << 30), ("i8", 5 << 30), ("i8", -(1 << 40)), ("u8", 1 << 63), ("i8", -(1 << 31))],
+    [
+        ("u4", 3 << 30),
+        ("u4", (1 << 31) - 300),
+        ("i8", 5 << 30),
+        ("i8", -(1 << 40)),
+        ("u8", 1 << 63),
+        ("i8", -(1 << 31)),
+    ],
 )
 def test_correlated_planes_far_from_zero_return(codec, dtype, offset):
     plane = np.rint(smooth(1, 6, 3))[None].astype("i8") + 300

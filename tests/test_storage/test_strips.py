@@ -11,6 +11,7 @@ import synthetic
 import zarr
 from astropy.io import fits
 
+import storage.images.prepared
 from skyfold.fidelity.holdout import HoldOut
 from skyfold.images.window import decode_window
 from skyfold.ladder import LEVELS
@@ -97,8 +98,11 @@ def test_strips_are_encoded_as_a_whole_image_is(image, network, in_strips, monke
         assert rms == pytest.approx(other, rel=0.02)
 
 
-def test_a_strip_that_cannot_be_refined_sends_the_image_to_direct_storage(network, in_strips):
+def test_a_strip_that_cannot_be_refined_sends_the_image_to_direct_storage(
+    network, in_strips, monkeypatch
+):
     """A pixel whose number of cells a layer has no room for, in the last strip."""
+    monkeypatch.setattr(storage.images.prepared, "FARTHEST", np.inf)
     sky = synthetic.sky(SHAPE, sources=100, sigma=1.0, background=5, seed=5)
     sky += np.linspace(0, 1000, SHAPE[0])[
         :, np.newaxis
