@@ -5,8 +5,8 @@ network left there is not noise: a pixel beyond 5 sigma, or a filtered residual 
 scale. What a source is, is judged as photometry judges it, by the noise of its pixels taken as
 independent; residuals are compared with their own filtered scatter on the quiet side, so that
 correlated noise is no surprise. Of a tile of which most is kept, all is: saying what is not would
-cost about as much as coding it. The core of what is kept is where light was seen or was not
-expected; around it lie the pixels that only wide apertures reach.
+cost about as much as coding it. The core of what is kept is where points were seen or something
+was not expected; around it lie the pixels that only wide apertures reach.
 """
 
 from __future__ import annotations
