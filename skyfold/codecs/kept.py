@@ -56,7 +56,8 @@ DEEPEST = 4
 _CLIP = 1 << 15
 _OTHER, _KEPT = 0, 1
 _TURNED = 128
-_NONE = (0, 0, 0)
+_HEAD = 3  # bytes of a plan before its tables
+_LEAST = 9  # bytes of a mask's head, and of a plan
 _STEP_OF = np.searchsorted(STEPS, np.arange(STEPS[-1] + 1), side="right").astype(np.uint8)
 
 Bits: TypeAlias = NDArray[np.uint8]
@@ -99,10 +100,11 @@ class Plan:
     @classmethod
     def from_bytes(cls, data: bytes) -> tuple[Plan, bytes]:
         """Plan, and the bytes after it; CorruptDataError where there is no plan."""
-        unit, depths, doubts = data[:3] if len(data) >= len(("unit", "depths", "doubts")) else _NONE
-        end = 3 + 2 * (depths.bit_count() + doubts.bit_count() + 2)
-        pairs = data[3:end]
-        tables = tuple(zip(pairs[::2], pairs[1::2], strict=False))
+        if len(data) < _HEAD:
+            raise CorruptDataError(f"plan of a skyfold.kept chunk has {len(data)} bytes; 7 or more")
+        unit, depths, doubts = data[:_HEAD]
+        end = _HEAD + 2 * (depths.bit_count() + doubts.bit_count() + 2)
+        tables = tuple(zip(data[_HEAD:end:2], data[_HEAD + 1 : end : 2], strict=False))
         known = all(scale < SCALES and shape < SHAPES for scale, shape in tables)
         if not unit or depths >> DEEPEST or len(data) < end or not known:
             raise CorruptDataError(
@@ -204,12 +206,13 @@ class KeptCodec(ChunkCodec):
 
 
 def _decoded(data: bytes, shape: tuple[int, int]) -> NDArray[np.int32]:
-    style = data[0] % _TURNED if data else len(STYLES)
-    if style >= len(STYLES) or len(data) < len(("style", "share")):
+    if len(data) < _LEAST:
         raise CorruptDataError(
-            f"skyfold.kept chunk of {len(data)} bytes has a mask of style {style}"
+            f"skyfold.kept chunk ends after {len(data)} bytes; 9 or more follow 1"
         )
-    share = data[1]
+    style, share = data[0] % _TURNED, data[1]
+    if style >= len(STYLES):
+        raise CorruptDataError(f"skyfold.kept chunk has a mask of style {style}; 0 to 2 is known")
     plan, words = Plan.from_bytes(data[2:])
     reader = Reader(words, plan.tables)
     leaves = decode_leaves(reader.coder, shape, share, style)

@@ -28,6 +28,7 @@ SHAPES = 9  # m = 1, 2, 4, ... 256
 _TOTAL = (1 << 24) - SYMBOLS
 _BELOW = np.r_[0:DIRECT, 2 * DIRECT + 1 + LENGTHS : SYMBOLS]  # symbols of residuals below 0
 _REST = np.r_[DIRECT : 2 * DIRECT + 1 + LENGTHS]
+_SIDED = 5  # integers that name a table of two sides
 _POINTS = 8  # of the density to a symbol
 
 
@@ -62,7 +63,7 @@ def shift_of(scale: int) -> int:
 
 def table_of(numbers: tuple[int, ...]) -> Table:
     """Table of the two or the five integers that name it."""
-    return get_table(*numbers) if len(numbers) == len(("scale", "shape")) else get_sided(*numbers)
+    return get_sided(*numbers) if len(numbers) == _SIDED else get_table(*numbers)
 
 
 @cache
