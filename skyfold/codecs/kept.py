@@ -44,6 +44,7 @@ from skyfold.codecs.interlaced import (
     encode_plain,
     is_near_plane,
     is_plane,
+    pixels_of,
 )
 from skyfold.codecs.leaf_styles import STYLES
 from skyfold.codecs.leaves import decode_leaves, encode_leaves
@@ -232,7 +233,7 @@ def _smallest(chunk: NDArray[Any], plane: NDArray[np.int32], leaves: Mask) -> by
     """Bytes of a plane of which some leaves are coded."""
     from skyfold.codecs.interlaced_fit import is_worth_prediction
 
-    used = np.repeat(np.repeat(leaves, 2, axis=1), 2, axis=0)
+    used = pixels_of(leaves)
     kept = bytes([_KEPT]) + _encoded(plane, leaves)
     if is_worth_prediction(plane, used):
         other = InterlacedCodec().encode_chunk(chunk)
