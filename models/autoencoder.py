@@ -27,7 +27,7 @@ __all__ = ["AutoencoderConfig", "RateDistortion", "TrainedModel", "networks", "t
 
 Image = NDArray[np.float32]
 BLOCK_SIDES = (2, 4, 8)  # pixels; the largest is about the aperture in which flux is measured
-FAINT, BRIGHT = -8.0, 64.0  # noise units: the correction sees no more, so a star cannot drive it
+FAINT, BRIGHT = -3.0, 64.0  # noise units: the correction sees no more, so nothing extreme drives it
 LATENT_LIMIT = 16.0  # likewise on the decoder's side
 INPUT_SCALE = 0.25  # brings noise and sources near the scale that layers start from
 WARM_UP = 30  # steps over which the learning rate rises
