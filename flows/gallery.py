@@ -19,14 +19,8 @@ from skyfold.fidelity.holdout import counted_pixels
 from skyfold.fidelity.images import images_to_measure
 from skyfold.ladder import LEVELS
 from skyfold.science import ImageContext
-from skyfold.science.sources import (
-    Field,
-    at_centre,
-    circle_sum,
-    decoded_difference,
-    is_clear,
-    prepare_field,
-)
+from skyfold.science.field import Field, decoded_difference, prepare_field
+from skyfold.science.sources import at_centre, circle_sum, is_clear
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -37,7 +37,8 @@ from numpy.typing import NDArray
 from skyfold.codecs.blocks import BlocksCodec
 from skyfold.codecs.chunk import ChunkCodec
 from skyfold.codecs.coded import Reader, Writer
-from skyfold.codecs.interlaced_passes import CLIP, COARSEST, SMALLEST, Ints, Plan, Walk
+from skyfold.codecs.interlaced_passes import CLIP, COARSEST, SMALLEST, Walk
+from skyfold.codecs.interlaced_plan import Ints, Plan
 from skyfold.codecs.quadtree import decode_mask, encode_mask
 from skyfold.codecs.streams import compress, decompress, needs_more_than
 from skyfold.errors import CorruptDataError

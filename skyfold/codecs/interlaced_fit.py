@@ -1,4 +1,4 @@
-"""What the writer of `skyfold.interlaced` chooses: weights, contexts and tables of a plane.
+"""What the writer of `skyfold.interlaced` chooses: weights of a plane, and of its contexts.
 
 Least squares on the plane itself. Another writer may choose otherwise: a reader takes the integers
 as they are stored. Where neighbours say nothing, as in white noise, all weights are zero, and a
@@ -8,53 +8,26 @@ reader then does no arithmetic for them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skyfold.codecs import interlaced_kernels as kernels
-from skyfold.codecs.interlaced_passes import (
-    CLIP,
-    COARSEST,
-    DISTANCES,
-    PAD,
-    PASSES,
-    Ints,
-    Known,
-    Plan,
-    Weights,
-)
-from skyfold.codecs.tables import (
-    DIRECT,
-    LENGTHS,
-    SCALES,
-    SHAPES,
-    SYMBOLS,
-    get_table,
-    scale_of,
-    split,
-)
+from skyfold.codecs.interlaced_passes import CLIP, COARSEST, DISTANCES, PAD, PASSES, Known
+from skyfold.codecs.interlaced_plan import Ints, Plan, Weights
+from skyfold.codecs.interlaced_tables import MIN_SPREAD, SAMPLE, quantiles, with_tables
 from skyfold.compiled import can_compile
 
-CONTEXTS = 12
-FEW_CONTEXTS = 8  # of fewer residuals than these: each context's table takes four bytes
-MANY = 2**14
 MIN_CODED = 2048  # pixels below which what is stored of a fit is not worth it
 MIN_CORRELATION = 0.15  # of neighbours, below which pcodec is as good to a thousandth
 _AROUND = 3  # times what one neighbour explains, four explain
 _PLAN = 300  # bytes that a prediction has to save: its plan, and what contexts alone save
 MIN_GAIN = 0.004  # bits a pixel below which a prediction is left out: it only fits noise
 STEEP = 0.9  # share of pixels that are calm
-MIN_SPREAD = 1.2  # of most doubts, largest to smallest: below it one context will do
 _NO_CONTEXT = np.array([16, 0, 0, 0], np.int32)
-_GAUSSIAN = 6  # shape from which the search starts
 _RIDGE = 1e-4
-_SAMPLE = 4096  # pixels of a pass that weights are fitted to: a few numbers need no more
-_STEPS = ((-4, 0), (4, 0), (-1, 0), (1, 0), (0, -2), (0, 2), (0, -1), (0, 1), (-2, -1), (2, 1))
 
 Floats = NDArray[np.floating[Any]]
 Plane = NDArray[Any]
@@ -144,17 +117,11 @@ def fit_plane(values: Ints, used: Used) -> tuple[Plan, Passes]:
         one = known[distance]
         one.narrow(number, None if used is None else _places(used, distance, number))
         passes.append((_expected(one, number, draft.of(distance, number).context), left))
-    return _with_tables(draft, passes), passes
+    return with_tables(draft, passes), passes
 
 
 def _typical(values: Ints) -> int:
     return int(np.median(values.ravel()[:: max(values.size // 4096, 1) | 1]))
-
-
-def _quantiles(values: Floats | Ints, *shares: float) -> list[float]:
-    """Quantiles of a few values: numpy's take longer to begin than to sort."""
-    ordered = np.sort(values)
-    return [float(ordered[int(share * (len(ordered) - 1))]) for share in shares]
 
 
 def _order() -> list[tuple[int, int]]:
@@ -173,7 +140,7 @@ def _sampled(used: Used, shape: tuple[int, int], distance: int, number: int) -> 
     """
     y, x = (side // (2 * distance) for side in shape)
     coded = np.ones((y, x), bool) if used is None else _places(used, distance, number)
-    every = (int(np.count_nonzero(coded)) // _SAMPLE) | 1
+    every = (int(np.count_nonzero(coded)) // SAMPLE) | 1
     chosen = np.zeros((y, x), bool)
     chosen[::every] = coded[::every]
     return chosen
@@ -197,12 +164,12 @@ def _value_weights(known: Known, used: Used, distance: int, number: int) -> Weig
     if target.size < 16 * len(features):
         return none
     off = np.abs(target - 128 * features[0])  # 128 / 512 of the sum of four is their mean
-    trust = 1 / (1 + (off / (3 * _quantiles(off[::8], 0.5)[0] + 0.5)) ** 2)
+    trust = 1 / (1 + (off / (3 * quantiles(off[::8], 0.5)[0] + 0.5)) ** 2)
     found = _solve(features, target, trust)
     missed = target - found.astype(np.float32) @ features
     if _spread(target, trust) - _spread(missed, trust) < MIN_GAIN:
         return none
-    steep = int(min(_quantiles(apart[::4], STEEP)[0], CLIP - 1)) + 1
+    steep = int(min(quantiles(apart[::4], STEEP)[0], CLIP - 1)) + 1
     is_steep = apart >= steep
     if np.count_nonzero(is_steep) < 16 * len(features):
         return Weights(_NO_CONTEXT, 0, (found,))
@@ -306,69 +273,5 @@ def _context_weights(known: Known, sizes: Ints, used: Used, distance: int, numbe
     normal.flat[:: len(normal) + 1] += _RIDGE * np.diag(normal) + 1e-12
     found = np.linalg.solve(normal, (weighted @ target).astype(np.float64)) * 128
     found = np.clip(np.rint(found), 0, [65535, 255, 255, 255]).astype(np.int32)
-    low, high = _quantiles(found.astype(np.float32) @ features[:, ::4], 0.02, 0.98)
+    low, high = quantiles(found.astype(np.float32) @ features[:, ::4], 0.02, 0.98)
     return found if high > MIN_SPREAD * max(low, 1e-9) else _NO_CONTEXT
-
-
-def _with_tables(draft: Plan, passes: Passes) -> Plan:
-    """The plan with its contexts and their tables."""
-    doubts = np.concatenate([one for one, _ in passes[1:]])
-    residuals = np.concatenate([one for _, one in passes[1:]])
-    thresholds = _thresholds(doubts)
-    plan = Plan(draft.offset, thresholds, (), draft.weights)
-    contexts = plan.contexts(doubts)
-    counts = np.bincount(contexts, minlength=len(thresholds) + 1)
-    parts = np.split(residuals[np.argsort(contexts, kind="stable")], np.cumsum(counts)[:-1])
-    tables = tuple(_fit_table(part) for part in [*parts, passes[0][1]])
-    return Plan(draft.offset, thresholds, tables, draft.weights)
-
-
-def _thresholds(doubts: Ints) -> Ints:
-    """Cuts at even ratios of what most doubts are."""
-    if not doubts.size:
-        return np.empty(0, np.int32)
-    low, high = _quantiles(doubts[:: max(doubts.size // _SAMPLE, 1) | 1], 0.02, 0.98)
-    low = max(low, 1.0)
-    if high <= MIN_SPREAD * low:
-        return np.empty(0, np.int32)
-    count = CONTEXTS if doubts.size >= MANY else FEW_CONTEXTS
-    return np.unique(np.rint(np.geomspace(low, high, count - 1))).astype(np.int32)
-
-
-def _fit_table(residuals: Ints) -> tuple[int, int]:
-    """Scale and shape of the table that codes residuals in the fewest bits."""
-    if not residuals.size:
-        return 0, 0
-    typical = 1.25 * float(np.abs(residuals).mean()) + 0.15
-    guess = next((n for n in range(SCALES) if scale_of(n) >= typical), SCALES - 1)
-    counts: dict[int, NDArray[np.float64]] = {}
-
-    @cache
-    def cost(scale: int, shape: int) -> float:
-        table = get_table(scale, shape)
-        if table.shift not in counts:
-            counts[table.shift] = _symbol_counts(residuals, table.shift)
-        return float(counts[table.shift] @ table.cost)
-
-    return _descend(cost, (guess, _GAUSSIAN))
-
-
-def _symbol_counts(residuals: Ints, shift: int) -> NDArray[np.float64]:
-    """How often each symbol occurs."""
-    if can_compile():
-        return kernels.symbol_counts(residuals, shift, DIRECT, LENGTHS, SYMBOLS)
-    symbols = split(residuals, shift)[0]
-    return np.bincount(symbols, minlength=SYMBOLS).astype(np.float64)
-
-
-def _descend(cost: Callable[[int, int], float], start: tuple[int, int]) -> tuple[int, int]:
-    """Scale and shape to which no step makes the cost less."""
-    best, least = start, cost(*start)
-    improved = True
-    while improved:
-        improved = False
-        for scale, shape in _STEPS:
-            one = best[0] + scale, best[1] + shape
-            if 0 <= one[0] < SCALES and 0 <= one[1] < SHAPES and (met := cost(*one)) < least:
-                best, least, improved = one, met, True
-    return best

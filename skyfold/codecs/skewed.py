@@ -40,7 +40,7 @@ from skyfold.codecs.interlaced import (
     read_mask,
     write_mask,
 )
-from skyfold.codecs.interlaced_passes import Plan
+from skyfold.codecs.interlaced_plan import Plan
 from skyfold.codecs.tables import SCALES, SHAPES
 from skyfold.errors import CorruptDataError
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfold.codecs.coded import Ints
-from skyfold.codecs.interlaced_passes import Plan
+from skyfold.codecs.interlaced_plan import Plan
 from skyfold.codecs.tables import (
     SCALES,
     SHAPES,

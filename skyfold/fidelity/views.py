@@ -16,7 +16,8 @@ from skyfold import sky
 from skyfold.ladder import LEVELS, TILE
 from skyfold.science import ImageContext, galaxies, injection
 from skyfold.science.epochs import align
-from skyfold.science.sources import FALLBACK_FWHM, prepare_field
+from skyfold.science.field import prepare_field
+from skyfold.science.sources import FALLBACK_FWHM
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

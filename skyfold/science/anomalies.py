@@ -13,15 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfold.science import ImageContext, Sample, ScienceCase, stamps
+from skyfold.science.field import Field, decoded_image, prepare_field
 from skyfold.science.sky import Plane
-from skyfold.science.sources import (
-    Field,
-    areas,
-    at_centre,
-    circle_sum,
-    decoded_image,
-    prepare_field,
-)
+from skyfold.science.sources import areas, at_centre, circle_sum
 
 SHARE = 0.01
 LEAST = 5  # of the most unusual objects of an image, however few it has

@@ -14,17 +14,9 @@ from numpy.typing import NDArray
 
 from skyfold.science import ImageContext, Sample, ScienceCase, stamps
 from skyfold.science.bins import split
+from skyfold.science.field import Field, decoded_image, prepare_field
 from skyfold.science.sky import Plane
-from skyfold.science.sources import (
-    FINDERS,
-    SIGMAS_PER_FWHM,
-    Field,
-    areas,
-    circle_sum,
-    decoded_image,
-    load_sep,
-    prepare_field,
-)
+from skyfold.science.sources import FINDERS, SIGMAS_PER_FWHM, areas, circle_sum, load_sep
 
 _WINDOW = 4.0  # sep sums out to this many sigmas of the window
 _LEAST_SNR = 3.0

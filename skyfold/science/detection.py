@@ -16,18 +16,9 @@ from numpy.typing import NDArray
 
 from skyfold.science import ImageContext, Sample, ScienceCase
 from skyfold.science.bins import split
+from skyfold.science.field import Field, decoded_image, decoded_sources, prepare_field
 from skyfold.science.sky import Plane
-from skyfold.science.sources import (
-    PEAKS,
-    Field,
-    areas,
-    at_centre,
-    circle_sum,
-    decoded_image,
-    decoded_sources,
-    is_clear,
-    prepare_field,
-)
+from skyfold.science.sources import PEAKS, areas, at_centre, circle_sum, is_clear
 
 
 class Detection(ScienceCase):

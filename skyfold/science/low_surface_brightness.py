@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfold.science import ImageContext, Sample, ScienceCase
-from skyfold.science.sources import Field, a_few, decoded_flat, prepare_field
+from skyfold.science.field import Field, decoded_flat, prepare_field
+from skyfold.science.sources import a_few
 
 SCALES = (4, 16, 64)  # [pixel]
 MOST = 8000  # boxes of each scale of an image

@@ -23,14 +23,9 @@ from numpy.typing import NDArray
 
 from skyfold.science import ImageContext, Sample, ScienceCase, stamps
 from skyfold.science.bins import split
+from skyfold.science.field import Field, decoded_image, prepare_field
 from skyfold.science.sky import Plane
-from skyfold.science.sources import (
-    Field,
-    areas,
-    circle_sum,
-    decoded_image,
-    prepare_field,
-)
+from skyfold.science.sources import areas, circle_sum
 
 MEASURES = ("concentration", "asymmetry", "gini", "m20")
 MOST = 100  # sources of an image

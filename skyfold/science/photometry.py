@@ -14,19 +14,15 @@ from numpy.typing import NDArray
 
 from skyfold.science import ImageContext, Sample, ScienceCase
 from skyfold.science.bins import split
-from skyfold.science.sky import Plane
-from skyfold.science.sources import (
-    FINDERS,
+from skyfold.science.field import (
     Field,
-    areas,
-    circle_sum,
     counted_sources,
     decoded_difference,
     decoded_image,
-    is_clear,
-    load_sep,
     prepare_field,
 )
+from skyfold.science.sky import Plane
+from skyfold.science.sources import FINDERS, areas, circle_sum, is_clear, load_sep
 
 RADII = {"flux_1fwhm": 1.0, "flux_2fwhm": 2.0}  # [FWHM]
 KRON_FACTOR = 2.5

@@ -15,16 +15,9 @@ from numpy.typing import NDArray
 
 from skyfold.science import ImageContext, Sample, ScienceCase, stamps
 from skyfold.science.bins import split
+from skyfold.science.field import Field, decoded_image, prepare_field
 from skyfold.science.sky import Plane
-from skyfold.science.sources import (
-    SIGMAS_PER_FWHM,
-    Field,
-    areas,
-    circle_sum,
-    decoded_image,
-    load_measuring,
-    prepare_field,
-)
+from skyfold.science.sources import SIGMAS_PER_FWHM, areas, circle_sum, load_measuring
 
 MOST = 300  # sources of an image
 REACH = 2.5  # [FWHM], half width of the stamps

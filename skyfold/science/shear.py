@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from skyfold.errors import InvalidRequestError
 from skyfold.science import ImageContext, Sample, ScienceCase, stamps
 from skyfold.science.bins import split
+from skyfold.science.field import Field, decoded_image, prepare_field
 from skyfold.science.galaxies import SHEAR as APPLIED
 from skyfold.science.shapes import REACH, adaptive_moments
-from skyfold.science.sources import Field, areas, at_centre, decoded_image, prepare_field
+from skyfold.science.sources import areas, at_centre
 
 BINS = ("20-50", ">50", ">=20")
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfold.science import ImageContext
-from skyfold.science.sources import Field, a_few, counted_sources, is_clear, signal_to_noise
+from skyfold.science.field import Field, counted_sources, signal_to_noise
+from skyfold.science.sources import a_few, is_clear
 
 
 def measurable(

@@ -17,17 +17,8 @@ from skyfold.errors import InvalidRequestError
 from skyfold.science import ImageContext, Sample, ScienceCase
 from skyfold.science.bins import split
 from skyfold.science.detection import has_neighbour
-from skyfold.science.sources import (
-    Field,
-    a_few,
-    areas,
-    at_centre,
-    circle_sum,
-    decoded_difference,
-    decoded_sources,
-    is_clear,
-    prepare_field,
-)
+from skyfold.science.field import Field, decoded_difference, decoded_sources, prepare_field
+from skyfold.science.sources import a_few, areas, at_centre, circle_sum, is_clear
 
 ALARM = 5.0  # [sigma]
 SPACING = 3.0  # of the grid [FWHM]

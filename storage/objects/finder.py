@@ -19,15 +19,9 @@ from skyfold import sky
 from skyfold.images.index import ImageEntry
 from skyfold.layout import STRIDE
 from skyfold.science import ImageContext
+from skyfold.science.field import Field, prepare_field
 from skyfold.science.matched_filter import THRESHOLD, matched_filter
-from skyfold.science.sources import (
-    Field,
-    at_centre,
-    circle_sum,
-    is_clear,
-    load_sep,
-    prepare_field,
-)
+from skyfold.science.sources import at_centre, circle_sum, is_clear, load_sep
 
 __all__ = ["BLENDED", "UNCLEAR", "FoundObjects", "Pixels", "find_objects", "pool"]
 

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from skyfold.science import ImageContext, Sample
 from skyfold.science.detection import DETECTION
+from skyfold.science.field import decoded_difference
 from skyfold.science.photometry import PHOTOMETRY, Forced
-from skyfold.science.sources import decoded_difference, is_clear
+from skyfold.science.sources import is_clear
 from storage.images.prepared import Prepared, prepare
 from storage.survey import SurveyImage
 

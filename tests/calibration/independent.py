@@ -25,7 +25,7 @@ from skyfold.fidelity.holdout import counted_pixels
 from skyfold.fidelity.images import images_to_measure, pieces_to_measure
 from skyfold.fidelity.views import stored_view
 from skyfold.science.bins import SN_BINS, limits
-from skyfold.science.sources import prepare_field
+from skyfold.science.field import prepare_field
 
 LEVELS = ("latent", "sources", "bounded")
 Key = tuple[str, str, str, str]  # level, case, measure, bin

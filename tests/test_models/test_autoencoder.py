@@ -39,6 +39,13 @@ def test_blank_sky_decodes_to_nothing(trained):
     assert decoded.std() < 0.5
 
 
+def test_only_the_linear_path_sees_how_far_below_the_sky_something_lies(trained):
+    levels = [np.full((1, 64, 64, 1), level, np.float32) for level in (-4, -8, -12)]
+    higher, middle, lower = (np.asarray(trained.encoder(level)) for level in levels)
+    assert np.abs(middle - lower).max() > 1
+    np.testing.assert_allclose(higher - middle, middle - lower, atol=1e-3)
+
+
 def test_history_names_the_parts(trained):
     last = trained.history[-1]
     assert last["step"] == 200

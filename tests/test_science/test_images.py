@@ -7,9 +7,10 @@ from skyfold.errors import InvalidRequestError, UnknownNameError
 from skyfold.fidelity.record import summarise
 from skyfold.science import ImageContext, cases, get_case
 from skyfold.science.detection import has_neighbour
+from skyfold.science.field import prepare_field
 from skyfold.science.matched_filter import peaks_of
 from skyfold.science.sky import row_medians, sky
-from skyfold.science.sources import FALLBACK_FWHM, circle_sum, prepare_field
+from skyfold.science.sources import FALLBACK_FWHM, circle_sum
 
 FWHM = 4.0
 SIGMA = FWHM / 2.3548200450309493
