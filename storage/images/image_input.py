@@ -1,14 +1,12 @@
 """What one image brings to the archive: stored pixels, planes, and facts from its header.
 
-Knows what makes a pixel bad, in which unit a weight, a gain or a time is, and which image cannot be
-archived. Where images come from is in `storage.survey`, how FITS is read in
-`storage.images.fits_input`.
+Knows what makes a pixel bad, in which unit a weight is, and which image cannot be archived. Where
+images come from is in `storage.survey`, how FITS is read in `storage.images.fits_input`, and what
+headers say in `storage.images.header_facts`.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -22,16 +20,12 @@ from storage.images.fits_input import (
     PhysicalPlane,
     blank_value,
     image_axes,
-    keyword,
     reading,
     select_hdus,
 )
+from storage.images.header_facts import gain_of, scale_of, time_of
 from storage.images.mapped import part_of
 from storage.images.quantised import quantisation, read_quantum
-
-_MJD_ZERO = datetime(1858, 11, 17)
-# GAIN is in electrons per ADU: it says nothing about pixels in other units.
-_COUNT_UNITS = {"adu", "dn", "ct", "count", "counts"}
 
 Bad = NDArray[np.bool_]
 Values = NDArray[np.float64]
@@ -161,7 +155,7 @@ def _read_image(ref: ImageRef, storage_options: Mapping[str, Any]) -> SurveyImag
             files[plane.url] = FitsInput.read(plane.url, storage_options)
     mask, variance = _planes(ref, files, stored.shape)
     step = quantisation(source.hdus[number], stored)
-    bscale, bzero = _scale(ref, header)
+    bscale, bzero = scale_of(ref, header)
     headers = (header, source.hdus[0].header)
     return SurveyImage(
         ref=ref,
@@ -173,8 +167,8 @@ def _read_image(ref: ImageRef, storage_options: Mapping[str, Any]) -> SurveyImag
         blank=blank,
         mask=mask,
         variance=variance,
-        gain=_gain(ref, *headers),
-        time=_time(ref, *headers),
+        gain=gain_of(ref, *headers),
+        time=time_of(ref, *headers),
         quant_step=step.step if step else None,
         quant_method=step.method if step else None,
         digest=source.digest,
@@ -206,17 +200,6 @@ def _refuse_empty(ref: ImageRef, stored: NDArray[Any], blank: int | None) -> Non
         f"{ref.file}[{ref.hdu}]: constant: all {stored.size} stored values are {first}; an "
         "image needs at least two values: take it out"
     )
-
-
-def _scale(ref: ImageRef, header: Any) -> tuple[float, float]:
-    scale = header.get("BSCALE", 1.0), header.get("BZERO", 0.0)
-    numbers = all(isinstance(value, int | float) and np.isfinite(value) for value in scale)
-    if not numbers or scale[0] == 0:
-        raise InputError(
-            f"{ref.file}[{ref.hdu}]: BSCALE {scale[0]!r} and BZERO {scale[1]!r} give no physical "
-            "values; BSCALE must be a number other than 0: correct the header"
-        )
-    return float(scale[0]), float(scale[1])
 
 
 def _planes(
@@ -280,58 +263,3 @@ def _physical(
             f"has {shape}; they must be equal: correct the plane's file or hdu"
         )
     return plane
-
-
-def _gain(ref: ImageRef, *headers: Any) -> float | None:
-    if isinstance(ref.gain, float):
-        return ref.gain
-    if ref.gain is None:
-        unit = keyword("BUNIT", *headers)
-        in_counts = unit is None or str(unit).lower() in _COUNT_UNITS
-        value = keyword("GAIN", *headers)
-        value = keyword("EGAIN", *headers) if value is None else value
-        return _positive(value) if in_counts else None
-    name = ref.gain.removeprefix("header:").strip()
-    found = _positive(keyword(name, *headers))
-    if found is None:
-        raise InputError(
-            f"{ref.file}[{ref.hdu}]: {name} is {keyword(name, *headers)!r}, which is no gain; it "
-            "must be a number above 0: correct gain in the configuration"
-        )
-    return found
-
-
-def _positive(value: Any) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and 0 < value < np.inf else None
-
-
-def _time(ref: ImageRef, *headers: Any) -> str | None:
-    if ref.time is None:
-        date = _iso_time(keyword("DATE-OBS", *headers), keyword("TIME-OBS", *headers))
-        day_only = date is None or date.endswith("T00:00:00")
-        return (_iso_time(keyword("MJD-OBS", *headers), None) if day_only else None) or date
-    value: Any = ref.time
-    if ref.time.startswith("header:"):
-        value = keyword(ref.time.removeprefix("header:").strip(), *headers)
-    found = _iso_time(value, None)
-    if found is None:
-        raise InputError(
-            f"{ref.file}[{ref.hdu}]: time {ref.time!r} gives {value!r}; it must be an ISO 8601 "
-            "time or a Modified Julian Date: correct time in the configuration"
-        )
-    return found
-
-
-def _iso_time(value: Any, clock: Any) -> str | None:
-    """ISO 8601 of an ISO date, of DD/MM/YY (before 2000, FITS standard 4.0) or of an MJD."""
-    try:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return (_MJD_ZERO + timedelta(days=float(value))).isoformat()
-        text = re.sub(r"^(\d\d)/(\d\d)/(\d\d)$", r"19\3-\2-\1", str(value))
-        if isinstance(clock, str) and len(text) == len("2000-01-01"):
-            text = f"{text}T{clock}"
-        when = datetime.fromisoformat(text)
-    except (ValueError, OverflowError):
-        return None
-    return (when if when.tzinfo is None else when.astimezone(UTC).replace(tzinfo=None)).isoformat()
