@@ -158,7 +158,7 @@ def _sample(stored: NDArray[Any], wanted: Any) -> NDArray[Any]:
     every, seen, found = max(count // SAMPLE, 1), 0, []
     for rows in slices(len(stored), ROWS):
         part = wanted(part_of(stored, rows))
-        found.append(part[-seen % every :: every])
+        found.append(part[-seen % every :: every].copy())  # a view would keep all of it
         seen += part.size
     return np.concatenate(found)
 
