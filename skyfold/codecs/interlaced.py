@@ -5,7 +5,8 @@ them at distances 8, 4, 2 and 1, each time in three passes: odd rows and odd col
 odd, odd and even. A pass knows all earlier ones, so it is computed at once, without a loop over
 pixels. What is known predicts each value and how far it may be off; the second names the table
 with which the difference is coded. Both are sums of integers with integer weights, which the
-writer fits (`skyfold.codecs.interlaced_fit`) and stores; no floating point chooses anything.
+writer fits (`skyfold.codecs.interlaced_fit`, `interlaced_tables`) and stores
+(`interlaced_plan`); no floating point chooses anything.
 
 Bytes of a chunk that is a plane, its sides multiples of 16 and at least 64::
 

@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 from skyfold.codecs import interlaced_kernels as kernels
 from skyfold.codecs.interlaced_passes import CLIP, COARSEST, DISTANCES, PAD, PASSES, Known
 from skyfold.codecs.interlaced_plan import Ints, Plan, Weights
-from skyfold.codecs.interlaced_tables import MIN_SPREAD, SAMPLE, quantiles, with_tables
+from skyfold.codecs.interlaced_tables import (
+    MIN_SPREAD,
+    SAMPLE,
+    Passes,
+    quantiles,
+    with_tables,
+)
 from skyfold.compiled import can_compile
 
 MIN_CODED = 2048  # pixels below which what is stored of a fit is not worth it
@@ -31,7 +37,6 @@ _RIDGE = 1e-4
 
 Floats = NDArray[np.floating[Any]]
 Plane = NDArray[Any]
-Passes = list[tuple[Ints, Ints]]
 Used = NDArray[np.bool_] | None
 
 

@@ -1,4 +1,4 @@
-"""The arithmetic of `skyfold.codecs.interlaced_passes`, compiled: for writers, which fit weights.
+"""The arithmetic of `skyfold.codecs.interlaced_passes`, compiled: for writers, which fit.
 
 All sums are of the same integers, so the bytes are the same with these and without. Planes are
 those of `Known`, padded and flat; places are of pixels of a pass among them; steps are those to

@@ -18,7 +18,7 @@ from skyfold.errors import CorruptDataError
 Ints = NDArray[np.int32]
 
 MAX_CONTEXTS = 32
-_KINDS = 6  # of weights: three passes at distance 1, and at the others
+_PASSES = 3  # at each distance: weights of those at distance 1, then of those at the others
 _CONTEXT = struct.Struct("<H3BH")
 _VALUE = struct.Struct("<B7b")
 
@@ -30,11 +30,12 @@ class Weights:
     Attributes
     ----------
     context : ndarray, shape (4,), int32
-        For `Known.expect` of the passes, in 1/16: one of 0..65535, three of 0..255.
+        For `expect` of `skyfold.codecs.interlaced_passes.Known`, in 1/16: one of 0..65535, three
+        of 0..255.
     steep : int
         Near differences from which a pixel is steep; 0 for never.
     value : tuple of one or two ndarrays of shape (8,), int32
-        For `Known.predict`, in 1/128: one of 0..255, seven of -128..127; of pixels that are not
+        For its `predict`, in 1/128: one of 0..255, seven of -128..127; of pixels that are not
         steep, and of those that are.
     """
 
@@ -80,7 +81,7 @@ class Plan:
 
     def of(self, distance: int, number: int) -> Weights:
         """Weights of a pass."""
-        return self.weights[number if distance == 1 else 3 + number]
+        return self.weights[number if distance == 1 else _PASSES + number]
 
     def contexts(self, doubts: Ints) -> NDArray[np.uint8]:
         """Context of each doubt."""
@@ -122,7 +123,7 @@ class Plan:
             raise CorruptDataError("skyfold.interlaced chunk names a table that there is not")
         at += 2 * contexts + 2
         weights = []
-        for _ in range(_KINDS):
+        for _ in range(2 * _PASSES):
             one, at = Weights.from_bytes(data, at)
             weights.append(one)
         return cls(offset, thresholds, pairs, tuple(weights)), data[at:]

@@ -1,4 +1,4 @@
-"""The search for latents, compiled: it waits for its own last step, move by move."""
+"""The loop of `storage.images.latent_search`, compiled: each move depends on those before it."""
 
 from __future__ import annotations
 
