@@ -212,8 +212,9 @@ def _quiet_sigma(sky: _Sky) -> float:
     found = []
     for rows, signal in sky.strips():
         first = -(rows.start // CELL) % every
-        found.append(_cells(signal, CELL)[first::every, ::every])
-    cells = np.concatenate([one.reshape(-1, CELL * CELL) for one in found])
+        cells = _cells(signal, CELL)[first::every, ::every]
+        found.append(cells.reshape(-1, CELL * CELL).copy())  # a view would keep all of the strip
+    cells = np.concatenate(found)
     counts = np.isfinite(cells).sum(axis=-1)
     enough = counts >= min(cells.shape[-1] // 4, int(counts.max()))
     _, spread = _clipped(cells[enough])
