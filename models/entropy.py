@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from skyfold.codecs.latent_passes import CLIP, Known, contexts, split
 from skyfold.codecs.latent_tables import (
     DIRECT,
     FIXED,
@@ -19,7 +20,6 @@ from skyfold.codecs.latent_tables import (
     VALUE_CLASSES,
     LatentTables,
 )
-from skyfold.codecs.latents import CLIP, Known, contexts, split
 from skyfold.errors import InvalidRequestError
 
 __all__ = ["fit_tables", "measure_bits"]

@@ -23,7 +23,7 @@ import numpy as np
 
 from skyfold.codecs.blocks import BlocksCodec
 from skyfold.codecs.kept import KeptCodec
-from skyfold.codecs.latents import LatentsCodec
+from skyfold.codecs.latents import SparseLatentsCodec
 from skyfold.codecs.skewed import SkewedCodec
 from skyfold.codecs.sparse import SparseCodec
 from skyfold.codecs.tagged import TaggedCodec
@@ -135,7 +135,7 @@ class ImageGroup:
             side = TILE // STRIDE
             shape = (ty * side, tx * side, self.channels)
             chunk = (side, side, self.channels)
-            return self._sharded(shape, chunk, "int16", LatentsCodec(tables=self.tables))
+            return self._sharded(shape, chunk, "int16", SparseLatentsCodec(tables=self.tables))
         dtype, serializer = self._pixel_layer(layer)
         return self._sharded((ty * TILE, tx * TILE), (TILE, TILE), dtype, serializer)
 

@@ -137,10 +137,10 @@ class Image:
         if first == "skyfold.tagged":
             blocks = partial(decode_blocks, shape=shape, dtype=dtype)
             return decode_tagged(data, shape, blocks).astype(dtype)
-        if first == "skyfold.latents":
+        if first in ("skyfold.latents", "skyfold.sparse_latents"):
             model = self.archive.model(self.row["model"])
             assert codecs[0]["configuration"]["tables"] == model.tables.digest
-            return model.tables.decode(data, shape)
+            return model.tables.decode(data, shape, sparse="sparse" in first)
         size = int(np.prod(shape)) * dtype.itemsize
         if len(codecs) > 1:
             data = pa.decompress(data, size, codec="zstd").to_pybytes()
@@ -307,7 +307,7 @@ class Model:
 
 
 class Tables:
-    """Integer tables of `skyfold.latents`."""
+    """Integer tables of `skyfold.latents` and `skyfold.sparse_latents`."""
 
     def __init__(self, data: bytes) -> None:
         self.digest = hashlib.sha256(data).hexdigest()
@@ -328,18 +328,23 @@ class Tables:
         self.counts = take((c, classes, 3, 47), "<i4")
         assert at == len(data)
 
-    def decode(self, data: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    def decode(self, data: bytes, shape: tuple[int, ...], sparse: bool) -> np.ndarray:
         channels = shape[-1]
         out = np.zeros(shape, np.int64)
         crc = zlib.crc32(data[4:], zlib.crc32(self.digest.encode()))
         assert crc == int.from_bytes(data[:4], "little")
         if len(data) == 4:
             return out
-        coder = RangeDecoder(data[4:])
+        coder, coded = RangeDecoder(data[4 + sparse :]), np.ones(shape[:2], bool)
+        if sparse:
+            true = (2 * data[4] + 1) * 2**15
+            squares = [coder.symbol(np.array([2**24 - true, true])) for _ in range(64)]
+            coded = np.kron(np.reshape(squares, (8, 8)), np.ones((4, 4), int)) == 1
         for channel in range(channels):
             for step, (y, x) in enumerate(((0, 0), (1, 1), (0, 1), (1, 0))):
                 table, turned = self._contexts(out, channel, step, (y, x))
-                values = self._pass(coder, channel, table.ravel()).reshape(table.shape)
+                values, used = np.zeros_like(table), coded[y::2, x::2]
+                values[used] = self._pass(coder, channel, table[used])
                 out[y::2, x::2, channel] = np.where(turned, -values, values)
         return out
 

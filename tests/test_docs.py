@@ -235,7 +235,7 @@ def test_the_format_page_names_what_is_stored(tiny_url):
     assert indexes
     names = {*layout.LAYERS, *(one for path in indexes for one in pq.read_schema(path).names)}
     names |= {blocks.BlocksCodec.codec_name, sparse.SparseCodec.codec_name}
-    names |= {latents.LatentsCodec.codec_name}
+    names |= {latents.LatentsCodec.codec_name, latents.SparseLatentsCodec.codec_name}
     assert [name for name in names if f"`{name}`" not in text] == []
     assert set(re.findall(r"\w+", text)) >= ALLOWED_OPERATORS
     assert f"Format number {layout.FORMAT}." in text

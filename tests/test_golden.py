@@ -20,7 +20,7 @@ from skyfold.codecs.blocks import BlocksCodec
 from skyfold.codecs.interlaced import InterlacedCodec
 from skyfold.codecs.kept import KeptCodec
 from skyfold.codecs.latent_tables import LatentTables, register_tables
-from skyfold.codecs.latents import LatentsCodec
+from skyfold.codecs.latents import LatentsCodec, SparseLatentsCodec
 from skyfold.codecs.skewed import SkewedCodec
 from skyfold.codecs.sparse import SparseCodec
 from skyfold.codecs.tagged import TaggedCodec
@@ -34,6 +34,8 @@ CODECS = {
     "skyfold.sparse": SparseCodec,
     "skyfold.tagged": TaggedCodec,
 }
+OF_LATENTS = {"skyfold.latents": LatentsCodec, "skyfold.sparse_latents": SparseLatentsCodec}
+TABLES = GOLDEN / "skyfold.latents" / "tables.bin"
 
 
 def chunks() -> dict[tuple[str, str], np.ndarray]:
@@ -76,14 +78,19 @@ def chunks() -> dict[tuple[str, str], np.ndarray]:
     crowded[:, 100:] = 0
     found["skyfold.skewed", "some_i4"] = (30 * crowded).round().astype("i4")
     found["skyfold.skewed", "alike_i2"] = plane.astype("i2")
+    sparse = rng.laplace(0, 0.3, (1, 32, 32, 6)).round().astype("i2")
+    sparse[:, 9:21, 6:] = 0
+    sparse[:, :, 27:] = 0
+    found["skyfold.sparse_latents", "tile"] = sparse
+    found["skyfold.sparse_latents", "uneven"] = sparse[:, 5:14, :15].copy()
     return found
 
 
 def codec_of(name: str) -> Any:
-    if name != "skyfold.latents":
+    if name in CODECS:
         return CODECS[name]()
-    tables = LatentTables.from_bytes((GOLDEN / name / "tables.bin").read_bytes())
-    return LatentsCodec(tables=register_tables(tables))
+    tables = LatentTables.from_bytes(TABLES.read_bytes())
+    return OF_LATENTS[name](tables=register_tables(tables))
 
 
 FILES = sorted(GOLDEN.glob("*/*.json"))
@@ -100,7 +107,7 @@ def test_golden_bytes_decode(path):
 
 
 def test_every_codec_has_golden_bytes():
-    assert {path.parent.name for path in FILES} >= {*CODECS, "skyfold.latents"}
+    assert {path.parent.name for path in FILES} >= {*CODECS, *OF_LATENTS}
 
 
 def write_missing() -> None:
@@ -109,9 +116,8 @@ def write_missing() -> None:
     sys.path.insert(0, str(Path(__file__).parent))
     import synthetic
 
-    tables = GOLDEN / "skyfold.latents" / "tables.bin"
-    if not tables.exists():
-        tables.write_bytes(synthetic.cosine_files()["tables.bin"])
+    if not TABLES.exists():
+        TABLES.write_bytes(synthetic.cosine_files()["tables.bin"])
     for (codec, name), chunk in chunks().items():
         path = GOLDEN / codec / f"{name}.json"
         if path.exists():

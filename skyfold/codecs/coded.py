@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfold.codecs.tables import DIRECT, Table, join, lengths, split, table_of
+from skyfold.codecs.words import to_bytes, to_decoder
 
 Ints = NDArray[np.int32]
 Names = Sequence[tuple[int, ...]]  # of tables, as `table_of` takes them
@@ -24,8 +25,7 @@ class Reader:
     """Reads integers, of one context after the other."""
 
     def __init__(self, words: bytes, tables: Names) -> None:
-        padded = np.frombuffer(words + bytes(-len(words) % 4), "<u4").astype(np.uint32)
-        self.coder = constriction.stream.queue.RangeDecoder(padded)
+        self.coder = to_decoder(words)
         self.tables = [table_of(name) for name in tables]
 
     def read(self, contexts: NDArray[np.uint8]) -> Ints:
@@ -86,8 +86,7 @@ class Writer:
 
     def words(self) -> bytes:
         """All that was written; the zero bytes at the end are left out."""
-        words: bytes = self.coder.get_compressed().astype("<u4").tobytes()
-        return words.rstrip(b"\0")
+        return to_bytes(self.coder)
 
 
 def _grouped(contexts: NDArray[np.uint8]) -> tuple[NDArray[np.intp], list[tuple[int, int]]]:

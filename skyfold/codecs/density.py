@@ -33,6 +33,7 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
+from skyfold.codecs import words
 from skyfold.codecs.amplitude import (
     MAX_POINTS,
     MAX_WIDTH,
@@ -53,8 +54,8 @@ from skyfold.codecs.density_tables import (
     models,
     tables,
 )
+from skyfold.codecs.latent_passes import join, split
 from skyfold.codecs.latent_tables import SYMBOLS
-from skyfold.codecs.latents import join, split
 from skyfold.errors import CorruptDataError, InvalidRequestError
 
 _EMPTY, _ALL, _SOME = 0, 1, 2
@@ -124,15 +125,14 @@ class _Writer:
         return values
 
     def to_bytes(self) -> bytes:
-        return self._coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+        return words.to_bytes(self._coder)
 
 
 class _Reader:
     """Range decoder; `values` only say how many are asked for."""
 
     def __init__(self, data: bytes) -> None:
-        words = np.frombuffer(data + bytes(-len(data) % 4), "<u4").astype(np.uint32)
-        self._coder = constriction.stream.queue.RangeDecoder(words)
+        self._coder = words.to_decoder(data)
 
     def _plain(self, bits: NDArray[np.int32]) -> NDArray[np.int32]:
         plain = np.zeros_like(bits)

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfold.codecs.amplitude import Int, Wavelet, position_step, wavelet, width_units
+from skyfold.codecs.latent_passes import split
 from skyfold.codecs.latent_tables import DIRECT, SYMBOLS, TOTAL
-from skyfold.codecs.latents import split
 
 _ZERO_SHARES = (8, 20, 36, 56, 80, 104, 128, 150, 170, 188, 204, 218, 228, 236, 242, 246, 249, 251)
 _FINE_SHARES = (50, 90, 120, 160, 190, 215)  # of 2**16, from which certainty is near

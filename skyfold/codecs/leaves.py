@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfold.codecs.leaf_styles import STYLES
+from skyfold.codecs.words import decode_booleans, encode_booleans
 
 ROOT = 16  # pixels
 _DEPTH = 3
@@ -68,9 +69,7 @@ def encode_leaves(coder: Any, leaves: Mask) -> tuple[int, int]:
         _walk(used.view(np.uint8), _as_they_are(quarters.view(np.uint8), told))
     bits = np.concatenate([some for some, _ in told])
     entries = np.concatenate([some for _, some in told])
-    roots = levels[-1].ravel().astype(np.int32)
-    share = min(int(256 * roots.mean()), 255)
-    coder.encode(roots, _FAMILY, _probabilities(np.full(roots.size, share)))
+    share = encode_booleans(coder, levels[-1])
     style = int(np.argmin([cost[bits, entries].sum() for cost in _costs()]))
     coder.encode(bits.astype(np.int32), _FAMILY, _models(style)[entries])
     return share, style
@@ -84,8 +83,7 @@ def decode_leaves(coder: Any, shape: tuple[int, int], share: int, style: int) ->
         return coder.decode(_FAMILY, models[entries])
 
     squares = (shape[0] // ROOT, shape[1] // ROOT)
-    roots = _probabilities(np.full(squares[0] * squares[1], share))
-    used = coder.decode(_FAMILY, roots).reshape(squares).astype(np.uint8)
+    used = decode_booleans(coder, squares, share).astype(np.uint8)
     for _ in range(_DEPTH):
         used = _walk(used, decoded)
     return used.view(np.bool_)

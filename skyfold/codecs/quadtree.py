@@ -23,11 +23,12 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
+from skyfold.codecs.words import decode_booleans, encode_booleans, to_bytes, to_decoder
 from skyfold.errors import CorruptDataError
 
 ROOT = 16
 _DEPTH = 3
-_SCALE = 1 << 14  # 1024 and 256 in the 24 bits of a range coder's probability
+_SCALE = 1 << 14  # 1024 in the 24 bits of a range coder's probability
 
 # Measured on masks of simulated and real skies, and made symmetric.
 QUARTERS = (
@@ -60,9 +61,8 @@ def encode_mask(leaves: Mask) -> bytes:
     for _ in range(_DEPTH):
         levels.append(_any_quarter(levels[-1]))
     roots = levels[-1]
-    share = min(int(256 * roots.mean()), 255)
     coder = constriction.stream.queue.RangeEncoder()
-    coder.encode(roots.ravel().astype(np.int32), _share_model(share))
+    share = encode_booleans(coder, roots)
     for parents, children in zip(levels[:0:-1], levels[-2::-1], strict=True):
         order, runs = _by_row(parents)
         symbols = _patterns(children)[parents][order] - 1
@@ -70,7 +70,7 @@ def encode_mask(leaves: Mask) -> bytes:
         for row, count in runs:
             coder.encode(symbols[start : start + count], _model(row))
             start += count
-    words = coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+    words = to_bytes(coder)
     return bytes([share]) + len(words).to_bytes(2, "little") + words
 
 
@@ -85,11 +85,10 @@ def decode_mask(data: bytes, shape: tuple[int, int]) -> tuple[Mask, bytes]:
     end = 3 + int.from_bytes(data[1:3], "little")
     if len(data) < end:
         raise CorruptDataError(f"mask of a chunk needs {end} bytes; there are {len(data)}")
-    words = np.frombuffer(data[3:end] + bytes(-(end - 3) % 4), "<u4").astype(np.uint32)
-    coder = constriction.stream.queue.RangeDecoder(words)
+    coder = to_decoder(data[3:end])
     squares = (shape[0] // ROOT, shape[1] // ROOT)
     try:
-        used = coder.decode(_share_model(data[0]), squares[0] * squares[1]).reshape(squares) == 1
+        used = decode_booleans(coder, squares, data[0])
         for _ in range(_DEPTH):
             used = _split(used, coder)
     except AssertionError as error:  # constriction's word for bytes that it cannot have written
@@ -137,12 +136,6 @@ def _by_row(parents: Mask) -> tuple[NDArray[np.intp], list[tuple[int, int]]]:
 @cache
 def _model(row: int) -> Any:
     return _exact_model(np.array(QUARTERS[row], np.float64) * _SCALE)
-
-
-@cache
-def _share_model(share: int) -> Any:
-    used = (2 * share + 1) * 2 * _SCALE
-    return _exact_model(np.array([(1 << 24) - used, used], np.float64))
 
 
 def _exact_model(counts: NDArray[np.float64]) -> Any:

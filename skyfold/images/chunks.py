@@ -16,7 +16,7 @@ import numpy as np
 
 from skyfold.access.trust import reading
 from skyfold.codecs.chunk import codec_class
-from skyfold.codecs.latents import LatentsCodec
+from skyfold.codecs.latents import LatentsCodec, SparseLatentsCodec
 from skyfold.errors import CorruptDataError, UnknownCodecError
 from skyfold.ladder import LEVELS, TILE
 from skyfold.layout import STRIDE, WHOLE
@@ -36,6 +36,7 @@ _PIXELS = dict.fromkeys(("guard", "flags"), "uint8") | dict.fromkeys(
 )
 _SIDE = TILE // STRIDE  # latent positions a side of a tile
 _MAX_CHANNELS = 256
+_TOGETHER = {LatentsCodec.codec_name, SparseLatentsCodec.codec_name}
 _SLACK = 4096  # bytes that coding may add to a small chunk
 
 
@@ -118,7 +119,7 @@ class LayerArray:
         """
         codec = self.codecs[0]
         full = [data for data in chunks if data is not None]
-        if codec["name"] != LatentsCodec.codec_name or len(full) < 2:
+        if codec["name"] not in _TOGETHER or len(full) < 2:
             return [self.decode(data) for data in chunks]
         decoder = _decoder(codec["name"], tuple(codec["configuration"].items()))
         found = iter(decoder.decode_chunks(full, (1, *self.chunk), self.dtype))

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from skyfold.codecs.latent_passes import Known, contexts, split
 from skyfold.codecs.latent_tables import PASSES, SYMBOLS, LatentTables
-from skyfold.codecs.latents import Known, contexts, split
 from skyfold.compiled import compiled
 from skyfold.layout import STRIDE
 from skyfold.noise import MESH

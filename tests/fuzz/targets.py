@@ -11,7 +11,7 @@ import json
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import fsspec
@@ -30,7 +30,7 @@ from skyfold.codecs.density import DensityCodec
 from skyfold.codecs.interlaced import InterlacedCodec
 from skyfold.codecs.kept import KeptCodec
 from skyfold.codecs.latent_tables import LatentTables
-from skyfold.codecs.latents import decode_latents, encode_latents
+from skyfold.codecs.latents import decode_together, encode_together
 from skyfold.codecs.nonzero import NonzeroCodec
 from skyfold.codecs.skewed import SkewedCodec
 from skyfold.codecs.sparse import SparseCodec
@@ -166,15 +166,17 @@ def _tables() -> LatentTables:
     return fit_tables(np.rint(spectrum).astype(np.int16))
 
 
-def _latents(data: bytes) -> None:
+def _latents(data: bytes, sparse: bool) -> None:
     tables = _tables()
     crc = zlib.crc32(data, zlib.crc32(tables.digest.encode())).to_bytes(4, "little")
-    decode_latents(crc + data, (1, 8, 8, 3), tables)
+    decode_together([crc + data], (1, 8, 8, 3), tables, sparse)
 
 
-def _latent_seeds() -> list[bytes]:
+def _latent_seeds(sparse: bool) -> list[bytes]:
     values = np.rint(_rng().laplace(0, [1, 40], (1, 8, 8, 3, 2))).astype(np.int16)
-    return [encode_latents(np.ascontiguousarray(values[..., i]), _tables())[4:] for i in (0, 1)]
+    values[:, :4, 4:] = 0
+    chunks = [np.ascontiguousarray(values[..., i]) for i in (0, 1)]
+    return [data[4:] for data in encode_together(chunks, _tables(), sparse)]
 
 
 def entry(**changes: Any) -> ImageEntry:
@@ -342,7 +344,8 @@ TARGETS: dict[str, Target] = {
         ListsCodec(), (16, 5), lambda: [np.tile(np.array([2, 7, -1, 0, 0], "i8"), (16, 1))]
     ),
     "density": _sealed(DensityCodec(columns=1), (16, 41), "i4", _densities()),
-    "latents": Target(_latents, _latent_seeds),
+    "latents": Target(partial(_latents, sparse=False), partial(_latent_seeds, sparse=False)),
+    "sparse_latents": Target(partial(_latents, sparse=True), partial(_latent_seeds, sparse=True)),
     "tables": Target(LatentTables.from_bytes, lambda: [_tables().to_bytes()]),
     "image_index": Target(_image_index, lambda: [write_index([entry(), entry(id="night/b")])[0]]),
     "density_index": Target(_read_density_index, lambda: [write_density_index(_density_index())]),

@@ -19,7 +19,14 @@ from skyfold.codecs.latent_tables import (
     get_tables,
     register_tables,
 )
-from skyfold.codecs.latents import LatentsCodec, decode_latents, decode_together, encode_latents
+from skyfold.codecs.latents import (
+    LatentsCodec,
+    SparseLatentsCodec,
+    decode_latents,
+    decode_together,
+    encode_latents,
+    encode_together,
+)
 from skyfold.codecs.zarr_codec import ZarrCodec
 from skyfold.errors import CorruptDataError, InvalidRequestError, UnknownCodecError
 
@@ -58,23 +65,27 @@ TABLES = make_tables()
     )
 )
 def test_any_latents_round_trip(latents):
-    data = encode_latents(latents, TABLES)
-    assert data == encode_latents(latents.copy(), TABLES)
-    decoded = decode_latents(data, latents.shape, TABLES)
-    assert decoded.dtype == np.int16
-    assert np.array_equal(decoded, latents)
+    for sparse in (False, True):
+        (data,) = encode_together([latents], TABLES, sparse)
+        assert [data] == encode_together([latents.copy()], TABLES, sparse)
+        decoded = decode_together([data], latents.shape, TABLES, sparse)
+        assert decoded.dtype == np.int16
+        assert np.array_equal(decoded, latents)
 
 
-def test_chunks_are_decoded_together_as_one_by_one():
+@pytest.mark.parametrize("sparse", [False, True])
+def test_chunks_are_decoded_together_as_one_by_one(sparse):
     rng = np.random.default_rng(9)
     chunks = [
         rng.laplace(0, spread, (1, 16, 16, 3)).astype(np.int16) for spread in (1, 0, 40, 6000)
     ]
-    data = [encode_latents(chunk, TABLES) for chunk in chunks]
-    found = decode_together(data, chunks[0].shape, TABLES)
+    chunks[2][:, :9, 3:] = 0
+    data = encode_together(chunks, TABLES, sparse)
+    assert data == [encode_together([chunk], TABLES, sparse)[0] for chunk in chunks]
+    found = decode_together(data, chunks[0].shape, TABLES, sparse)
     assert np.array_equal(found, np.concatenate(chunks))
     with pytest.raises(CorruptDataError):
-        decode_together([*data[:3], data[3][:-1] + b"?"], chunks[0].shape, TABLES)
+        decode_together([*data[:3], data[3][:-1] + b"?"], chunks[0].shape, TABLES, sparse)
 
 
 def test_extremes_round_trip():
@@ -90,6 +101,17 @@ def test_zeros_cost_four_bytes_and_near_zeros_little():
     assert len(encode_latents(latents, TABLES)) < 32 * 32 * 3 // 8
 
 
+def test_squares_of_zeros_cost_almost_nothing():
+    latents = np.zeros((1, 32, 32, 3), np.int16)
+    latents[:, :8, :12] = make_latents((1, 8, 12, 3), seed=4)
+    alone, whole = (
+        encode_together([one], TABLES, sparse=True)[0] for one in (latents[:, :8, :12], latents)
+    )
+    told = 8 + 64 * (0.1 * np.log2(10) + 0.9 * np.log2(10 / 9))  # bits: 6 of 64 squares are used
+    assert len(whole) <= len(alone) + told / 8 + 4
+    assert len(encode_latents(latents, TABLES)) > len(whole) + 40
+
+
 def test_bytes_of_the_format_stay():
     mixed = (np.arange(144, dtype=np.int64) ** 3 * 40503) % 4093
     latents = np.where(mixed % 3 == 0, mixed % 21 - 10, 0).astype(np.int16).reshape(1, 8, 6, 3)
@@ -97,6 +119,9 @@ def test_bytes_of_the_format_stay():
     data = encode_latents(latents, TABLES)
     assert TABLES.digest == GOLDEN_TABLES
     assert hashlib.sha256(data).hexdigest() == GOLDEN_LATENTS
+    latents[:, 4:] = 0
+    (data,) = encode_together([latents], TABLES, sparse=True)
+    assert hashlib.sha256(data).hexdigest() == GOLDEN_SPARSE
 
 
 def test_a_decoder_written_from_the_description_reads_the_bytes():
@@ -129,9 +154,11 @@ def decode_range_coded(body, probabilities, number):
     return symbols
 
 
-def test_no_truncation_and_no_flipped_bit_is_decoded():
+@pytest.mark.parametrize("sparse", [False, True])
+def test_no_truncation_and_no_flipped_bit_is_decoded(sparse):
     latents = make_latents((1, 8, 8, 3))
-    data = encode_latents(latents, TABLES)
+    latents[:, 2:4, 5:] = 0
+    (data,) = encode_together([latents], TABLES, sparse)
     damaged = [data[:size] for size in range(len(data))]
     damaged += [data + b"\0", data + b"x"]
     for place in range(0, len(data) * 8, 7):
@@ -140,7 +167,7 @@ def test_no_truncation_and_no_flipped_bit_is_decoded():
         damaged.append(bytes(flipped))
     for bad in damaged:
         with pytest.raises(CorruptDataError, match="checksum"):
-            decode_latents(bad, latents.shape, TABLES)
+            decode_together([bad], latents.shape, TABLES, sparse)
 
 
 def test_bytes_of_other_tables_are_refused():
@@ -202,8 +229,9 @@ def test_unknown_tables_say_what_to_do():
         get_tables("0" * 64)
 
 
-def test_zarr_stores_and_reads_latents():
-    codec = LatentsCodec(register_tables(TABLES))
+@pytest.mark.parametrize("codec_type", [LatentsCodec, SparseLatentsCodec])
+def test_zarr_stores_and_reads_latents(codec_type):
+    codec = codec_type(register_tables(TABLES))
     store = zarr.storage.MemoryStore()
     array = zarr.create_array(
         store,
@@ -221,10 +249,11 @@ def test_zarr_stores_and_reads_latents():
     assert np.array_equal(again[:], latents)
     assert again.metadata.codecs[0].codecs[0] == ZarrCodec(codec)
     assert codec.to_dict() == {
-        "name": "skyfold.latents",
+        "name": codec_type.codec_name,
         "configuration": {"tables": TABLES.digest},
     }
 
 
 GOLDEN_TABLES = "a873b6e35e1bc1dab7c4bc772530b2d9f0323af46378f96fb3dbe28dcafad74d"
+GOLDEN_SPARSE = "91195600754d7c2fa0fe66847d3855762b99c9924cad24922a9726d4f03d44c6"
 GOLDEN_LATENTS = "e90fcb3f898fb41872bf4bfa0bfe3ce62d2f2580bf3f7b6a9886fe324149decc"
