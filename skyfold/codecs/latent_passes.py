@@ -40,7 +40,7 @@ class Known:
 
     Attributes
     ----------
-    places : list of ndarray of intp
+    places : list of ndarray, shape (m,), intp
         For each pass, which of its places are coded, in C order.
     """
 
@@ -93,7 +93,7 @@ class Known:
                 self._features[step][:, feature] = self._coded(step, plane[..., y::2, x::2])
 
     def _coded(self, step: int, planes: Ints) -> Ints:
-        """Of planes of a pass, what is at its places."""
+        """Of planes of a pass, shape (k, n, ., .), what is at its places, shape (k, m)."""
         return planes.reshape(len(planes), -1).take(self.places[step], axis=1)
 
 
