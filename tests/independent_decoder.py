@@ -204,7 +204,8 @@ class Image:
                     off = dithers(tile + quantum["seed"], inside[-1] + 1)[inside] - 0.5
                 use = flags[here] < 2
                 v = np.where(use, bounded[here], 0).astype(np.float64)
-                q = np.rint((v - zeros[tile]) / scales[tile] + off) + rest[here]
+                q = np.rint((v - zeros[tile]) / scales[tile] + off)
+                q = np.where(np.abs(q) < 2**52, q, 0) + rest[here]
                 found = ((q - off) * scales[tile] + zeros[tile]).astype(self.dtype)
                 found[rest[here] == -(2**31)] = 0
                 values[here] = np.where(use, found, values[here])
@@ -337,9 +338,10 @@ class Tables:
             return out
         coder, coded = RangeDecoder(data[4 + sparse :]), np.ones(shape[:2], bool)
         if sparse:
-            true = (2 * data[4] + 1) * 2**15
-            squares = [coder.symbol(np.array([2**24 - true, true])) for _ in range(64)]
-            coded = np.kron(np.reshape(squares, (8, 8)), np.ones((4, 4), int)) == 1
+            true, (ny, nx) = (2 * data[4] + 1) * 2**15, (-(-side // 4) for side in shape[:2])
+            squares = [coder.symbol(np.array([2**24 - true, true])) for _ in range(ny * nx)]
+            whole = np.kron(np.reshape(squares, (ny, nx)), np.ones((4, 4), int))
+            coded = whole[: shape[0], : shape[1]] == 1
         for channel in range(channels):
             for step, (y, x) in enumerate(((0, 0), (1, 1), (0, 1), (1, 0))):
                 table, turned = self._contexts(out, channel, step, (y, x))

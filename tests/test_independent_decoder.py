@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import hashlib
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 import synthetic
 from astropy.io import fits
-from independent_decoder import Archive
+from independent_decoder import Archive, Tables
 from small_release import build_release
 
 import storage.images.shards
@@ -189,3 +191,13 @@ def test_guards_of_every_kind_and_large_latents_occur(ladder):
     assert {0, 1, 2} <= guards
     assert max(guards) > 2
     assert largest > 100
+
+
+@pytest.mark.parametrize("name", ["tile", "uneven"])
+def test_golden_latents_are_read_from_their_description(name):
+    golden = Path(__file__).parent / "golden"
+    path = golden / "skyfold.sparse_latents" / f"{name}.json"
+    about = json.loads(path.read_text())
+    tables = Tables((golden / "skyfold.latents/tables.bin").read_bytes())
+    found = tables.decode(path.with_suffix(".bin").read_bytes(), about["shape"][1:], sparse=True)
+    assert hashlib.sha256(found.astype("<i2").tobytes()).hexdigest() == about["sha256"]

@@ -49,11 +49,13 @@ class Known:
         self.latents = np.zeros((channels, n, h, w), np.int32)
         coded = np.ones((n, h, w), np.bool_) if coded is None else coded
         self.places = [np.flatnonzero(coded[:, y::2, x::2]) for y, x in PASSES]
+        self._in_plane, self._in_padded = _same_places(self.places, (n, h, w))
         # of each pass apart, so that a pass reads them without a gap
         self._features = [
-            np.ones((2, 2 * channels + 3, places.size), np.int32) for places in self.places
+            np.ones((2 * channels + 3, 2, places.size), np.int32) for places in self.places
         ]
         self._padded = np.zeros((2, n, h + 2, w + 2), np.int32)  # magnitudes, values
+        self._flat = self._padded.reshape(2, -1)
 
     def owners(self, chunks: int) -> list[NDArray[np.intp]]:
         """For each place of each pass, which of so many chunks of as many images holds it."""
@@ -63,38 +65,52 @@ class Known:
         return [places // max(size, 1) for places, size in zip(self.places, sizes, strict=True)]
 
     def features(self, channel: int, step: int) -> Ints:
-        """Features of the magnitudes and of the values, shape (2, 2 channel + 3, m)."""
-        used = 2 * channel + 3
-        part = self._features[step][:, :used]
-        for feature, plane in enumerate(_edges_corners(self._padded, *PASSES[step]), start=1):
-            part[:, feature] = self._coded(step, plane)
-        return part
+        """Features of the magnitudes and of the values, shape (2 channel + 3, 2, m)."""
+        features, places = self._features[step], self.places[step]
+        edges, corners = _edges_corners(self._padded, *PASSES[step])
+        _gather(edges.reshape(2, -1), places, features[1])
+        _gather(corners.reshape(2, -1), places, features[2])
+        return features[: 2 * channel + 3]
 
     def learn(self, channel: int, step: int, symbols: Ints) -> None:
         """Take in the latents of one pass; after a channel's last, those around each, too."""
-        y, x = PASSES[step]
-        plane = self.latents[channel, :, y::2, x::2]
-        whole = np.zeros(plane.size, np.int32)
-        whole[self.places[step]] = symbols
-        plane[...] = whole.reshape(plane.shape)
-        inside = self._padded[:, :, 1 + y : -1 : 2, 1 + x : -1 : 2]
-        inside[1] = np.minimum(np.maximum(plane, -CLIP), CLIP)
-        inside[0] = np.abs(inside[1])
+        self.latents[channel].reshape(-1)[self._in_plane[step]] = symbols
+        limited = np.minimum(np.maximum(symbols, -CLIP), CLIP)
+        self._flat[0][self._in_padded[step]] = np.abs(limited)
+        self._flat[1][self._in_padded[step]] = limited
         if step == len(PASSES) - 1:
             self._learn_channel(2 * channel + 3)
             self._padded[...] = 0
 
     def _learn_channel(self, first: int) -> None:
-        here = self._padded[..., 1:-1, 1:-1]
         rows = self._padded[..., :-2, :] + self._padded[..., 1:-1, :] + self._padded[..., 2:, :]
-        around = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] - here
-        for step, (y, x) in enumerate(PASSES):
-            for feature, plane in enumerate((here, around), start=first):
-                self._features[step][:, feature] = self._coded(step, plane[..., y::2, x::2])
+        around = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
+        around -= self._padded[..., 1:-1, 1:-1]
+        around = around.reshape(2, -1)
+        pairs = zip(self._features, self._in_plane, self._in_padded, strict=True)
+        for features, in_plane, in_padded in pairs:
+            _gather(self._flat, in_padded, features[first])
+            _gather(around, in_plane, features[first + 1])
 
-    def _coded(self, step: int, planes: Ints) -> Ints:
-        """Of planes of a pass, shape (k, n, ., .), what is at its places, shape (k, m)."""
-        return planes.reshape(len(planes), -1).take(self.places[step], axis=1)
+
+def _same_places(
+    places: list[NDArray[np.intp]], shape: tuple[int, int, int]
+) -> tuple[list[NDArray[np.intp]], list[NDArray[np.intp]]]:
+    """Places of passes in planes of n x h x w, and in those with one more on each side."""
+    n, h, w = shape
+    in_plane, in_padded = [], []
+    for some, (y, x) in zip(places, PASSES, strict=True):
+        part = (n, len(range(y, h, 2)), len(range(x, w, 2)))
+        image, row, column = np.unravel_index(some, part) if some.size else (some, some, some)
+        row, column = y + 2 * row, x + 2 * column
+        in_plane.append((image * h + row) * w + column)
+        in_padded.append((image * (h + 2) + row + 1) * (w + 2) + column + 1)
+    return in_plane, in_padded
+
+
+def _gather(planes: Ints, places: NDArray[np.intp], out: Ints) -> None:
+    """What is at these places of two flat planes."""
+    planes.take(places, axis=1, out=out, mode="clip")  # another mode would copy first
 
 
 def _edges_corners(padded: Ints, y: int, x: int) -> tuple[Ints, Ints]:
@@ -121,7 +137,7 @@ def contexts(
         Weights and thresholds.
     channel, step : int
         The channel, and which of its four passes.
-    features : ndarray, shape (2, 2 channel + 3, m), int32
+    features : ndarray, shape (2 channel + 3, 2, m), int32
         As `Known.features` gives them.
 
     Returns
@@ -130,7 +146,7 @@ def contexts(
     """
     weights = tables.weights[channel, step, :, : 2 * channel + 3]
     # several times faster than @, which walks down the columns of integers
-    magnitude, value = np.einsum("kf,kfm->km", weights, features)
+    magnitude, value = np.einsum("kf,fkm->km", weights, features)
     scale_class = np.searchsorted(tables.thresholds[channel], magnitude, side="right")
     size, cuts = np.abs(value), tables.value_thresholds[channel]
     value_class = (size >= cuts[0]).view(np.int8) + (size >= cuts[1])

@@ -154,7 +154,7 @@ def decode_together(
                 f"{len(some)} chunks hold no latents of shape {shape}: {error}; fetch them again"
             ) from error
         out[some] = found.reshape(len(some), *shape)
-    return out.reshape(-1, *shape[1:])
+    return out.reshape(len(chunks) * shape[0], *shape[1:])
 
 
 def _decoded(
@@ -170,6 +170,9 @@ def _decoded(
         where = _latents_of(np.concatenate(squares), whole)
     known = Known(whole, where)
     decode_passes(known, coders, tables)
+    least, most = known.latents.min(initial=0), known.latents.max(initial=0)
+    if least < -32768 or most > 32767:
+        raise ValueError(f"values from {least} to {most}, beyond 16 bits")
     return np.moveaxis(known.latents, 0, -1)
 
 

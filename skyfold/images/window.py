@@ -44,7 +44,8 @@ class Window:
     ----------
     values : ndarray, shape (ny, nx)
         `exact` and `bounded`: the stored dtype. `latent` and `sources`: float32, or float64 where
-        the stored dtype has eight bytes; blank integers are NaN.
+        the stored dtype has eight bytes; blank integers are NaN. An image that is stored directly
+        has its stored values, of the stored dtype, at every level.
     flags : ndarray, shape (ny, nx), uint8
         0 good, 1 masked by the survey, 2 and up a fill value: NaN, blank, padding.
     sigma : ndarray, shape (ny, nx), float64, or None

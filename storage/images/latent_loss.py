@@ -88,6 +88,8 @@ def _highest_of_four(plane: NDArray[np.float32]) -> NDArray[np.float32]:
 def latent_bits(latents: NDArray[np.int16], tables: LatentTables) -> NDArray[np.float32]:
     """Bits of each latent if it were one less, as it is, and one more, in its present context.
 
+    As if all were coded: what it saves that a square of zeros is not counts for nothing here.
+
     Returns
     -------
     ndarray, shape (3, *latents.shape), float32

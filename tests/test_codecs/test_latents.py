@@ -2,7 +2,9 @@
 
 import hashlib
 import struct
+import zlib
 
+import constriction
 import numpy as np
 import pytest
 import zarr
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from skyfold.codecs.latent_passes import Known, encode_passes
 from skyfold.codecs.latent_tables import (
     DIRECT,
     FIXED,
@@ -27,6 +30,7 @@ from skyfold.codecs.latents import (
     encode_latents,
     encode_together,
 )
+from skyfold.codecs.words import to_bytes
 from skyfold.codecs.zarr_codec import ZarrCodec
 from skyfold.errors import CorruptDataError, InvalidRequestError, UnknownCodecError
 
@@ -86,6 +90,24 @@ def test_chunks_are_decoded_together_as_one_by_one(sparse):
     assert np.array_equal(found, np.concatenate(chunks))
     with pytest.raises(CorruptDataError):
         decode_together([*data[:3], data[3][:-1] + b"?"], chunks[0].shape, TABLES, sparse)
+
+
+def test_more_chunks_than_are_coded_together():
+    rng = np.random.default_rng(12)
+    chunks = [rng.laplace(0, 0.3, (2, 9, 5, 3)).round().astype(np.int16) for _ in range(70)]
+    data = encode_together(chunks, TABLES, sparse=True)
+    found = decode_together(data, chunks[0].shape, TABLES, sparse=True)
+    assert np.array_equal(found, np.concatenate(chunks))
+
+
+def test_values_beyond_16_bits_are_refused():
+    latents = np.full((1, 2, 2, 3), 32767, np.int16)
+    coder = constriction.stream.queue.RangeEncoder()
+    encode_passes(latents.astype(np.int32) + 8, Known(latents.shape), [coder], TABLES)
+    body = to_bytes(coder)
+    sealed = zlib.crc32(body, zlib.crc32(TABLES.digest.encode())).to_bytes(4, "little") + body
+    with pytest.raises(CorruptDataError, match="16 bits"):
+        decode_latents(sealed, latents.shape, TABLES)
 
 
 def test_extremes_round_trip():
