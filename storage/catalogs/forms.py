@@ -149,13 +149,19 @@ def _formed(
     chosen = [
         replace(c, kind="plain", centre=None)
         if c.name in plain
-        else replace(c, is_refined=c.name in refined)
+        else replace(c, is_refined=c.name in refined, centre=_centre_beside(c, plain))
         for c in info.columns
     ]
     told = choose_relations(found, [c for c in chosen if c.is_real and not c.is_refined])
     related = {name: one.relation for name, one in told.items()}
     chosen = [replace(c, relation=related.get(c.name)) for c in chosen]
     return replace(info, columns=tuple(place_directly(chosen, info.pack)))
+
+
+def _centre_beside(column: Column, plain: set[str]) -> Relation | None:
+    """Centre of its cells, unless that is told from a column without cells."""
+    centre = column.centre
+    return None if centre is None or plain & set(centre.columns) else centre
 
 
 def _useful(able: list[Column], gains: Mapping[str, int]) -> set[str]:

@@ -157,6 +157,24 @@ def test_told_cells_keep_their_bounds_one_by_one_and_together(measured):
     assert len(some) == (columns["ALPHAWIN_J2000"] < 150.2).sum()
 
 
+def test_a_column_without_cells_tells_none(tmp_path):
+    rng = np.random.default_rng(6)
+    noise = np.repeat([896.6, 927.8], [257, 230])  # of two images
+    flux = rng.lognormal(2, 1, 487) * noise
+    columns = {"flux_1fwhm": flux, "flux_1fwhm_error": noise, "snr": flux / noise}
+    columns = {name: values.astype("f4") for name, values in columns.items()}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    survey = made.write_survey(tmp_path, "t", ["t.parquet"], "precision = { snr = 0.01 }")
+    catalog = made.build(survey, "t")
+    kind = {c.name: c.kind for c in catalog.description.columns}
+    assert kind["flux_1fwhm_error"] == "plain"  # their bits are less than cells
+    assert kind["snr"] == "fixed"
+    told = [c.centre.columns for c in catalog.description.columns if c.centre is not None]
+    assert all(kind[name] != "plain" for names in told for name in names)
+    for name, values in columns.items():
+        assert plain_values(catalog.read(name)[name]).tobytes() == values.tobytes()
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
