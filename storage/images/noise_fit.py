@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from skyfold.noise import MESH
 from storage.images.fills import slices
+from storage.images.gain import gain_slope
 from storage.images.mapped import part_of
 from storage.images.mesh import stretched
 
@@ -34,8 +34,6 @@ TOGETHER = 256  # mesh cells: fewer leave the processor waiting for Python, more
 CLIP = 3.0
 CLIPPED_STD = 0.98658  # standard deviation of a unit Gaussian cut at 3 sigma
 MIN_INTEGER_SIGMA = 0.3  # below it an integer image holds no noise to speak of
-BRIGHT = 5.0
-NEAR_ZERO = 0.2533  # a fifth of a unit Gaussian lies within it
 
 
 @dataclass(frozen=True)
@@ -70,17 +68,17 @@ def fit_noise(image: SurveyImage, fills: Fills) -> NoiseFit:
         From `find_fills`.
     """
     background, is_measured = _background(image, fills)
-    sky = _Sky(image, fills, background)
+    sky = Sky(image, fills, background)
     sigma = _with_variance(_quiet_sigma(sky), sky)
     if image.stored.dtype.kind != "f" and sigma < MIN_INTEGER_SIGMA:
         sigma = 0.0
-    slope = _slope(sky, sigma) if sigma > 0 else 0.0
+    slope = gain_slope(sky, sigma) if sigma > 0 else 0.0
     sigma, slope = (math.ldexp(one, fills.exponent) for one in (sigma, slope))
     return NoiseFit(sigma, slope, np.ldexp(background, fills.exponent), is_measured)
 
 
 @dataclass(frozen=True, eq=False)
-class _Sky:
+class Sky:
     """An image above its background, in strips of mesh cells; values in units of 2**exponent."""
 
     image: SurveyImage
@@ -205,7 +203,7 @@ def _all_values(image: SurveyImage, fills: Fills) -> NDArray[np.float64]:
     return _values(image, fills, slice(None))[fills.usable(slice(None))]
 
 
-def _quiet_sigma(sky: _Sky) -> float:
+def _quiet_sigma(sky: Sky) -> float:
     """Noise of the quietest quarter of cells, freed from the bias of picking it."""
     # odd, so as not to fall in with the outputs of a detector
     every = math.isqrt(sky.size // (CELL * CELL * ENOUGH_CELLS)) | 1
@@ -224,7 +222,7 @@ def _quiet_sigma(sky: _Sky) -> float:
     return float(np.percentile(spread, 25) / (1 - expected))
 
 
-def _with_variance(sigma: float, sky: _Sky) -> float:
+def _with_variance(sigma: float, sky: Sky) -> float:
     """The smaller of the measured noise and the survey's own, where the two can be compared."""
     if sky.image.variance is None:
         return sigma
@@ -234,63 +232,3 @@ def _with_variance(sigma: float, sky: _Sky) -> float:
         return sigma
     stated = math.sqrt(float(np.median(variance[good])))
     return stated if 0.3 * sigma < stated < sigma else sigma
-
-
-def _slope(sky: _Sky, sigma: float) -> float:
-    """Gain slope from the survey's variance or gain, at most what bright pixels show."""
-    image = sky.image
-    if image.variance is None and not _is_gain(image.gain):
-        return 0.0
-    count, excess, triples = 0, [], []
-    for rows, signal in sky.strips():
-        bright = signal > BRIGHT * sigma
-        count += int(np.count_nonzero(bright))
-        if image.variance is not None:
-            excess.append((sky.variance(rows)[bright] - sigma**2) / signal[bright])
-        triples.append(_bright_triples(signal, 3 * BRIGHT * sigma))
-    if count < 30:
-        return 0.0
-    claimed = _claimed_slope(sky, excess)
-    return min(claimed, _seen_slope(np.concatenate(triples, axis=1), sigma)) if claimed > 0 else 0.0
-
-
-def _is_gain(gain: float | None) -> bool:
-    return gain is not None and math.isfinite(gain) and gain > 0
-
-
-def _claimed_slope(sky: _Sky, excess: list[NDArray[np.float64]]) -> float:
-    """By the survey: the median excess variance of bright pixels over their signal, or the gain."""
-    image = sky.image
-    if image.variance is not None:
-        found = float(np.median(np.concatenate(excess)))
-        return found if math.isfinite(found) and found > 0 else 0.0
-    assert image.gain is not None  # as `_slope` saw
-    return math.ldexp(1 / (image.gain * abs(image.bscale)), -sky.fills.exponent)
-
-
-def _seen_slope(triples: NDArray[np.float64], sigma: float) -> float:
-    """Upper limit on the slope: scatter between neighbours holds the noise and more.
-
-    The smallest over bins of brightness of the variance of second differences along x, less the
-    sky's. It is read off the smallest fifth, where the profile of a source bends least; structure
-    only adds to it, so a gain that does not belong to the data can loosen the bound by little.
-    """
-    before, middle, after = triples
-    second = (before - 2 * middle + after) / math.sqrt(6)
-    level = (before + middle + after) / 3
-    limits = []
-    edges = sigma * BRIGHT * 4.0 ** np.arange(12)
-    for low, high in pairwise(edges):
-        inside = (level > low) & (level <= high)
-        if inside.sum() < 100:
-            continue
-        spread = float(np.percentile(np.abs(second[inside]), 20)) / NEAR_ZERO
-        limits.append(max(spread**2 - sigma**2, 0.0) / float(np.median(level[inside])))
-    return min(limits) if limits else 0.0
-
-
-def _bright_triples(rows: NDArray[np.float32], least: float) -> NDArray[np.float64]:
-    """Three neighbours along x whose sum is more than this, shape (3, n)."""
-    three = rows[:, :-2], rows[:, 1:-1], rows[:, 2:]
-    bright = sum(three) > least
-    return np.stack([one[bright] for one in three]).astype(np.float64)

@@ -9,7 +9,7 @@ import pytest
 import synthetic
 import zarr
 from astropy.io import fits
-from scipy.ndimage import gaussian_filter, uniform_filter
+from scipy.ndimage import convolve1d, gaussian_filter, uniform_filter
 
 from skyfold.images.index import FLAG_FILL
 from skyfold.images.window import decode_window
@@ -82,6 +82,39 @@ def test_gain_gives_the_slope_and_a_wrong_gain_does_not():
     assert right.slope == pytest.approx(0.5, rel=0.25)
     wrong = fitted(stored, gain=0.001)
     assert wrong.slope < 0.05 * 1000  # what bright pixels show limits it
+
+
+def bright_sky(seed=8, gain=1.6):
+    """Photon and read noise, in counts."""
+    rng = np.random.default_rng(seed)
+    sky = synthetic.sky((512, 512), sources=250, sigma=1e-6, seed=seed, flux=(3e8, 6e10))
+    return rng.poisson(np.maximum(sky, 0) * gain + 400) / gain + rng.normal(0, 4, sky.shape)
+
+
+@pytest.mark.parametrize("noise", [0, 3])
+def test_a_full_detector_does_not_take_the_gain(noise):
+    stored = bright_sky()
+    bleed = (slice(100, 220), slice(250, 253))
+    stored[bleed] = 60000 + np.random.default_rng(9).normal(0, noise, stored[bleed].shape)
+    assert fitted(np.rint(stored).astype("i4"), gain=1.6).slope == pytest.approx(0.625, rel=0.02)
+
+
+def test_correlated_noise_does_not_take_the_gain():
+    stored = bright_sky()
+    for axis in (0, 1):
+        stored = convolve1d(stored, np.array([1, 2, 1]) / 4, axis=axis)
+    left = 0.625 * (6 / 16) ** 2  # of the variance
+    assert fitted(stored, gain=1 / left).slope == pytest.approx(left, rel=0.1)
+
+
+def test_the_slope_of_a_variance_plane_is_that_of_its_sources():
+    stored = bright_sky()
+    light = 300 * np.exp(-(((np.indices(stored.shape) - 256) / 200) ** 2).sum(axis=0))
+    variance = 400 / 1.6**2 + 16 + np.maximum(stored - 250, 0) / 1.6
+    variance += light / 1.6
+    stored += light
+    found = fitted(stored, variance=variance)
+    assert found.slope == pytest.approx(0.625, rel=0.1)
 
 
 @pytest.mark.parametrize("kind", ["mask", "counts", "big", "palette"])
