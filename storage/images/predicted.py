@@ -18,16 +18,10 @@ from skyfold.ladder import LEAF, TILE
 from skyfold.layout import STRIDE
 from skyfold.noise import MESH
 from skyfold.science.sources import star_widths, typical_width
+from storage.images.filtered import measure_levels, sample_levels
 from storage.images.latent_search import search_latents
 from storage.images.mesh import mesh_correction
-from storage.images.selection import (
-    HALO,
-    blank_leaves,
-    lit_leaves,
-    measure_levels,
-    sample_levels,
-    select_leaves,
-)
+from storage.images.selection import HALO, blank_leaves, lit_leaves, select_leaves
 from storage.images.tile_kernels import significance
 
 if TYPE_CHECKING:
@@ -36,8 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from skyfold.images.network import Network
+    from storage.images.filtered import Levels
     from storage.images.prepared import Prepared, Strip
-    from storage.images.selection import Levels
 
 FALLBACK_FWHM = 4.0
 TOGETHER = 64  # tiles of a strip, or a row of them

@@ -1,43 +1,46 @@
 """Which leaves of an image `sources` keeps: what is a source, and what was not expected.
 
-A leaf of 2 x 2 pixels is kept if a matched filter sees something in the data, or if what the
-network left there is not noise: a pixel beyond 5 sigma, or a filtered residual beyond it at any
-scale. What a source is, is judged as photometry judges it, by the noise of its pixels taken as
-independent; residuals are compared with their own filtered scatter on the quiet side, so that
-correlated noise is no surprise. Of a tile of which most is kept, all is: saying what is not would
-cost about as much as coding it. The core of what is kept is where points were seen or something
-was not expected; around it lie the pixels that only wide apertures reach.
+A leaf of 2 x 2 pixels is kept if a matched filter sees something in the data, above the sky or
+below it, or in what the network draws and not in the data; or if what the network left there is not
+noise: a pixel beyond 5 sigma, or a filtered residual beyond it at any scale. What noise is, say the
+filters (`storage.images.filtered`). Of a tile of which most is kept, all is: saying what is not
+would cost about as much as coding it. The core of what is kept is where points were seen or
+something was not expected; around it lie the pixels that only wide apertures reach.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.ndimage import find_objects, label, minimum
 
 from skyfold.ladder import LEAF, TILE
 from skyfold.science.filters import gaussian
+from storage.images.filtered import (
+    FWHM_TO_SIGMA,
+    RESIDUAL_SIGNIFICANCE,
+    Filter,
+    Level,
+    Levels,
+    filtered,
+    sample,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
-SOURCE_SIGNIFICANCE = 4.4  # matched filter; a source of S/N 5 in a 1 FWHM aperture has 6.2
 LIT_SIGNIFICANCE = 6.0  # with diffuse light, which is known without noise: no margin below 6.2
 REACH = 1.0  # FWHM around what the filter sees, which is itself as wide
+MADE = 2.0  # of the same filter: how far below what the network draws the data must lie
+LONGEST = 12.0  # FWHM: of sources below the sky
+SHARP = 3.0  # times its filtered value: of a point source 2, and noise
 CORE = 0.4  # FWHM around it that are of a source's core
-EXTENDED_SIGNIFICANCE = 5.0
-RESIDUAL_SIGNIFICANCE = 5.0
 HALO = 192  # rows of pixels, from beyond which nothing reaches into others
 BLANK = 1.0  # FWHM beyond what is kept, from which the sky is blank
 EIGHT = math.sqrt(2)  # leaves: an aperture reaches into all that touch a source's own
-WIDE_SCALES = (2.0, 4.0)  # Gaussian sigma [pixel]
-SAMPLE = 120_000  # filtered pixels, from which their quantiles are known to 0.007 of their noise
 CROWDED = 0.75  # share of a tile's leaves from which all are kept
-FWHM_TO_SIGMA = 2 * math.sqrt(2 * math.log(2))
 
 
 def select_leaves(
@@ -68,12 +71,14 @@ def select_leaves(
     kept, core : ndarray of bool, shape (rows of `inner` / 2, nx / 2)
     """
     kept, core = np.zeros((2, signal.shape[0] // LEAF, signal.shape[1] // LEAF), bool)
-    for number, (kind, plane) in enumerate(_filtered(signal, residual, fwhm)):
+    for number, (kind, plane, data) in enumerate(filtered(signal, residual, fwhm)):
         smooth = gaussian(plane, kind.sigma)
-        level = levels[number] if levels else kind.level([_sample(smooth, plane)])
+        level = levels[number] if levels else kind.level([sample(kind, smooth, plane, data)])
         seen = level.above(smooth, kind.significance)
         if kind.of_sources and not kind.of_leaves:
-            around = _around(_leaves(seen), fwhm)
+            seen |= _made(smooth, residual, level, kind)
+            dips = _dips(smooth, plane, level, kind, fwhm)
+            around = _around(_leaves(seen) | dips, fwhm)
             kept, core = kept | around[0], core | around[1]
             continue
         if kind.of_sources:
@@ -117,6 +122,45 @@ def _around(seen: NDArray[np.bool_], fwhm: float) -> tuple[NDArray[np.bool_], ND
     return _dilated(seen, max(REACH * fwhm / LEAF, EIGHT)), _dilated(seen, CORE * fwhm / LEAF)
 
 
+def _made(
+    smooth: NDArray[np.float32], residual: NDArray[np.float32], level: Level, kind: Filter
+) -> NDArray[np.bool_]:
+    """Where the network draws a source that the data do not bear out."""
+    left = gaussian(residual, kind.sigma)
+    return level.above(smooth - left, kind.significance) & (left < np.float32(-MADE * level.noise))
+
+
+def _dips(
+    smooth: NDArray[np.float32],
+    plane: NDArray[np.float32],
+    level: Level,
+    kind: Filter,
+    fwhm: float,
+) -> NDArray[np.bool_]:
+    """Leaves of what lies below the sky as a source lies above: of a difference image.
+
+    Islands that are longer are dead columns, overscan and troughs, and those that are sharper dead
+    pixels: these are kept where they are unexpected.
+    """
+    seen = _leaves(level.below(smooth, kind.significance))
+    islands, number = label(seen, np.ones((3, 3)))
+    if not number:
+        return seen
+    each = np.arange(number) + 1
+    low, lowest = (minimum(_darkest(one), islands, each) for one in (smooth, plane))
+    is_one = lowest > max(SHARP, math.pi * kind.sigma**2) * low
+    sides = [max(one.stop - one.start for one in box) for box in find_objects(islands)]
+    is_one &= np.array(sides) * LEAF <= LONGEST * fwhm
+    found: NDArray[np.bool_] = np.concatenate([[False], is_one])[islands]
+    return found
+
+
+def _darkest(plane: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Smallest value of each leaf."""
+    rows = np.minimum(plane[::LEAF], plane[1::LEAF])
+    return np.minimum(rows[:, ::LEAF], rows[:, 1::LEAF])
+
+
 def _crowded(kept: NDArray[np.bool_], measured: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Leaves of tiles most of whose measured leaves are kept."""
     side = TILE // LEAF
@@ -134,102 +178,6 @@ def _leaves(pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Leaves that hold any of the pixels."""
     rows = pixels[::LEAF] | pixels[1::LEAF]
     return rows.view(np.uint16) != 0  # two neighbours at once
-
-
-def _means(plane: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Means over leaves."""
-    rows = plane[::LEAF] + plane[1::LEAF]
-    return (rows[:, ::LEAF] + rows[:, 1::LEAF]) * np.float32(1 / LEAF**2)
-
-
-@dataclass(frozen=True)
-class Level:
-    """The level of the quiet parts of a filtered plane, and the size of its noise."""
-
-    quiet: float
-    noise: float
-
-    def above(self, smooth: NDArray[np.float32], significance: float) -> NDArray[np.bool_]:
-        """Where a plane lies so many times the noise above the quiet level."""
-        return smooth > np.float32(self.quiet + significance * self.noise)
-
-    def below(self, smooth: NDArray[np.float32], significance: float) -> NDArray[np.bool_]:
-        """Where it lies as far below it."""
-        return smooth < np.float32(self.quiet - significance * self.noise)
-
-
-Levels = list[Level]
-Samples = list["NDArray[np.float32]"]
-
-
-@dataclass(frozen=True)
-class _Filter:
-    """A Gaussian filter, and how what passes it is judged.
-
-    Its noise is at least that of white noise; of sources it is that.
-    """
-
-    sigma: float
-    significance: float
-    of_sources: bool = False
-    of_leaves: bool = False
-    is_white: bool = False
-
-    def level(self, samples: Samples) -> Level:
-        """Level and noise from samples of what passed.
-
-        The quiet level is where the lower quantiles say that the median of noise alone would be:
-        in a crowded field the median itself lies among the sources.
-        """
-        least = 1 / (2 * self.sigma * math.sqrt(math.pi))
-        measured = np.concatenate(samples)
-        if not measured.size:
-            return Level(0.0, least)
-        middle, low, lowest = np.percentile(measured, (50, 15.87, 2.28))
-        quiet = float(min(middle, 2 * low - lowest))
-        return Level(quiet, least if self.is_white else max(float(middle - low), least))
-
-
-def _filters(fwhm: float) -> list[_Filter]:
-    psf = max(fwhm / FWHM_TO_SIGMA, 0.6)
-    return [
-        _Filter(psf, SOURCE_SIGNIFICANCE, of_sources=True, is_white=True),
-        _Filter(1.0, RESIDUAL_SIGNIFICANCE),
-        # A wider filter sees means of leaves as well.
-        _Filter(2.5 * psf / LEAF, EXTENDED_SIGNIFICANCE, of_sources=True, of_leaves=True),
-        *(_Filter(one / LEAF, RESIDUAL_SIGNIFICANCE, of_leaves=True) for one in WIDE_SCALES),
-    ]
-
-
-def _filtered(
-    signal: NDArray[np.float32], residual: NDArray[np.float32], fwhm: float
-) -> Iterator[tuple[_Filter, NDArray[np.float32]]]:
-    """Every filter, and the plane to put through it."""
-    for kind in _filters(fwhm):
-        plane = signal if kind.of_sources else residual
-        # twice the mean of four has the noise of one
-        yield kind, 2 * _means(plane) if kind.of_leaves else plane
-
-
-def sample_levels(
-    signal: NDArray[np.float32], residual: NDArray[np.float32], fwhm: float
-) -> Samples:
-    """Samples of what passes each filter in a part of an image; arguments of `select_leaves`."""
-    planes = _filtered(signal, residual, fwhm)
-    return [_sample(gaussian(plane, kind.sigma), plane) for kind, plane in planes]
-
-
-def measure_levels(samples: list[Samples], fwhm: float) -> Levels:
-    """Level of each filter from the samples of some parts of an image."""
-    by_filter = zip(_filters(fwhm), zip(*samples, strict=True), strict=True)
-    return [kind.level(list(parts)) for kind, parts in by_filter]
-
-
-def _sample(smooth: NDArray[np.float32], plane: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Some filtered pixels of those that are measurements."""
-    # odd, so as not to fall in with columns
-    every = max(int(np.count_nonzero(plane)) // SAMPLE, 1) | 1
-    return smooth.ravel()[::every][plane.ravel()[::every] != 0]
 
 
 def _dilated(leaves: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:

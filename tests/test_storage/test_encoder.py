@@ -22,7 +22,6 @@ from storage.images.fills import find_fills
 from storage.images.image_input import SurveyImage
 from storage.images.noise_fit import fit_noise
 from storage.images.prepared import pad_to_tiles
-from storage.images.selection import select_leaves
 from storage.images.shaping import FINE
 from storage.images.shards import Coded, direct_share, make_shards
 from storage.survey import ImageRef
@@ -203,15 +202,6 @@ def test_little_is_kept_where_there_is_nothing(network):
     noise = np.random.default_rng(3).normal(0, 1, (1024, 1024))
     encoded = encode_image(survey_image(noise.astype("f4")), network, 0.5)
     assert (encoded.layers["bounded"] & 1).mean() < 0.002
-
-
-def test_all_of_a_tile_is_kept_where_most_is():
-    sky = np.random.default_rng(6).normal(0, 1, (512, 512)).astype("f4")
-    sky[:256] = synthetic.sky((256, 512), sources=2600, sigma=1.0, seed=6, flux=(60, 200))
-    sky[:256, 300:] = 0  # not measured
-    kept, _ = select_leaves(sky, np.zeros_like(sky), 3.0)
-    assert kept[:128].all()
-    assert kept[128:].mean() < 0.1
 
 
 def kept_at_sources(stored: np.ndarray, network) -> np.ndarray:

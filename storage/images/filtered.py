@@ -1,0 +1,149 @@
+"""The filters that `sources` looks through, and how what passes is told from noise.
+
+A source is judged as photometry judges it, by the noise of its pixels taken as independent;
+residuals and what lies below the sky by their own filtered scatter on the quiet side, so that
+correlated noise is no surprise.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from skyfold.ladder import LEAF
+from skyfold.science.filters import gaussian
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+SOURCE_SIGNIFICANCE = 4.4  # matched filter; a source of S/N 5 in a 1 FWHM aperture has 6.2
+EXTENDED_SIGNIFICANCE = 5.0
+RESIDUAL_SIGNIFICANCE = 5.0
+WIDE_SCALES = (2.0, 4.0)  # Gaussian sigma [pixel]
+SAMPLE = 120_000  # filtered pixels, from which their quantiles are known to 0.007 of their noise
+FWHM_TO_SIGMA = 2 * math.sqrt(2 * math.log(2))
+
+
+@dataclass(frozen=True)
+class Level:
+    """The level of the quiet parts of a filtered plane, and the size of its noise.
+
+    What lies below is never expected: it is told by the plane's own scatter.
+    """
+
+    quiet: float
+    noise: float
+    scatter: float
+
+    def above(self, smooth: NDArray[np.float32], significance: float) -> NDArray[np.bool_]:
+        """Where a plane lies so many times the noise above the quiet level."""
+        return smooth > np.float32(self.quiet + significance * self.noise)
+
+    def below(self, smooth: NDArray[np.float32], significance: float) -> NDArray[np.bool_]:
+        """Where it lies so many times its scatter below it."""
+        return smooth < np.float32(self.quiet - significance * self.scatter)
+
+
+Levels = list[Level]
+Sample = tuple["NDArray[np.float32]", "NDArray[np.float32]"]  # of what is judged, of the data
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A Gaussian filter, and how what passes it is judged.
+
+    Its noise is at least that of white noise; of sources it is that.
+    """
+
+    sigma: float
+    significance: float
+    of_sources: bool = False
+    of_leaves: bool = False
+    is_white: bool = False
+
+    def level(self, samples: list[Sample]) -> Level:
+        """Level and noise from samples of what passed.
+
+        The quiet level is where the lower quantiles say that the median of noise alone would be:
+        in a crowded field the median itself lies among the sources. What scatters more than the
+        data themselves is no noise: a network that was trained on too little leaves that.
+        """
+        least = 1 / (2 * self.sigma * math.sqrt(math.pi))
+        measured, data = (np.concatenate(parts) for parts in zip(*samples, strict=True))
+        if not measured.size:
+            return Level(0.0, least, least)
+        middle, low, lowest = np.percentile(measured, (50, 15.87, 2.28))
+        quiet = float(min(middle, 2 * low - lowest))
+        scatter = max(min(float(middle - low), _lower_scatter(data)), least)
+        return Level(quiet, least if self.is_white else scatter, scatter)
+
+
+def _lower_scatter(sample: NDArray[np.float32]) -> float:
+    middle, low = np.percentile(sample, (50, 15.87))
+    return float(middle - low)
+
+
+def filters(fwhm: float) -> list[Filter]:
+    """The filters, for points of this width [pixel]."""
+    psf = max(fwhm / FWHM_TO_SIGMA, 0.6)
+    return [
+        Filter(psf, SOURCE_SIGNIFICANCE, of_sources=True, is_white=True),
+        Filter(1.0, RESIDUAL_SIGNIFICANCE),
+        # A wider filter sees means of leaves as well.
+        Filter(2.5 * psf / LEAF, EXTENDED_SIGNIFICANCE, of_sources=True, of_leaves=True),
+        *(Filter(one / LEAF, RESIDUAL_SIGNIFICANCE, of_leaves=True) for one in WIDE_SCALES),
+    ]
+
+
+def filtered(
+    signal: NDArray[np.float32], residual: NDArray[np.float32], fwhm: float
+) -> Iterator[tuple[Filter, NDArray[np.float32], NDArray[np.float32]]]:
+    """Every filter, the plane to put through it, and the same of the data."""
+    for kind in filters(fwhm):
+        planes = (signal if kind.of_sources else residual, signal)
+        # twice the mean of four has the noise of one
+        plane, data = (2 * _means(one) for one in planes) if kind.of_leaves else planes
+        yield kind, plane, data
+
+
+def sample_levels(
+    signal: NDArray[np.float32], residual: NDArray[np.float32], fwhm: float
+) -> list[Sample]:
+    """Samples of what passes each filter in a part of an image; arguments of `select_leaves`."""
+    return [
+        sample(kind, gaussian(plane, kind.sigma), plane, data)
+        for kind, plane, data in filtered(signal, residual, fwhm)
+    ]
+
+
+def measure_levels(samples: list[list[Sample]], fwhm: float) -> Levels:
+    """Level of each filter from the samples of some parts of an image."""
+    by_filter = zip(filters(fwhm), zip(*samples, strict=True), strict=True)
+    return [kind.level(list(parts)) for kind, parts in by_filter]
+
+
+def sample(
+    kind: Filter,
+    smooth: NDArray[np.float32],
+    plane: NDArray[np.float32],
+    data: NDArray[np.float32],
+) -> Sample:
+    """Some filtered pixels of those that are measurements, and those of the data."""
+    # odd, so as not to fall in with columns
+    every = max(int(np.count_nonzero(plane)) // SAMPLE, 1) | 1
+    is_some = plane.ravel()[::every] != 0
+    found = smooth.ravel()[::every][is_some]
+    if kind.of_sources:
+        return found, found
+    return found, gaussian(data, kind.sigma).ravel()[::every][is_some]
+
+
+def _means(plane: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Means over leaves."""
+    rows = plane[::LEAF] + plane[1::LEAF]
+    return (rows[:, ::LEAF] + rows[:, 1::LEAF]) * np.float32(1 / LEAF**2)

@@ -1,0 +1,74 @@
+"""Which leaves `sources` keeps, given pixels and what a network left of them."""
+
+import numpy as np
+import synthetic
+
+from storage.images.selection import select_leaves
+
+FWHM = 3.0
+PSF = FWHM / 2.3548
+
+
+def noise(shape=(512, 512), seed=6):
+    return np.random.default_rng(seed).normal(0, 1, shape).astype("f4")
+
+
+def point(shape, y, x, significance):
+    """A point source of this S/N in a matched filter."""
+    rows, columns = np.indices(shape)
+    peak = significance / (PSF * np.sqrt(np.pi))
+    return peak * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * PSF**2))
+
+
+def test_all_of_a_tile_is_kept_where_most_is():
+    sky = np.random.default_rng(6).normal(0, 1, (512, 512)).astype("f4")
+    sky[:256] = synthetic.sky((256, 512), sources=2600, sigma=1.0, seed=6, flux=(60, 200))
+    sky[:256, 300:] = 0  # not measured
+    kept, _ = select_leaves(sky, np.zeros_like(sky), 3.0)
+    assert kept[:128].all()
+    assert kept[128:].mean() < 0.1
+
+
+def test_what_lies_below_the_sky_is_kept_like_a_source():
+    """Of a difference image: what faded, or a dipole."""
+    sky, places = noise(), [(100, 100), (300, 200), (410, 333)]
+    for y, x in places:
+        sky -= point(sky.shape, y, x, 9).astype("f4")
+    kept, core = select_leaves(sky, 0.3 * sky, FWHM)  # of which the network drew most
+    rows, columns = np.indices(kept.shape) * 2 + 0.5
+    for y, x in places:
+        assert kept[np.hypot(rows - y, columns - x) < FWHM].all()
+        assert core[y // 2, x // 2]
+    assert kept.mean() < 0.01
+
+
+def test_dead_columns_and_pixels_and_overscan_are_no_sources_below_the_sky():
+    drawn = np.zeros((512, 512), "f4")
+    drawn[50:, 77] = -30
+    drawn[:, 460:] = -11
+    drawn[200, 200] = -9
+    kept, _ = select_leaves(noise() + drawn, noise(), FWHM)  # which the network expected
+    assert kept.mean() < 0.001
+
+
+def test_a_source_that_only_the_network_draws_is_mended():
+    sky = noise()
+    drawn = point(sky.shape, 256, 256, 8).astype("f4")
+    kept, core = select_leaves(sky, sky - drawn, FWHM)
+    assert core[128, 128]
+    rows, columns = np.indices(kept.shape) * 2 + 0.5
+    assert kept[np.hypot(rows - 256, columns - 256) < FWHM].all()
+    kept, _ = select_leaves(sky + drawn, sky, FWHM)
+    assert kept.mean() < 0.002
+
+
+def test_misfit_of_a_network_is_not_taken_for_noise():
+    """Residuals that scatter more than the data do not lift the limit of what is unexpected."""
+    sky = noise()
+    rows, columns = np.indices(sky.shape)
+    ripple = 1.5 * np.sin(rows / 1.5) * np.sin(columns / 1.5)
+    spots = sum(point(sky.shape, y, y, 4) for y in range(40, 480, 40))
+    residual = (sky + ripple + spots).astype("f4")
+    kept, _ = select_leaves(sky, residual, FWHM)
+    plain, _ = select_leaves(sky, (sky + spots).astype("f4"), FWHM)
+    assert kept.sum() > plain.sum()
