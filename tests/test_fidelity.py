@@ -275,7 +275,13 @@ def test_need_without_signal_to_noise_is_about_every_bin_from_five():
     assert record(0.4).choose("photometry", "0.5 sigma").level == "sources"
     assert record(0.6).choose("photometry", "0.5 sigma").level == "bounded"
     assert record(None).choose("photometry", "0.5 sigma").level == "sources"
-    assert record(None).choose("photometry", "0.5 sigma at S/N > 50").level == "bounded"
+    choice = record(None).choose("photometry", "0.5 sigma at S/N > 50")
+    assert choice.level == "bounded"
+    assert [one.split(":")[0] for one in choice.missed] == ["latent", "sources"]
+    assert "too few objects" in choice.missed[1]
+    choice = record(0.6).choose("photometry", "0.5 sigma")
+    assert "sources: 0.6 sigma (flux_1fwhm, bin >50, " in choice.missed[1]
+    assert choice.missed[1].endswith("allowed 0.5")
 
 
 def test_refusal_names_the_nearest_level_and_holds_the_table():
@@ -288,6 +294,12 @@ def test_refusal_names_the_nearest_level_and_holds_the_table():
     assert set(refused.value.table["bin"]) == {"10-20"}
     assert len(refused.value.table) == 3
     assert all(level in message for level in ("latent", "sources", "bounded"))
+
+
+def test_a_record_of_what_is_all_exact_says_so():
+    empty = FidelityRecord(FidelityRecord.from_rows(ladder(3, 0.5, 0.1, 0)).table[:0])
+    with pytest.raises(UnknownNameError, match="stored directly is exact at every level"):
+        empty.choose("photometry", "0.1 sigma")
 
 
 def test_what_is_not_in_the_record_is_named():

@@ -65,7 +65,10 @@ def choose(url: Url, case: str, need: list[str], as_json: Json = False) -> None:
                 "bytes": choice.bytes,
                 "bpp": choice.bpp,
                 "row": choice.row,
+                "missed": choice.missed,
             }
         )
     else:
         say(f"{choice.level}: {choice.bpp:.3f} bits per pixel, {size(choice.bytes)} in all")
+        for reason in choice.missed:
+            say(f"  not {reason}")

@@ -41,12 +41,15 @@ class Choice:
         The same in bits per pixel.
     row : dict
         The row of the record that came closest to missing the need.
+    missed : tuple of str
+        Why each cheaper level was not chosen: what it loses where, or that too few objects tell.
     """
 
     level: str
     bytes: int
     bpp: float
     row: Row
+    missed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,9 +99,10 @@ def choose_level(rows: list[Row], considered: Table, case: str, needs: list[Need
     demands = [_demand(need, case, of_case) for need in needs]
     kinds = {row["kind"] for row in of_case}
     verdicts = _judge([row for row in rows if row["kind"] in kinds], of_case, demands)
-    for verdict in verdicts:
+    for number, verdict in enumerate(verdicts):
         if verdict.ratio <= 1 + _ROUNDING:
-            return Choice(verdict.level, verdict.bytes, verdict.bpp, verdict.row)
+            missed = tuple(_reason(one) for one in verdicts[:number])
+            return Choice(verdict.level, verdict.bytes, verdict.bpp, verdict.row, missed)
     raise _refusal(case, needs, demands, verdicts, considered)
 
 
@@ -197,6 +201,24 @@ def _step(level: str) -> int:
     return LADDER.index(level) if level in LADDER else len(LADDER)
 
 
+def _reason(verdict: _Verdict) -> str:
+    """Say how a level misses the need."""
+    found, place = _upper_end(verdict.row), _place(verdict.row)
+    return f"{verdict.level}: {found} ({place}), allowed {verdict.most:g}"
+
+
+def _upper_end(row: Row) -> str:
+    """Return the upper end of a row's interval in words."""
+    if row["high"] is not None:
+        return f"{worst_end(row):.3g} {row['unit']}".strip()
+    number = row.get("n")
+    return "not known, for too few objects" + ("" if number is None else f" ({number})")
+
+
+def _place(row: Row) -> str:
+    return f"{row['measure']}, bin {row['bin']}, set {row['set']}, band {row['band']}"
+
+
 def _refusal(
     case: str,
     needs: list[Need],
@@ -207,9 +229,6 @@ def _refusal(
     """Build the error with the nearest level and the rows considered."""
     nearest = min(verdicts, key=lambda verdict: verdict.ratio)
     row, what = nearest.row, " and ".join(repr(str(need)) for need in needs)
-    where = f"{row['measure']}, bin {row['bin']}, set {row['set']}, band {row['band']}"
-    unknown = "not known, for too few objects"
-    high = unknown if row["high"] is None else f"{worst_end(row):.3g} {row['unit']}".strip()
     asked = {(demand.measure, name) for demand in demands for name in demand.required}
     asked |= {(demand.measure, name) for demand in demands for name in demand.checked}
     table = considered[[(row["measure"], row["bin"]) in asked for row in considered]]
@@ -218,7 +237,7 @@ def _refusal(
         lines = [*lines[:_MOST_SHOWN], f"... {len(lines) - _MOST_SHOWN} more rows"]
     return NeedNotMetError(
         f"no level is recorded to meet {what} for {case}; nearest is {nearest.level}, whose upper "
-        f"end is {high} ({where}), allowed {nearest.most:g}; ask for less or for fewer sets or "
-        f"bands, or allow level {LOSSLESS} where it is stored\n" + "\n".join(lines),
+        f"end is {_upper_end(row)} ({_place(row)}), allowed {nearest.most:g}; ask for less or for "
+        f"fewer sets or bands, or allow level {LOSSLESS} where it is stored\n" + "\n".join(lines),
         table,
     )

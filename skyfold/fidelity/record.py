@@ -164,6 +164,11 @@ class FidelityRecord:
                     f"filtering a fidelity record: no column {name!r}; there are "
                     f"{', '.join(table.colnames)}; filter by one of them"
                 )
+            if not len(self.table):
+                raise UnknownNameError(
+                    f"the fidelity record is empty, and has no {name} {values!r}: nothing here was "
+                    "measured. What is stored directly is exact at every level; read `exact`"
+                )
             several = values if _is_several(values) else [values]
             present = sorted(set(table[name].tolist()))
             unknown = [value for value in several if value not in present]
