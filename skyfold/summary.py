@@ -35,6 +35,7 @@ def _image_set_info(release: DataRelease, name: str) -> dict[str, Any]:
         "pixels": pixels,
         "bands": sorted({entry.band for entry in entries}),
         "bound": max((entry.bound for entry in entries), default=0.0),
+        "stored": sum(sum(entry.bytes.values()) for entry in entries),
         "levels": {
             level: {"bytes": size, "bpp": 8 * size / max(pixels, 1)}
             for level, size in stored.items()

@@ -28,7 +28,12 @@ def info(url: Url, as_json: Json = False) -> None:
     ]
     print_table(("kind", "name", "level", "bytes", "rate"), rows)
     for name, about in found["images"].items():
-        say(f"{name}: {about['count']} images, bounded within {about['bound']:g} sigma")
+        line = f"{name}: {about['count']} images, bounded within {about['bound']:g} sigma"
+        if about["stored"] > about["levels"]["exact"]["bytes"]:
+            line += (
+                f"; {size(about['stored'])} stored, for some hold `exact` beside the other levels"
+            )
+        say(line)
     for one in found["set_aside"]:
         say(f"set aside: {one['file']}: {one['reason']}")
 

@@ -8,6 +8,7 @@ rule is stored with the release, so that a consumer measures on the same sky.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,16 +70,28 @@ class HoldOut:
         return out[place].reshape(cells.shape)
 
     def with_both_sides(self, images: list[tuple[str, tuple[int, int], WCS | None]]) -> HoldOut:
-        """The rule with its threshold moved, if need be, so that neither side is empty.
+        """The rule with its threshold moved, if need be, so that either side has its share.
 
-        Where all images lie in one cell, the rule keeps it for training, and nothing is held out.
+        A small field has few cells, and their hashes may hold out almost nothing or almost all:
+        less than half of the fraction that is meant, or more than twice as much. Where all images
+        lie in one cell, the rule keeps it for training, and nothing is held out.
         """
-        names = {name for image in images for name in np.unique(self._cells(*image)).tolist()}
-        hashes = sorted(self._hash(name) for name in names)
-        if len(hashes) < 2:
+        grains: Counter[str] = Counter()
+        for image in images:
+            names, counts = np.unique(self._cells(*image), return_counts=True)
+            grains.update(dict(zip(names.tolist(), counts.tolist(), strict=True)))
+        if len(grains) < 2:
             return HoldOut(self.seed, self.order, 0.0)
-        lowest, highest = (hashes[0] + hashes[1]) / 2, (hashes[-2] + hashes[-1]) / 2
-        return HoldOut(self.seed, self.order, min(max(self.threshold, lowest), highest))
+        hashes, sizes = zip(
+            *sorted((self._hash(name), grains[name]) for name in grains), strict=True
+        )
+        shares = np.cumsum(sizes) / sum(sizes)  # held out up to each cell
+        share = float(shares[np.searchsorted(hashes, self.threshold) - 1])
+        share = share if hashes[0] < self.threshold else 0.0
+        if self.threshold / 2 <= share <= 2 * self.threshold:
+            return self
+        last = int(np.argmin(np.abs(shares[:-1] - self.threshold)))
+        return HoldOut(self.seed, self.order, (hashes[last] + hashes[last + 1]) / 2)
 
     def _cells(self, image_set: str, shape: tuple[int, int], wcs: WCS | None) -> NDArray[np.str_]:
         """Name of the cell of every grain."""
