@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 BRIGHT = 5.0  # times the noise of the sky
 ENOUGH = 100  # bright triples
+AT_MOST = 1 << 24  # pixels that are looked at, of rows from all over
 LUCK = 4.0  # two standard errors of a Gaussian's first fifth, of one triple
 SUDDENLY = 8.0  # times below all fainter bins: unlike structure, and unlike noise
 NEAR_ZERO = 0.2533  # a fifth of a unit Gaussian lies within it
@@ -48,22 +49,25 @@ def gain_slope(sky: Sky, sigma: float) -> float:
     image = sky.image
     if image.variance is None and not _is_gain(image.gain):
         return 0.0
-    count, excess, triples, quiet = 0, [], [], np.zeros(2)
+    seen, excess, triples, quiet = 0, [], [], np.zeros(2)
+    every = max(sky.size // AT_MOST, 1)  # rows: bright pixels of a large image are many
     for rows, signal in sky.strips():
-        bright = signal > BRIGHT * sigma
-        count += int(np.count_nonzero(bright))
+        bright = np.zeros(signal.shape, np.bool_)
+        bright[::every] = signal[::every] > BRIGHT * sigma
+        seen += int(np.count_nonzero(bright))
         if image.variance is not None:
             excess.append(_excess(sky.variance(rows), bright) / signal[bright])
-        triples.append(_bright_triples(signal, 3 * BRIGHT * sigma))
+        triples.append(_bright_triples(signal[::every], 3 * BRIGHT * sigma))
         quiet += _quiet_squares(signal, sigma)
-    if count < 30:
+    if seen < 30:
         return 0.0
     claimed = _claimed_slope(sky, excess)
     if claimed <= 0:
         return 0.0
-    share = min(float(quiet[1] / max(quiet[0], 1) / CLIPPED_VARIANCE) / sigma**2, 1.0)
-    shown = _shown_slope(np.concatenate(triples, axis=1), sigma, max(share, LEAST_SHARE))
-    return min(claimed, shown)
+    count, total = quiet
+    share = total / count / CLIPPED_VARIANCE / sigma**2 if count > ENOUGH else 1.0
+    share = min(max(share, LEAST_SHARE), 1.0)
+    return min(claimed, _shown_slope(np.concatenate(triples, axis=1), sigma, share))
 
 
 def _is_gain(gain: float | None) -> bool:
