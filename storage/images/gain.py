@@ -91,8 +91,9 @@ def _claimed_slope(sky: Sky, excess: list[NDArray[np.float64]]) -> float:
     """By the survey: the median excess variance of bright pixels over their signal, or the gain."""
     image = sky.image
     if image.variance is not None:
-        found = float(np.median(np.concatenate(excess)))
-        return found if math.isfinite(found) and found > 0 else 0.0
+        every = np.concatenate(excess)
+        known = every[np.isfinite(every)]
+        return max(float(np.median(known)), 0.0) if known.size else 0.0
     assert image.gain is not None  # as `gain_slope` saw
     return math.ldexp(1 / (image.gain * abs(image.bscale)), -sky.fills.exponent)
 
