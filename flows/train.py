@@ -111,7 +111,8 @@ def make_plan(job: Job) -> Plan:
     require_few_bad(bad, total, job.config.limits.bad_fraction)
     if not entries and job.config.images:
         raise InputError(f"none of {total} images of {job.survey} can be archived")
-    hold_out = plan_hold_out(entries, job.config.training.seed)
+    base = None if job.base is None else job.base.about.get("hold_out", {})
+    hold_out = plan_hold_out(entries, job.config.training.seed, base)
     plan = Plan(job.plan_key, refs, entries, [asdict(one) for one in bad], hold_out)
     job.builder.note("plan", plan.to_note())
     logger.info("%d images to archive, %d set aside", len(entries), len(bad))

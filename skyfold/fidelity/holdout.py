@@ -70,28 +70,41 @@ class HoldOut:
         return out[place].reshape(cells.shape)
 
     def with_both_sides(self, images: list[tuple[str, tuple[int, int], WCS | None]]) -> HoldOut:
+        """The rule with its threshold moved, if need be, so that neither side is empty.
+
+        Where all images lie in one cell, the rule keeps it for training, and nothing is held out.
+        """
+        hashes = [value for value, _ in self._sizes(images)]
+        if len(hashes) < 2:
+            return HoldOut(self.seed, self.order, 0.0)
+        lowest, highest = (hashes[0] + hashes[1]) / 2, (hashes[-2] + hashes[-1]) / 2
+        return HoldOut(self.seed, self.order, min(max(self.threshold, lowest), highest))
+
+    def with_its_share(self, images: list[tuple[str, tuple[int, int], WCS | None]]) -> HoldOut:
         """The rule with its threshold moved, if need be, so that either side has its share.
 
         A small field has few cells, and their hashes may hold out almost nothing or almost all:
-        less than half of the fraction that is meant, or more than twice as much. Where all images
-        lie in one cell, the rule keeps it for training, and nothing is held out.
+        less than half of the fraction that is meant, or more than twice as much. Only before
+        training: a model that exists has seen the sky that its own rule left it.
         """
+        cells = self._sizes(images)
+        total = sum(size for _, size in cells)
+        share = sum(size for value, size in cells if value < self.threshold) / total
+        if len(cells) < 2 or self.threshold / 2 <= share <= 2 * self.threshold:
+            return self.with_both_sides(images)
+        shares = np.cumsum([size for _, size in cells])[:-1] / total  # held out up to each cell
+        last = int(np.argmin(np.abs(shares - self.threshold)))
+        return HoldOut(self.seed, self.order, (cells[last][0] + cells[last + 1][0]) / 2)
+
+    def _sizes(
+        self, images: list[tuple[str, tuple[int, int], WCS | None]]
+    ) -> list[tuple[float, int]]:
+        """Hash of each cell, rising, and the grains that it has in all images."""
         grains: Counter[str] = Counter()
         for image in images:
             names, counts = np.unique(self._cells(*image), return_counts=True)
             grains.update(dict(zip(names.tolist(), counts.tolist(), strict=True)))
-        if len(grains) < 2:
-            return HoldOut(self.seed, self.order, 0.0)
-        hashes, sizes = zip(
-            *sorted((self._hash(name), grains[name]) for name in grains), strict=True
-        )
-        shares = np.cumsum(sizes) / sum(sizes)  # held out up to each cell
-        share = float(shares[np.searchsorted(hashes, self.threshold) - 1])
-        share = share if hashes[0] < self.threshold else 0.0
-        if self.threshold / 2 <= share <= 2 * self.threshold:
-            return self
-        last = int(np.argmin(np.abs(shares[:-1] - self.threshold)))
-        return HoldOut(self.seed, self.order, (hashes[last] + hashes[last + 1]) / 2)
+        return sorted((self._hash(name), count) for name, count in grains.items())
 
     def _cells(self, image_set: str, shape: tuple[int, int], wcs: WCS | None) -> NDArray[np.str_]:
         """Name of the cell of every grain."""

@@ -59,19 +59,29 @@ def require_few_bad(bad: list[SetAside], total: int, allowed: float) -> None:
         )
 
 
-def plan_hold_out(entries: list[ImageEntry], seed: int) -> dict[str, HoldOut]:
-    """For each set, which sky training must not see."""
+def plan_hold_out(
+    entries: list[ImageEntry], seed: int, base: Mapping[str, Any] | None = None
+) -> dict[str, HoldOut]:
+    """For each set, which sky training must not see.
+
+    With a base, which sky the training of its model did not see: its rules, where it has the set.
+    """
     by_set: dict[str, list[tuple[str, tuple[int, int], Any]]] = defaultdict(list)
     for entry in entries:
         wcs = sky.read_wcs(entry.fits_header())
         by_set[entry.set].append((entry.set, entry.plane, wcs))
-    return {name: _rule(images, seed) for name, images in by_set.items()}
+    if base is None:
+        return {name: _rule(images, seed).with_its_share(images) for name, images in by_set.items()}
+    rules = {
+        name: HoldOut(**base[name]) if name in base else _rule(images, seed)
+        for name, images in by_set.items()
+    }
+    return {name: rule.with_both_sides(by_set[name]) for name, rule in rules.items()}
 
 
 def _rule(images: list[tuple[str, tuple[int, int], Any]], seed: int) -> HoldOut:
     scales = [proj_plane_pixel_scales(wcs)[0] for _, _, wcs in images if wcs is not None]
-    order = order_for(float(np.median(scales))) if scales else 0
-    return HoldOut(seed, order, FRACTION).with_both_sides(images)
+    return HoldOut(seed, order_for(float(np.median(scales))) if scales else 0, FRACTION)
 
 
 def training_image(
