@@ -49,6 +49,13 @@ _REFINED = {
     "bounded": ("background", "latent", "guard", "sources", "bounded"),
     "exact": ("background", "latent", "guard", "sources", "bounded", "exact"),
 }
+# levels at which the raw array is read in place of layers
+_BY_ITSELF: dict[str, tuple[str, ...]] = {
+    "ladder": (),
+    "ladder+direct": ("exact",),
+    "sources+direct": ("bounded", "exact"),
+}
+MODES = (*_BY_ITSELF, "direct")
 LAYERS = (
     "background",
     "latent",
@@ -70,15 +77,16 @@ def layers_read(level: str, mode: str, *, quantised: bool = False) -> tuple[str,
     ----------
     level : str
         One of `skyfold.ladder.LEVELS`.
-    mode : {"ladder", "ladder+direct", "direct"}
-        How the image is stored: as a ladder; as a ladder whose top is the raw array coded by
-        itself, because that is smaller; or, for images without noise, as the raw array alone.
+    mode : {"ladder", "ladder+direct", "sources+direct", "direct"}
+        How the image is stored: as a ladder; as a ladder whose top, or all of which above
+        `sources`, is the raw array coded by itself, because that is smaller; or, for images
+        without noise, as the raw array alone.
     quantised : bool
         Whether the pixels were integers before, see `skyfold.quantum`.
     """
     if mode == "direct":
         return ("direct", *_BASE)
-    if mode == "ladder+direct" and level == "exact":
+    if level in _BY_ITSELF.get(mode, ()):
         return ("direct", "background", *_BASE)  # the background tells the noise of pixels
     more = ("quantum",) if quantised and level == "exact" else ()
     return (*_REFINED[level], *more, *_BASE)

@@ -50,14 +50,14 @@ class Look:
     ----------
     crossed : list of bool
         Whether a straight line of light crosses each image.
-    radii : list of float
-        Half-light radii of round sources of all images [pixel].
+    radii : list of ndarray, shape (n,)
+        Half-light radii of round sources of each image [pixel].
     sources : ndarray, shape (2, STRIPS), int
         Sources of all images in each strip of columns, and of rows.
     """
 
     crossed: list[bool] = field(default_factory=list)
-    radii: list[float] = field(default_factory=list)
+    radii: list[NDArray[np.float64]] = field(default_factory=list)
     sources: NDArray[np.int64] = field(default_factory=lambda: np.zeros((2, STRIPS), np.int64))
 
 
@@ -74,7 +74,7 @@ def look_at(release: DataRelease, entries: Iterable[ImageEntry]) -> dict[str, Lo
             above, good = _above(release, alike[place])
             out[band].crossed.append(lit_line(above, good) >= CROSSED)
             image, found = _search(above, good)
-            out[band].radii += _radii(image, found, good).tolist()
+            out[band].radii.append(_radii(image, found, good))
             out[band].sources += strips(found, good.shape)
     return dict(out)
 
@@ -145,19 +145,35 @@ def strange_looks(night: Mapping[str, Look], base: Mapping[str, Look]) -> list[d
     return [one for one in found if one is not None]
 
 
-def _other_width(band: str, radii: list[float], usual: list[float]) -> dict[str, Any] | None:
+def _other_width(
+    band: str, radii: list[NDArray[np.float64]], usual: list[NDArray[np.float64]]
+) -> dict[str, Any] | None:
     """Points that are wider or narrower than a base's by several errors, and by `REACH`."""
-    if min(len(radii), len(usual)) < FEWEST:
+    if min(sum(map(len, some)) for some in (radii, usual)) < FEWEST:
         return None
     (value, error), (middle, other) = (_width(one) for one in (radii, usual))
     return outside(band, "width", value, middle, ERRORS * math.hypot(error, other))
 
 
-def _width(radii: list[float]) -> tuple[float, float]:
-    """Logarithm of the width of points, and its error: half of what ranks one error apart span."""
-    apart = math.sqrt(POINTS * (1 - POINTS) / len(radii))
-    low, middle, high = np.quantile(np.log(radii), (POINTS - apart, POINTS, POINTS + apart))
-    return math.log(2) + float(middle), float(high - low) / 2
+def _width(radii: list[NDArray[np.float64]]) -> tuple[float, float]:
+    """Logarithm of the width of points, and its error.
+
+    Of points drawn one by one: half of what ranks one error apart span. Points of an image are as
+    wide as its seeing, so it is what images left out one at a time tell (the jackknife; Tukey 1958,
+    Ann. Math. Stat. 29, 614), if that is more.
+    """
+    images = [np.log(some) for some in radii if len(some)]
+    count = sum(map(len, images))
+    apart = math.sqrt(POINTS * (1 - POINTS) / count)
+    ends = POINTS - apart, POINTS, POINTS + apart
+    low, middle, high = np.quantile(np.concatenate(images), ends)
+    alone = float(high - low) / 2
+    if len(images) < 2:
+        return math.log(2) + float(middle), alone
+    left = [np.concatenate(images[:n] + images[n + 1 :]) for n in range(len(images))]
+    without = np.array([np.quantile(some, POINTS) for some in left])
+    together = math.sqrt((len(images) - 1) * float(without.var()))
+    return math.log(2) + float(middle), max(alone, together)
 
 
 def _more_crossed(band: str, crossed: list[bool], usual: list[bool]) -> dict[str, Any] | None:

@@ -151,7 +151,8 @@ class Image:
         expected = self.layer("checksum", 0, 0)[ty, tx]
         flags = self.layer("flags", ty, tx)
         mode = self.row["mode"]
-        if mode == "direct" or (mode == "ladder+direct" and level == "exact"):
+        by_itself = {"direct": 0, "sources+direct": 2, "ladder+direct": 3, "ladder": 4}[mode]
+        if ("latent", "sources", "bounded", "exact").index(level) >= by_itself:
             values = self.layer("direct", ty, tx)
             assert checksum(values, extent) == expected[3]
             return values

@@ -6,9 +6,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import synthetic
 from astropy import units as u
 from astropy.table import Table
+from small_release import build_release
 
+from skyfold import open_release
 from skyfold.errors import (
     CorruptDataError,
     FormatVersionError,
@@ -17,7 +20,16 @@ from skyfold.errors import (
     NeedNotMetError,
     UnknownNameError,
 )
-from skyfold.fidelity.images import LEAST_GAIN, _cut_down, _quarters, _spread_pieces, _window_in
+from skyfold.fidelity.images import (
+    LEAST_GAIN,
+    _cut_down,
+    _quarters,
+    _spread_pieces,
+    _window_in,
+    images_to_measure,
+    measure_image,
+    record_of,
+)
 from skyfold.fidelity.needs import Need
 from skyfold.fidelity.record import FidelityRecord, summarise
 from skyfold.ladder import TILE
@@ -384,3 +396,19 @@ def test_pieces_of_sky_that_differ_widen_an_interval():
     alike = one_row(np.concatenate(pieces))
     assert row["p90"] == alike["p90"]
     assert row["high"] - row["low"] > 1.5 * (alike["high"] - alike["low"])
+
+
+def test_sets_of_small_images_are_measured_on_as_much_sky(tmp_path):
+    """Thirty stamps, of which five would be a whole piece of 512 pixels each."""
+    for number in range(30):
+        stamp = synthetic.sky((110, 96), sources=4, sigma=3.0, background=50, seed=number)
+        synthetic.write_fits(tmp_path / f"raw/stamp{number}.fits", stamp.astype(">f4"))
+    survey = synthetic.survey_toml(tmp_path, '[[images]]\nset = "s"\nfiles = ["raw/*.fits"]\n')
+    url = str(tmp_path / "archive")
+    assert build_release(survey, url) == []
+    release = open_release(url)
+    chosen = images_to_measure(release)
+    assert len(chosen) == 30
+    rows = record_of(release, [(one, measure_image(release, one)) for one in chosen]).rows()
+    found = [row["n"] for row in rows if (row["case"], row["bin"]) == ("photometry", ">=5")]
+    assert max(found) > 40

@@ -133,6 +133,30 @@ def test_a_raw_array_stored_beside_the_ladder(pixels, tmp_path, monkeypatch):
     np.testing.assert_allclose(found.sigma, bounded.sigma, rtol=0.2)
 
 
+def test_noise_of_few_integers_has_the_levels_below_the_raw_array(tmp_path):
+    """Cells of one integer each are no level of their own, but the sources are."""
+    sky = synthetic.sky((400, 500), sources=40, sigma=2.0, background=100, seed=3)
+    stored = np.rint(sky).astype("i2")
+    synthetic.write_fits(tmp_path / "raw/faint.fits", stored)
+    survey = synthetic.survey_toml(tmp_path, '[[images]]\nset = "all"\nfiles = ["raw/*.fits"]\n')
+    url = str(tmp_path / "archive")
+    assert build_release(survey, url) == []
+    archive, release = Archive(url), open_release(url)
+    entry = release.images.entry("all/faint")
+    assert entry.mode == archive.images["all/faint"]["mode"] == "sources+direct"
+    assert 2 * entry.bytes_at("sources") < entry.bytes_at("bounded") == entry.bytes_at("exact")
+    assert entry.bound == 0
+    for level in ("bounded", "exact"):
+        window = release.images.read("all/faint", level)
+        np.testing.assert_array_equal(window.values, stored)
+        np.testing.assert_array_equal(archive.decode("all/faint", level), stored)
+        assert np.median(window.sigma) == pytest.approx(2, rel=0.05)
+    sources = release.images.read("all/faint", "sources")
+    bright = stored > 130
+    assert np.abs(sources.values - stored)[bright].max() <= 2 * np.median(sources.sigma)
+    assert 0.5 < np.std((sources.values - stored)[~bright] / sources.sigma[~bright]) < 1.1
+
+
 def test_every_path_was_taken(ladder):
     rows = ladder[0].images
     modes = {name.removeprefix("all/"): row["mode"] for name, row in rows.items()}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from skyfold.fidelity.holdout import GRAIN, counted_pixels, hold_out_of
+from skyfold.fidelity.holdout import FRACTION, GRAIN, counted_pixels, hold_out_of
 from skyfold.fidelity.record import FidelityRecord, summarise
 from skyfold.fidelity.views import (
     Place,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from skyfold.release import DataRelease
     from skyfold.science import Sample
 
-MAX_IMAGES = 24  # a set and band: enough objects for every bin of a survey image
+MAX_IMAGES = 24  # a set and band, or as many pixels of smaller images: enough for every bin
 MAX_EXTRAS = 3  # of these, into which sources are injected, or which another epoch is taken from
 LEAST_PIXELS = 5 * 2**18  # of a set and band, to fill the bins: of small surveys this costs more
 SHARE = 0.125  # of its pixels, if that is more: a pixel takes 2 to 3 times its encoding
@@ -49,16 +49,31 @@ Measured = dict[str, dict[str, "list[Sample]"]]  # level -> case -> samples
 
 
 def images_to_measure(release: DataRelease) -> list[str]:
-    """Image ids that the record is measured on: those with noise, spread evenly over each band."""
+    """Image ids that the record is measured on: those with noise, spread evenly over each band.
+
+    As many as hold the pixels to be measured, of those whose sky counts.
+    """
     by_band: dict[tuple[str, str], list[ImageEntry]] = defaultdict(list)
     for entry in release.images.entries.values():
         if entry.mode != "direct" and min(entry.plane) >= 2 * sky_margin(entry):
             by_band[entry.set, entry.band].append(entry)
     chosen = []
     for entries in by_band.values():
-        most = min(len(entries), MAX_IMAGES, max(1, round(_budget(entries) / SMALL**2)))
-        chosen += [entries[place].id for place in _spread(len(entries), most)]
+        most = min(_budget(entries), MAX_IMAGES * SMALL**2) / np.mean([*map(_yield, entries)])
+        places = _spread(len(entries), min(len(entries), max(1, round(most))))
+        found = [entries[place] for place in places]
+        held = [one.id for one in found if counted_pixels(release, one).any()]
+        chosen += held or [found[0].id]
     return chosen
+
+
+def _yield(entry: ImageEntry) -> float:
+    """Pixels that count in the piece that is measured of an image, about: at most those held out.
+
+    Of large images that is a whole piece, of small ones the share that is held out of training.
+    """
+    ny, nx = entry.plane
+    return float(min(min(ny, SMALL) * min(nx, SMALL), FRACTION * ny * nx))
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -21,7 +21,7 @@ from skyfold.access.trust import check_key, reading
 from skyfold.errors import CorruptDataError
 from skyfold.images.details import encode_header
 from skyfold.ladder import LEVELS
-from skyfold.layout import layers_read
+from skyfold.layout import MODES, layers_read
 from skyfold.noise import NoiseModel
 from skyfold.quantum import Quantum
 
@@ -52,7 +52,7 @@ class ImageEntry:
         Of the stored array in its file; layers hold it as two axes, ``(-1, shape[-1])``.
     dtype : str
         Of the stored array, native byte order.
-    mode : {"ladder", "ladder+direct", "direct"}
+    mode : {"ladder", "ladder+direct", "sources+direct", "direct"}
         See `skyfold.layout.layers_read`.
     model : str
         Digest of the model; empty for mode ``direct``.
@@ -156,7 +156,7 @@ class ImageEntry:
     @property
     def bound(self) -> float:
         """Largest error at `bounded` [noise units]; 0 where that level is exact."""
-        return 0.0 if self.mode == "direct" else self.step / 2
+        return 0.0 if self.mode in ("direct", "sources+direct") else self.step / 2
 
     def fill_values(self) -> np.ndarray[Any, Any]:
         """Values of `flags` 2, 3, ... in the stored dtype."""
@@ -295,7 +295,7 @@ def read_index(data: bytes, key: str) -> list[ImageEntry]:
 
 def _check(entry: ImageEntry, key: str) -> None:
     """What decoding relies on: levels and modes known, a model of the noise where one is used."""
-    known = entry.mode in ("ladder", "ladder+direct", "direct")
+    known = entry.mode in MODES
     if not known or (entry.noise is None) != (entry.mode == "direct") or min(entry.shape) < 1:
         raise CorruptDataError(
             f"{key} describes {entry.id!r} with mode {entry.mode!r} and shape {entry.shape}; fetch "

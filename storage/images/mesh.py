@@ -48,7 +48,7 @@ def mesh_correction(
         Pixels less their prediction, whole mesh cells; NaN where there is no measurement.
     blank : ndarray of bool, shape (ny, nx)
         Away from sources. Cells that hold few such pixels are judged by all that they have, and
-        cells without any measurement by those nearest to them.
+        cells with few measurements at all by those nearest to them.
     limit : float
         Residuals beyond it are sources that were not expected, and do not count.
 
@@ -72,10 +72,10 @@ def mesh_correction(
 
 
 def _near_mean(plane: NDArray[np.float32], limit: float) -> NDArray[np.float64]:
-    """Mean over each mesh cell of what is at most `limit` in size; NaN where nothing is."""
+    """Mean over each mesh cell of what is at most `limit` in size; NaN where little is."""
     near = np.abs(plane) <= limit
     count, total = _cell_sums(near), _cell_sums(np.where(near, plane, np.float32(0)))
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return np.where(count >= FEW_BLANK, total / np.maximum(count, 1), np.nan)
 
 
 def _cell_sums(plane: NDArray[Any]) -> NDArray[np.float64]:

@@ -21,7 +21,7 @@ from skyfold.science.sources import star_widths, typical_width
 from storage.images.filtered import measure_levels, sample_levels
 from storage.images.latent_search import search_latents
 from storage.images.mesh import mesh_correction
-from storage.images.selection import HALO, blank_leaves, lit_leaves, select_leaves
+from storage.images.selection import HALO, blank_leaves, lit_leaves, pixels_of, select_leaves
 from storage.images.tile_kernels import significance
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Predicted:
     def kept(self, first: int, last: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Pixels that `sources` keeps of some rows of tiles, and those of the core."""
         rows = slice(first * TILE // LEAF, last * TILE // LEAF)
-        return _pixels(self.leaves[rows]), _pixels(self.core[rows])
+        return pixels_of(self.leaves[rows]), pixels_of(self.core[rows])
 
     def _encode(self, fwhm_pix: float | None) -> float:
         """Latents of all strips; the width of points."""
@@ -201,7 +201,7 @@ class Predicted:
             core |= its_core
         rows = slice(own.first * TILE // LEAF, own.last * TILE // LEAF)
         self.leaves[rows], self.core[rows] = leaves, core
-        kept = _pixels(leaves)
+        kept = pixels_of(leaves)
         sky = np.where(own.coded & ~kept, own.residual, np.float32(np.nan))
         return _Judged(own.first, own.last, sky, int(np.count_nonzero(own.coded & kept)))
 
@@ -214,7 +214,7 @@ class Predicted:
         top = three[1].first * TILE - inner.start
         begin = max(top - HALO, 0)
         leaves = self.leaves[begin // LEAF : (top + len(sky) + HALO) // LEAF]
-        blank = _pixels(blank_leaves(leaves, self.fwhm))[top - begin :][: len(sky)]
+        blank = pixels_of(blank_leaves(leaves, self.fwhm))[top - begin :][: len(sky)]
         nodes = slice(inner.start // MESH, inner.stop // MESH)
         return mesh_correction(sky, blank, UNEXPECTED)[nodes]
 
@@ -270,7 +270,3 @@ def _joined(
     if after is not None:
         planes.append(plane(after)[:reach])
     return (np.concatenate(planes) if len(planes) > 1 else planes[0]), slice(start, end)
-
-
-def _pixels(leaves: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    return np.repeat(np.repeat(leaves, LEAF, axis=0), LEAF, axis=1)

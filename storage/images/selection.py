@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LIT_SIGNIFICANCE = 6.0  # with diffuse light, which is known without noise: no margin below 6.2
-REACH = 1.0  # FWHM around what the filter sees, which is itself as wide
+REACH = 0.75, 0.5  # FWHM, and pixels, around what the filter sees: 1 FWHM from a faint centre
 MADE = 2.0  # of the same filter: how far below what the network draws the data must lie
 LONGEST = 12.0  # FWHM: of sources below the sky
 SHARP = 3.0  # times its filtered value: of a point source 2, and noise
-CORE = 0.4  # FWHM around it that are of a source's core
+CORE = 0.3  # FWHM around it that are of a source's core
 HALO = 192  # rows of pixels, from beyond which nothing reaches into others
 BLANK = 1.0  # FWHM beyond what is kept, from which the sky is blank
-EIGHT = math.sqrt(2)  # leaves: an aperture reaches into all that touch a source's own
+EIGHT = math.sqrt(2)  # leaves: all that touch one
 CROWDED = 0.75  # share of a tile's leaves from which all are kept
 
 
@@ -77,8 +77,8 @@ def select_leaves(
         seen = level.above(smooth, kind.significance)
         if kind.of_sources and not kind.of_leaves:
             seen |= _made(smooth, residual, level, kind)
-            dips = _dips(smooth, plane, level, kind, fwhm)
-            around = _around(_leaves(seen) | dips, fwhm)
+            seen |= _dips(smooth, plane, level, kind, fwhm)
+            around = _around(seen, fwhm)
             kept, core = kept | around[0], core | around[1]
             continue
         if kind.of_sources:
@@ -111,23 +111,27 @@ def lit_leaves(
     """
     psf = max(fwhm / FWHM_TO_SIGMA, 0.6)
     noise = 1 / (2 * psf * math.sqrt(math.pi))
-    seen = _leaves((gaussian(signal, psf) + light > LIT_SIGNIFICANCE * noise) & (light > 0))
+    seen = (gaussian(signal, psf) + light > LIT_SIGNIFICANCE * noise) & (light > 0)
     kept, core = _around(seen, fwhm)
     rows = slice(inner.start // LEAF, inner.stop // LEAF)
     return kept[rows], core[rows]
 
 
 def _around(seen: NDArray[np.bool_], fwhm: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Leaves that are kept around those where something is seen, and those of its core."""
-    return _dilated(seen, max(REACH * fwhm / LEAF, EIGHT)), _dilated(seen, CORE * fwhm / LEAF)
+    """Leaves that are kept around pixels where something is seen, and those of its core."""
+    wide, more = REACH
+    return _leaves(dilated(seen, wide * fwhm + more)), _leaves(dilated(seen, CORE * fwhm))
 
 
 def _made(
     smooth: NDArray[np.float32], residual: NDArray[np.float32], level: Level, kind: Filter
 ) -> NDArray[np.bool_]:
-    """Where the network draws a source that the data do not bear out."""
-    left = gaussian(residual, kind.sigma)
-    return level.above(smooth - left, kind.significance) & (left < np.float32(-MADE * level.noise))
+    """Where the network draws a source, or a hole in the sky, that the data do not bear out."""
+    left, far = gaussian(residual, kind.sigma), np.float32(MADE * level.noise)
+    drawn = smooth - left
+    source = level.above(drawn, kind.significance) & (left < -far)
+    hole = level.below(drawn, kind.significance) & (left > far) & ~level.below(smooth, 3.0)
+    return source | hole
 
 
 def _dips(
@@ -137,13 +141,13 @@ def _dips(
     kind: Filter,
     fwhm: float,
 ) -> NDArray[np.bool_]:
-    """Leaves of what lies below the sky as a source lies above: of a difference image.
+    """Pixels of what lies below the sky as a source lies above: of a difference image.
 
     Islands that are longer are dead columns, overscan and troughs, and those that are sharper dead
     pixels: these are kept where they are unexpected.
     """
-    seen = _leaves(level.below(smooth, kind.significance))
-    islands, number = label(seen, np.ones((3, 3)))
+    seen = level.below(smooth, kind.significance)
+    islands, number = label(_leaves(seen), np.ones((3, 3)))
     if not number:
         return seen
     each = np.arange(number) + 1
@@ -151,8 +155,7 @@ def _dips(
     is_one = lowest > max(SHARP, math.pi * kind.sigma**2) * low
     sides = [max(one.stop - one.start for one in box) for box in find_objects(islands)]
     is_one &= np.array(sides) * LEAF <= LONGEST * fwhm
-    found: NDArray[np.bool_] = np.concatenate([[False], is_one])[islands]
-    return found
+    return seen & pixels_of(np.concatenate([[False], is_one])[islands])
 
 
 def _darkest(plane: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -171,7 +174,12 @@ def _crowded(kept: NDArray[np.bool_], measured: NDArray[np.bool_]) -> NDArray[np
 
 def blank_leaves(kept: NDArray[np.bool_], fwhm: float) -> NDArray[np.bool_]:
     """Leaves away from those that are kept, where light of sources does not lift the sky."""
-    return ~_dilated(kept, max(BLANK * fwhm / LEAF, EIGHT))
+    return ~dilated(kept, max(BLANK * fwhm / LEAF, EIGHT))
+
+
+def pixels_of(leaves: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pixels of some leaves."""
+    return np.repeat(np.repeat(leaves, LEAF, axis=0), LEAF, axis=1)
 
 
 def _leaves(pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -180,12 +188,17 @@ def _leaves(pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return rows.view(np.uint16) != 0  # two neighbours at once
 
 
-def _dilated(leaves: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
-    """Leaves within a radius of any of those."""
-    reach = max(math.ceil(radius), 1)
-    (ny, nx), padded = leaves.shape, np.pad(leaves, reach)
-    y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
-    out = leaves.copy()
-    for dy, dx in np.argwhere(x * x + y * y <= radius * radius + 0.5):
-        out |= padded[dy : dy + ny, dx : dx + nx]
+def dilated(plane: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
+    """What lies within a radius of anything: rows of a disc, from its shortest to its longest."""
+    reach = math.floor(radius)
+    ny, nx = plane.shape
+    padded = np.pad(plane, reach)
+    row, width, out = padded[:, reach : reach + nx].copy(), 0, plane.copy()
+    for dy in range(reach, -1, -1):
+        while (width + 1) ** 2 + dy**2 <= radius**2:
+            width += 1
+            for aside in (reach - width, reach + width):
+                row |= padded[:, aside : aside + nx]
+        for down in (reach - dy, reach + dy):
+            out |= row[down : down + ny]
     return out

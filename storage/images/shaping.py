@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FINE, WIDEST = 4, 16  # quarters of a cell: the same cells as of `bounded`; more would save little
+_LEAST_COARSE = 8  # quarters: narrower ones are dearer to `bounded` than they save
 _LEAST, _BY_ROOT = 0.3, 1.18  # cells, and more for the root of a FWHM: wider for wider sums
 _NARROW, _SLOPE = 1.5, 2.2  # FWHM [pixel] up to which cells are fine, and cells for each beyond
 _CROWDED = (0.35, 0.6)  # share kept from which cells are narrower, and from which they are fine
@@ -45,8 +46,9 @@ def coarseness(fwhm_pix: float, share: float, fine: float) -> int:
     """Width of a cell of `sources` in quarters of one of `bounded`.
 
     The width at which a flux within one FWHM keeps the error that it has in fine cells of the
-    width that was asked for. It has no steps, so that the losses of a night hardly depend on its
-    seeing.
+    width that was asked for. It has one step, from 4 to 8: what lies between takes more bits of
+    both levels together than either. Elsewhere it has none, so that the losses of a night hardly
+    depend on its seeing.
 
     Parameters
     ----------
@@ -65,7 +67,10 @@ def coarseness(fwhm_pix: float, share: float, fine: float) -> int:
     """
     cells = min(_LEAST + _BY_ROOT * math.sqrt(fwhm_pix), 1 + _SLOPE * max(fwhm_pix - _NARROW, 0))
     free = np.interp(share, _CROWDED, (1, 0))
-    return round(FINE * min(max((1 + (cells - 1) * free) / fine, 1), WIDEST / FINE))
+    quarters = round(FINE * min(max((1 + (cells - 1) * free) / fine, 1), WIDEST / FINE))
+    if FINE < quarters < _LEAST_COARSE:
+        return FINE if quarters < (FINE + _LEAST_COARSE) / 2 else _LEAST_COARSE
+    return quarters
 
 
 def shaped_cells(

@@ -19,7 +19,7 @@ import numpy as np
 from skyfold.codecs.chunk import codec_class
 from skyfold.images.chunks import LayerArray
 from skyfold.images.details import ABSENT, SHARDED, encode_places, shard_index
-from skyfold.ladder import TILE
+from skyfold.ladder import LEVELS, TILE
 from skyfold.layout import WHOLE, layers_read
 from storage.images.encoder import encode_directly
 from storage.images.mapped import part_of
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from storage.images.encoder import EncodedImage
 
 DIRECT_GAIN = 0.98  # the raw array is stored by itself where that is smaller than this times
+NEARLY = 1.05  # times the bytes read at `bounded`: it is not stored beside so few more
+LOW_SHARE = 0.8  # of its bytes: levels up to `sources` that take more are not worth storing beside
 SAMPLED_TILES = (2, 4)  # of an image, that tell how many bytes it would take by itself
 CLEARLY = 0.05  # of the ladder's bytes: further from the limit fewer tiles will do
 TOGETHER = 32  # tiles that are coded at once
@@ -76,21 +78,29 @@ def make_shards(
     direct = Coded(documents["direct"])
     if mode == "ladder":
         sizes = {name: one.size for name, one in made.items() if name not in _BESIDE}
-        ladder = sum(sizes.values())
         by_tile = np.sum([made[name].by_tile() for name in sizes if name not in WHOLE], axis=0)
-        share = direct_share(direct, stored, by_tile)
-        if share * ladder <= ladder - sizes["exact"]:
-            mode = "direct"
-        elif share < (DIRECT_GAIN if smallest == "reads" else sizes["exact"] / ladder):
-            mode = "ladder+direct"
+        mode = choose_mode(sizes, direct_share(direct, stored, by_tile), smallest)
     if "direct" in mode:
         direct.add_tiles(stored, np.ndindex(*direct.tiles))
         made["direct"] = direct
     quantised = encoded.quantum is not None
-    wanted = {*layers_read("exact", mode, quantised=quantised), *layers_read("latent", mode)}
-    wanted |= {*layers_read("bounded", mode)}
+    wanted = {*layers_read("exact", mode, quantised=quantised)}
+    wanted.update(*(layers_read(level, mode) for level in LEVELS[:-1]))
     shards = {name: made.pop(name).shard() for name in sorted(wanted)}
     return mode, {name: shard for name, shard in shards.items() if shard}
+
+
+def choose_mode(sizes: Mapping[str, int], share: float, smallest: str) -> str:
+    """How an image is stored, by the bytes of its layers and the raw array's share of their sum."""
+    ladder = sum(sizes.values())
+    raw, bounded = share * ladder, ladder - sizes["exact"]
+    low = bounded - sizes["bounded"]
+    if raw <= bounded and low >= LOW_SHARE * raw:
+        return "direct"
+    if raw <= NEARLY * bounded:
+        return "sources+direct" if smallest == "reads" or raw < ladder - low else "ladder"
+    limit = DIRECT_GAIN * ladder if smallest == "reads" else sizes["exact"]
+    return "ladder+direct" if raw < limit else "ladder"
 
 
 def _coded_strips(encoded: EncodedImage, documents: Mapping[str, bytes]) -> dict[str, Coded]:

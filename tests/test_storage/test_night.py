@@ -48,13 +48,13 @@ def stars(width: float, seed: int, *, galaxies: bool = True) -> np.ndarray:
     return image + rng.normal(size=shape)
 
 
-def radii(width: float, seeds: range, **more: bool) -> list[float]:
+def radii(width: float, seeds: range, **more: bool) -> list[np.ndarray]:
     good = np.ones((512, 512), bool)
-    return [one for seed in seeds for one in point_radii(stars(width, seed, **more), good)]
+    return [point_radii(stars(width, seed, **more), good) for seed in seeds]
 
 
 def test_radii_are_those_of_the_smallest_round_sources():
-    found = np.quantile(radii(1.7, range(4)), 0.25)
+    found = np.quantile(np.concatenate(radii(1.7, range(4))), 0.25)
     assert found == pytest.approx(1.177 * 1.7, rel=0.1)  # of a Gaussian
 
 
@@ -72,8 +72,16 @@ def test_a_night_whose_points_are_wider_is_told(factor, is_told):
 
 def test_few_points_tell_no_width():
     base = {"r": Look([False] * 8, radii(1.7, range(8)))}
-    assert not strange_looks({"r": Look([False], [9.0] * (FEWEST - 1))}, base)
-    assert strange_looks({"r": Look([False], [9.0] * FEWEST)}, base)
+    assert not strange_looks({"r": Look([False], [np.full(FEWEST - 1, 9.0)])}, base)
+    assert strange_looks({"r": Look([False], [np.full(FEWEST, 9.0)])}, base)
+
+
+def test_a_night_whose_seeing_varies_as_in_its_base_is_not_told():
+    seeing = [0.9, 1.1, 1.3, 1.6, 1.9, 2.3]
+    one = [radii(width, range(seed, seed + 1))[0] for seed, width in enumerate(seeing)]
+    other = [radii(width, range(seed, seed + 1))[0] for seed, width in enumerate(seeing, 20)]
+    for some in (other, other[:4], other[1::2]):
+        assert not strange_looks({"r": Look([False] * 6, some)}, {"r": Look([False] * 6, one)})
 
 
 def test_trails_are_seen_in_what_was_stored(tmp_path):

@@ -62,6 +62,26 @@ def test_a_source_that_only_the_network_draws_is_mended():
     assert kept.mean() < 0.002
 
 
+def test_a_hole_that_only_the_network_draws_is_mended():
+    sky = noise()
+    drawn = -point(sky.shape, 256, 256, 8).astype("f4")
+    sky[100:400, 60] -= 5  # a dark column, which the network draws wider than it is
+    wide = np.where(np.abs(np.arange(512) - 60) < 3, np.where(sky[:, [60]] < -3, -3.0, 0), 0)
+    kept, core = select_leaves(sky, sky - drawn - wide.astype("f4"), FWHM)
+    assert core[128, 128]
+    rows, columns = np.indices(kept.shape) * 2 + 0.5
+    assert kept[np.hypot(rows - 256, columns - 256) < FWHM].all()
+
+
+def test_reach_is_a_distance_of_pixels():
+    """About a point narrower than a leaf are kept the leaves within 1.6 pixels of it, no more."""
+    sky = 0.1 * noise()
+    sky[100, 100] = 9
+    kept, _ = select_leaves(sky, 0.1 * noise(), 1.4)
+    assert kept[49:52, 49:52].sum() == kept.sum()
+    assert kept[50, 50]
+
+
 def test_misfit_of_a_network_is_not_taken_for_noise():
     """Residuals that scatter more than the data do not lift the limit of what is unexpected."""
     sky = noise()
