@@ -23,6 +23,7 @@ from skyfold.layout import MODEL_FILES, PROVENANCE_KEY
 from storage.images.archive import inspect_image, plan_hold_out, require_few_bad, training_image
 from storage.images.entries import entry_from_note, note_of
 from storage.images.latent_search import searched_latents
+from storage.images.prepared import NotLadderableError
 from storage.survey import ImageRef, SetAside
 
 TRAINING_IMAGES = 64
@@ -145,13 +146,19 @@ def train_model(job: Job, plan: Plan) -> tuple[str, list[dict[str, float]]]:
     logger = get_run_logger()
     images, masks = training_images(job, plan)
     settings = job.config.training
-    patches, weights = sample_patches(images, masks, count=PATCHES, seed=settings.seed)
+    trainer = train_pca if settings.model == "pca" else train_autoencoder
+    count = PATCHES
+    if not images:
+        trainer, count = train_pca, PATCHES // 10
+        logger.warning("no image holds noise: all are stored as they are, at every level")
+        noise = np.random.default_rng(settings.seed).normal(size=(512, 512))
+        images, masks = [noise.astype(np.float32)], [np.zeros(noise.shape, bool)]
+    patches, weights = sample_patches(images, masks, count=count, seed=settings.seed)
     logger.info("training on %d patches of %d images", len(patches), len(images))
     budget: dict[str, Any] = (
         {"steps": settings.steps} if settings.steps else {"minutes": settings.minutes}
     )
     channels = {"channels": settings.channels} if settings.channels else {}
-    trainer = train_pca if settings.model == "pca" else train_autoencoder
     trained = trainer(
         patches, weights, seed=settings.seed, on_step=_Progress(logger), **budget, **channels
     )
@@ -187,28 +194,34 @@ class _Progress:
 def training_images(job: Job, plan: Plan) -> tuple[list[Any], list[Any]]:
     """Images in noise units and their masks, spread evenly over the survey; parts of large ones.
 
+    None where no image holds noise.
+
     Raises
     ------
     InputError
-        If none of them holds noise.
+        If all sky with noise is held out.
     """
     chosen = _spread([entry.id for entry in plan.entries], TRAINING_IMAGES)
-    pairs = []
+    pairs, is_quiet = [], True
     for image_id in chosen:
         ref = plan.refs[image_id]
-        pair = training_image(
-            ref,
-            plan.hold_out[ref.set],
-            options=job.options,
-            pixels=TRAINING_PIXELS // len(chosen),
-            rng=np.random.default_rng([job.config.training.seed, *image_id.encode()]),
-        )
-        if pair is not None:
-            pairs.append(pair)
-    if not pairs:
+        try:
+            pair = training_image(
+                ref,
+                plan.hold_out[ref.set],
+                options=job.options,
+                pixels=TRAINING_PIXELS // len(chosen),
+                rng=np.random.default_rng([job.config.training.seed, *image_id.encode()]),
+            )
+            if pair is not None:
+                pairs.append(pair)
+        except NotLadderableError:
+            continue
+        is_quiet = False
+    if not pairs and not is_quiet:
         raise InputError(
-            f"none of {len(chosen)} images of {job.survey} can train a model: they hold no noise; "
-            "masks and counts are archived beside images"
+            f"none of {len(chosen)} images of {job.survey} can train a model: all of their sky is "
+            "held out; archive more of it together, or take another [training] seed"
         )
     return [image for image, _ in pairs], [bad for _, bad in pairs]
 

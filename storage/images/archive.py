@@ -16,7 +16,7 @@ from storage.builder import ReleaseBuilder
 from storage.images.encoder import encode_image
 from storage.images.entries import describe_image
 from storage.images.fills import slices
-from storage.images.prepared import NotLadderableError, Prepared, prepare
+from storage.images.prepared import Prepared, prepare
 from storage.images.writer import find_written, write_image
 from storage.survey import ImageRef, SetAside, read_image
 
@@ -108,19 +108,21 @@ def training_image(
     bad : ndarray of bool, shape (ny, nx)
         No measurement, masked by the survey, or held out.
     None
-        If the image has no noise, or all of it is held out.
+        If all of the image is held out.
+
+    Raises
+    ------
+    NotLadderableError
+        If the image has no noise.
     """
     image = read_image(ref, storage_options=options)
     ny, nx = image.stored.shape
-    try:
-        prepared = prepare(image)
-        held_out = rule.is_held_out(ref.set, (ny, nx), sky.read_wcs(image.header))
-        bad = in_pixels(held_out, (ny, nx))
-        for rows in slices(ny, TILE):
-            bad[rows] |= prepared.fills.flags(rows) != 0
-        rows, columns = _best_window(bad, pixels, rng)
-    except NotLadderableError:
-        return None
+    prepared = prepare(image)
+    held_out = rule.is_held_out(ref.set, (ny, nx), sky.read_wcs(image.header))
+    bad = in_pixels(held_out, (ny, nx))
+    for rows in slices(ny, TILE):
+        bad[rows] |= prepared.fills.flags(rows) != 0
+    rows, columns = _best_window(bad, pixels, rng)
     bad = bad[rows, columns].copy()
     return None if bad.all() else (_noise_units(prepared, rows, columns), bad)
 

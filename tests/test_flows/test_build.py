@@ -15,6 +15,7 @@ import pytest
 from astropy.io import fits
 
 from skyfold.access.seal import seal_root
+from skyfold.errors import UnknownNameError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Prefect's and TensorFlow's own
 
@@ -128,6 +129,27 @@ def test_steps_repeat_and_mend(prefect, survey, tmp_path):
     for path in shards:
         if path.parts[path.parts.index("c") + 1] != image:
             assert path.stat().st_mtime_ns == written[path]
+
+
+def test_counts_alone_are_stored_as_they_are(prefect, tmp_path):
+    """No image holds noise: there is nothing to train on, and nothing to lose."""
+    from flows.build import build
+    from skyfold import open_release
+
+    (tmp_path / "raw").mkdir()
+    counts = [np.random.default_rng(n).poisson(0.1, (200, 300)).astype("i4") for n in range(2)]
+    for number, one in enumerate(counts):
+        fits.PrimaryHDU(one).writeto(tmp_path / f"raw/x{number}.fits")
+    survey = tmp_path / "survey.toml"
+    survey.write_text(
+        '[release]\nurl = "archive/x/dr1"\n[[images]]\nset = "x"\nfiles = ["raw/*.fits"]\n'
+    )
+    release = open_release(build(str(survey)))
+    assert {entry.mode for entry in release.images.entries.values()} == {"direct"}
+    for number, one in enumerate(counts):
+        np.testing.assert_array_equal(release.images.read(f"x/x{number}", "latent").values, one)
+    with pytest.raises(UnknownNameError, match="exact at every level"):
+        release.choose("photometry", "0.5 sigma")
 
 
 def test_measuring_needs_an_encoded_release(prefect, survey, tmp_path):
