@@ -26,6 +26,8 @@ from storage.survey import SetAside
 if TYPE_CHECKING:
     from skyfold.images.index import ImageEntry
 
+NAMED = 5  # images of a line in the log
+
 
 @flow(name="encode", flow_run_name=run_name, task_runner=RUNNER, timeout_seconds=24 * HOUR)
 def encode(survey: Survey = "survey.toml", night: AtNight = None) -> int:
@@ -86,6 +88,10 @@ def _encode_images(job: Job, plan: Plan) -> tuple[list[ImageEntry], list[dict[st
     sizes = {level: 8 * sum(e.bytes_at(level) for e in written) / pixels for level in LEVELS}
     shown = ", ".join(f"{level} {size:.3f}" for level, size in sizes.items())
     logger.info("bits per pixel read at each level: %s", shown)
+    alone = [entry.id for entry in written if entry.mode == "direct"]
+    if alone:
+        names = ", ".join(alone[:NAMED]) + (", ..." if len(alone) > NAMED else "")
+        logger.info("%d images have no levels but the raw array: %s", len(alone), names)
     return written, [asdict(one) for one in bad]
 
 

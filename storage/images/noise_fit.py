@@ -33,6 +33,8 @@ ENOUGH_CELLS = 1024  # or half as many: their quietest quarter tells the noise t
 TOGETHER = 256  # mesh cells: fewer leave the processor waiting for Python, more for memory
 CLIP = 3.0
 CLIPPED_STD = 0.98658  # standard deviation of a unit Gaussian cut at 3 sigma
+# noise of a mesh cell over the image's: above the first, what is kept holds its sources of S/N 5
+DEEPER, DEEPEST = 0.7, 0.1
 MIN_INTEGER_SIGMA = 0.3  # below it an integer image holds no noise to speak of
 
 
@@ -50,12 +52,15 @@ class NoiseFit:
         At the centres of cells of 64 x 64 pixels [stored unit].
     is_measured : ndarray of bool, shape of `background`
         Cells with pixels of their own; others have the median of these.
+    depth : ndarray, shape of `background`, float32
+        Noise of cells that are clearly quieter than `sigma`, over it; 1 of all others.
     """
 
     sigma: float
     slope: float
     background: NDArray[np.float64]
     is_measured: NDArray[np.bool_]
+    depth: NDArray[np.float32]
 
 
 def fit_noise(image: SurveyImage, fills: Fills) -> NoiseFit:
@@ -67,14 +72,16 @@ def fit_noise(image: SurveyImage, fills: Fills) -> NoiseFit:
     fills : Fills
         From `find_fills`.
     """
-    background, is_measured = _background(image, fills)
+    background, is_measured, scatter = _background(image, fills)
     sky = Sky(image, fills, background)
     sigma = _with_variance(_quiet_sigma(sky), sky)
     if image.stored.dtype.kind != "f" and sigma < MIN_INTEGER_SIGMA:
         sigma = 0.0
     slope = gain_slope(sky, sigma) if sigma > 0 else 0.0
+    is_summed = image.variance is not None or image.stored.dtype.kind == "f"
+    depth = _depth(scatter, sigma) if is_summed else np.ones(scatter.shape, np.float32)
     sigma, slope = (math.ldexp(one, fills.exponent) for one in (sigma, slope))
-    return NoiseFit(sigma, slope, np.ldexp(background, fills.exponent), is_measured)
+    return NoiseFit(sigma, slope, np.ldexp(background, fills.exponent), is_measured, depth)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,18 +191,35 @@ def _spread(
     return spread
 
 
-def _background(image: SurveyImage, fills: Fills) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Clipped median of every mesh cell, and which have pixels; others take the median of these."""
+def _background(
+    image: SurveyImage, fills: Fills
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
+    """Clipped median of every mesh cell, which of them have pixels, and how these scatter.
+
+    Others take the median of these.
+    """
     height = MESH * max(MESH * TOGETHER // image.stored.shape[1], 1)
     cells = (
         _cells(_values(image, fills, rows), MESH) for rows in slices(len(image.stored), height)
     )
     # a third of the pixels: the mesh need not be finer
-    centre = np.concatenate([_clipped(one[..., ::3])[0] for one in cells])
+    found = [_clipped(one[..., ::3]) for one in cells]
+    centre, scatter = (np.concatenate(parts) for parts in zip(*found, strict=True))
     is_measured = np.isfinite(centre)
     known = centre[is_measured] if is_measured.any() else _all_values(image, fills)
     centre[~is_measured] = np.median(known)
-    return centre, is_measured
+    return centre, is_measured, scatter
+
+
+def _depth(scatter: NDArray[np.float64], sigma: float) -> NDArray[np.float32]:
+    """Noise of quiet mesh cells over that of the image: of deeper parts of a coadd.
+
+    Whatever else there is in a cell lifts its scatter. What is quieter still is no sky: it was
+    made, or is dead. Of counts without a variance plane quiet cells are overscan.
+    """
+    ratio = scatter / max(sigma, np.finfo(float).tiny)
+    is_deep = (ratio > DEEPEST) & (ratio < DEEPER)
+    return np.where(is_deep, ratio, 1).astype(np.float32)
 
 
 def _all_values(image: SurveyImage, fills: Fills) -> NDArray[np.float64]:

@@ -59,7 +59,10 @@ class Look:
         return self.network.decode(self.latents)
 
     def significance(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Signal, and what the network left of it, over the noise; 0 where nothing is coded."""
+        """Signal, and what the network left of it, over the noise; 0 where nothing is coded.
+
+        Over the noise there is, where that is less than the image's: a source stands out from it.
+        """
         strip, noise = self.strip, self.strip.image.noise
         signal, residual = (np.empty(strip.stored.shape, np.float32) for _ in range(2))
         about = noise.sigma, noise.slope, noise.stretch
@@ -67,7 +70,17 @@ class Look:
             place = strip.place(*tile)
             above, coded = strip.above[place], strip.coded[place]
             significance(above, coded, predictions, *about, signal[place], residual[place])
+        for ty, tx in np.argwhere(self.depth < 1):
+            cell = slice(ty * MESH, (ty + 1) * MESH), slice(tx * MESH, (tx + 1) * MESH)
+            signal[cell] /= self.depth[ty, tx]
+            residual[cell] /= self.depth[ty, tx]
         return signal, residual
+
+    @property
+    def depth(self) -> NDArray[np.float32]:
+        """The image's, of the mesh cells of the strip."""
+        strip = self.strip
+        return strip.image.depth[strip.first * TILE // MESH : strip.last * TILE // MESH]
 
     def diffuse(self) -> NDArray[np.float32] | None:
         """Diffuse light in the background, over the noise of the sky; None without any."""
@@ -181,7 +194,7 @@ class Predicted:
             kept += own.kept
             nodes = slice(own.first * TILE // MESH, own.last * TILE // MESH)
             correction[nodes] = self._correction(three)
-        self.image.correct(correction * self.image.noise.sigma)
+        self.image.correct(correction * self.image.depth * self.image.noise.sigma)
         return kept / max(int(self.coded.sum()), 1)
 
     def _seen(self, first: int, last: int) -> _Seen:

@@ -84,6 +84,8 @@ class Prepared:
         Pixels and tiles along y and x.
     mesh : ndarray, shape (4 tiles_y, 4 tiles_x), int32
         Background, in steps of the noise model's.
+    depth : ndarray, shape of `mesh`, float32
+        Noise of quieter parts over the noise model's, at most 1; see `NoiseFit`.
     """
 
     def __init__(self, image: SurveyImage, fills: Fills, fit: NoiseFit) -> None:
@@ -96,8 +98,11 @@ class Prepared:
         nodes = self.tiles[0] * TILE // MESH, self.tiles[1] * TILE // MESH
         exponent, step = self.noise.grid_exponent, self.noise.background_step
         self.mesh = mesh_in_steps(fit.background, exponent, step, nodes)
+        own = tuple(map(slice, fit.is_measured.shape))
         self._is_measured = np.zeros(nodes, bool)
-        self._is_measured[tuple(map(slice, fit.is_measured.shape))] = fit.is_measured
+        self._is_measured[own] = fit.is_measured
+        self.depth = np.ones(nodes, np.float32)
+        self.depth[own] = fit.depth
 
     @property
     def dtype(self) -> np.dtype[Any]:
