@@ -59,7 +59,10 @@ def images_to_measure(release: DataRelease) -> list[str]:
             by_band[entry.set, entry.band].append(entry)
     chosen = []
     for entries in by_band.values():
-        most = min(_budget(entries), MAX_IMAGES * SMALL**2) / np.mean([*map(_yield, entries)])
+        rule = hold_out_of(release, entries[0].set)
+        share = FRACTION if rule is not None and rule.threshold else 1.0
+        held_out = np.mean([_yield(entry, share) for entry in entries])
+        most = min(_budget(entries), MAX_IMAGES * SMALL**2) / held_out
         places = _spread(len(entries), min(len(entries), max(1, round(most))))
         found = [entries[place] for place in places]
         held = [one.id for one in found if counted_pixels(release, one).any()]
@@ -67,13 +70,13 @@ def images_to_measure(release: DataRelease) -> list[str]:
     return chosen
 
 
-def _yield(entry: ImageEntry) -> float:
-    """Pixels that count in the piece that is measured of an image, about: at most those held out.
+def _yield(entry: ImageEntry, share: float) -> float:
+    """Pixels that count in the piece that is measured of an image, about.
 
     Of large images that is a whole piece, of small ones the share that is held out of training.
     """
     ny, nx = entry.plane
-    return float(min(min(ny, SMALL) * min(nx, SMALL), FRACTION * ny * nx))
+    return min(float(min(ny, SMALL) * min(nx, SMALL)), share * ny * nx)
 
 
 def _spread(count: int, most: int) -> list[int]:
