@@ -27,6 +27,7 @@ from storage.images.prepared import NotLadderableError
 from storage.survey import ImageRef, SetAside
 
 TRAINING_IMAGES = 64
+ENOUGH_IMAGES = 8  # that hold noise; of fewer, others are looked for
 TRAINING_PIXELS = 2**26  # of all of them: 0.3 GB in memory
 PATCHES = 3000
 FEW = 4  # one patch in so many is enough for tables that only serve to find better latents
@@ -202,8 +203,12 @@ def training_images(job: Job, plan: Plan) -> tuple[list[Any], list[Any]]:
         If all sky with noise is held out.
     """
     chosen = _spread([entry.id for entry in plan.entries], TRAINING_IMAGES)
-    pairs, is_quiet = [], True
-    for image_id in chosen:
+    rest = sorted({entry.id for entry in plan.entries}.difference(chosen))
+    pairs: list[tuple[Any, Any]] = []
+    is_quiet = True
+    for number, image_id in enumerate([*chosen, *rest]):
+        if number >= len(chosen) and len(pairs) >= ENOUGH_IMAGES:
+            break  # others are looked at where few of those chosen hold noise
         ref = plan.refs[image_id]
         try:
             pair = training_image(
@@ -220,8 +225,8 @@ def training_images(job: Job, plan: Plan) -> tuple[list[Any], list[Any]]:
         is_quiet = False
     if not pairs and not is_quiet:
         raise InputError(
-            f"none of {len(chosen)} images of {job.survey} can train a model: all of their sky is "
-            "held out; archive more of it together, or take another [training] seed"
+            f"none of {len(plan.entries)} images of {job.survey} can train a model: all of their sky "
+            "is held out; archive more of it together, or take another [training] seed"
         )
     return [image for image, _ in pairs], [bad for _, bad in pairs]
 

@@ -35,6 +35,7 @@ RARE = 0.005  # share of images of a survey that may be crossed though none of a
 UNLIKELY = 0.05  # probability below which there are too many
 POINTS = 0.25  # share of the round sources, smallest first, at which points are met
 FEWEST = 30  # of them that tell a width
+MANY = 10  # of one image, that tell by how much images differ
 CLEAR, ROUND = 15.0, 1.3  # significance, and ratio of axes: most cosmic rays are longer
 STRIPS = 8  # of columns, and of rows, in which sources are counted
 HOLE = 0.25  # share of the sources to be expected in a strip, below which it may be dead
@@ -162,12 +163,11 @@ def _width(radii: list[NDArray[np.float64]]) -> tuple[float, float]:
     wide as its seeing, so it is what images left out one at a time tell (the jackknife; Tukey 1958,
     Ann. Math. Stat. 29, 614), if that is more.
     """
-    images = [np.log(some) for some in radii if len(some)]
-    count = sum(map(len, images))
-    apart = math.sqrt(POINTS * (1 - POINTS) / count)
-    ends = POINTS - apart, POINTS, POINTS + apart
-    low, middle, high = np.quantile(np.concatenate(images), ends)
+    every = np.log(np.concatenate(radii))
+    apart = math.sqrt(POINTS * (1 - POINTS) / len(every))
+    low, middle, high = np.quantile(every, (POINTS - apart, POINTS, POINTS + apart))
     alone = float(high - low) / 2
+    images = [np.log(some) for some in radii if len(some) >= MANY]
     if len(images) < 2:
         return math.log(2) + float(middle), alone
     left = [np.concatenate(images[:n] + images[n + 1 :]) for n in range(len(images))]

@@ -10,6 +10,7 @@ from collections import defaultdict
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -45,6 +46,8 @@ SMALL = 512  # [pixel], side of the pieces that are measured
 FEW = 2 * SMALL**2  # pixels of an image, for which one piece is enough
 LEAST_GAIN = TILE**2 // 4  # pixels that count, for which another piece is worth its cost
 OVERLAP = -4  # worth of a pixel that is measured already: one such tile outweighs three others
+# looked up for every image that is measured; many small ones take a while
+_CHOSEN: WeakKeyDictionary[DataRelease, list[str]] = WeakKeyDictionary()
 Measured = dict[str, dict[str, "list[Sample]"]]  # level -> case -> samples
 
 
@@ -53,6 +56,12 @@ def images_to_measure(release: DataRelease) -> list[str]:
 
     As many as hold the pixels to be measured, of those whose sky counts.
     """
+    if release not in _CHOSEN:
+        _CHOSEN[release] = _chosen(release)
+    return list(_CHOSEN[release])
+
+
+def _chosen(release: DataRelease) -> list[str]:
     by_band: dict[tuple[str, str], list[ImageEntry]] = defaultdict(list)
     for entry in release.images.entries.values():
         if entry.mode != "direct" and min(entry.plane) >= 2 * sky_margin(entry):

@@ -20,7 +20,6 @@ from skyfold.access.parquet import read_rows
 from skyfold.access.trust import check_key, reading
 from skyfold.errors import CorruptDataError
 from skyfold.images.details import encode_header
-from skyfold.ladder import LEVELS
 from skyfold.layout import MODES, layers_read
 from skyfold.noise import NoiseModel
 from skyfold.quantum import Quantum
@@ -298,8 +297,8 @@ def _check(entry: ImageEntry, key: str) -> None:
     known = entry.mode in MODES
     if not known or (entry.noise is None) != (entry.mode == "direct") or min(entry.shape) < 1:
         raise CorruptDataError(
-            f"{key} describes {entry.id!r} with mode {entry.mode!r} and shape {entry.shape}; fetch "
-            f"the release again (levels are {', '.join(LEVELS)})"
+            f"{key} describes {entry.id!r} with mode {entry.mode!r} and shape {entry.shape}; known "
+            f"are {', '.join(MODES)}; upgrade skyfold, or fetch the release again"
         )
     sides = [*entry.shape, entry.row + 1, *(side + 1 for side in entry.details)]
     numbers = all(type(side) is int and 0 < side < 2**40 for side in sides)

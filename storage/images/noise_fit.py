@@ -35,6 +35,7 @@ CLIP = 3.0
 CLIPPED_STD = 0.98658  # standard deviation of a unit Gaussian cut at 3 sigma
 # noise of a mesh cell over the image's: above the first, what is kept holds its sources of S/N 5
 DEEPER, DEEPEST = 0.7, 0.1
+ENOUGH = 128  # pixels whose scatter is known to 6 %
 MIN_INTEGER_SIGMA = 0.3  # below it an integer image holds no noise to speak of
 
 
@@ -196,15 +197,19 @@ def _background(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
     """Clipped median of every mesh cell, which of them have pixels, and how these scatter.
 
-    Others take the median of these.
+    Others take the median of these. Of few pixels the scatter is NaN.
     """
     height = MESH * max(MESH * TOGETHER // image.stored.shape[1], 1)
     cells = (
         _cells(_values(image, fills, rows), MESH) for rows in slices(len(image.stored), height)
     )
     # a third of the pixels: the mesh need not be finer
-    found = [_clipped(one[..., ::3]) for one in cells]
+    found, counts = [], []
+    for one in cells:
+        found.append(_clipped(one[..., ::3]))
+        counts.append(np.isfinite(one[..., ::3]).sum(axis=-1))
     centre, scatter = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    scatter[np.concatenate(counts) < ENOUGH] = np.nan
     is_measured = np.isfinite(centre)
     known = centre[is_measured] if is_measured.any() else _all_values(image, fills)
     centre[~is_measured] = np.median(known)

@@ -70,17 +70,10 @@ class Look:
             place = strip.place(*tile)
             above, coded = strip.above[place], strip.coded[place]
             significance(above, coded, predictions, *about, signal[place], residual[place])
-        for ty, tx in np.argwhere(self.depth < 1):
-            cell = slice(ty * MESH, (ty + 1) * MESH), slice(tx * MESH, (tx + 1) * MESH)
-            signal[cell] /= self.depth[ty, tx]
-            residual[cell] /= self.depth[ty, tx]
+        for cell, depth in deeper_cells(strip.image.depth, strip.first, strip.last):
+            signal[cell] /= depth
+            residual[cell] /= depth
         return signal, residual
-
-    @property
-    def depth(self) -> NDArray[np.float32]:
-        """The image's, of the mesh cells of the strip."""
-        strip = self.strip
-        return strip.image.depth[strip.first * TILE // MESH : strip.last * TILE // MESH]
 
     def diffuse(self) -> NDArray[np.float32] | None:
         """Diffuse light in the background, over the noise of the sky; None without any."""
@@ -194,7 +187,7 @@ class Predicted:
             kept += own.kept
             nodes = slice(own.first * TILE // MESH, own.last * TILE // MESH)
             correction[nodes] = self._correction(three)
-        self.image.correct(correction * self.image.depth * self.image.noise.sigma)
+        self.image.correct(correction * self.image.noise.sigma)
         return kept / max(int(self.coded.sum()), 1)
 
     def _seen(self, first: int, last: int) -> _Seen:
@@ -216,6 +209,8 @@ class Predicted:
         self.leaves[rows], self.core[rows] = leaves, core
         kept = pixels_of(leaves)
         sky = np.where(own.coded & ~kept, own.residual, np.float32(np.nan))
+        for cell, depth in deeper_cells(self.image.depth, own.first, own.last):
+            sky[cell] *= depth
         return _Judged(own.first, own.last, sky, int(np.count_nonzero(own.coded & kept)))
 
     def _correction(self, three: _Three[_Judged]) -> NDArray[np.float64]:
@@ -258,6 +253,16 @@ class _Judged:
     last: int
     sky: NDArray[np.float32]
     kept: int
+
+
+def deeper_cells(
+    depth: NDArray[np.float32], first: int, last: int
+) -> Iterator[tuple[tuple[slice, slice], np.float32]]:
+    """Pixels of each deeper mesh cell of some rows of tiles, and its depth."""
+    rows = depth[first * TILE // MESH : last * TILE // MESH]
+    for y, x in np.argwhere(rows < 1):
+        cell = slice(y * MESH, (y + 1) * MESH), slice(x * MESH, (x + 1) * MESH)
+        yield cell, rows[y, x]
 
 
 def _neighbours(items: Iterable[T]) -> Iterator[_Three[T]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skyfold.images.window import Shared, decode_window
+from skyfold.layout import layers_read
 from storage.images.encoder import encode_image
 from storage.images.image_input import read_image
 
@@ -111,6 +112,11 @@ def encode_on_trial(
 
     whole = slice(0, stored.shape[0]), slice(0, stored.shape[1])
     shared = Shared(read, network)
-    return lambda level: decode_window(
-        small, level, *whole, read=shared.read, network=shared.network
-    ).values
+
+    def decoded(level: str) -> NDArray[Any]:
+        if "direct" in layers_read(level, entry.mode):
+            return stored
+        window = decode_window(small, level, *whole, read=shared.read, network=shared.network)
+        return window.values
+
+    return decoded

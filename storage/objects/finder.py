@@ -85,7 +85,7 @@ def find_objects(
     Parameters
     ----------
     entry : ImageEntry
-        Of mode ``ladder`` or ``ladder+direct``.
+        Of any mode but ``direct``.
     latents : ndarray, shape (rows, columns, c)
         Stored latents of the image; one position for 8 x 8 pixels.
     read : callable
