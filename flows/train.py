@@ -225,8 +225,8 @@ def training_images(job: Job, plan: Plan) -> tuple[list[Any], list[Any]]:
         is_quiet = False
     if not pairs and not is_quiet:
         raise InputError(
-            f"none of {len(plan.entries)} images of {job.survey} can train a model: all their sky is "
-            "held out; archive more of it together, or take another [training] seed"
+            f"none of {len(plan.entries)} images of {job.survey} can train a model: all sky with "
+            "noise is held out; archive more of it together, or take another [training] seed"
         )
     return [image for image, _ in pairs], [bad for _, bad in pairs]
 
