@@ -222,9 +222,9 @@ def _depth(scatter: NDArray[np.float64], sigma: float) -> NDArray[np.float32]:
     Whatever else there is in a cell lifts its scatter. What is quieter still is no sky: it was
     made, or is dead. Of counts without a variance plane quiet cells are overscan.
     """
-    ratio = scatter / max(sigma, np.finfo(float).tiny)
-    is_deep = (ratio > DEEPEST) & (ratio < DEEPER)
-    return np.where(is_deep, ratio, 1).astype(np.float32)
+    is_deep = (scatter > DEEPEST * sigma) & (scatter < DEEPER * sigma)
+    depth = np.divide(scatter, sigma, out=np.ones(scatter.shape), where=is_deep)
+    return depth.astype(np.float32)
 
 
 def _all_values(image: SurveyImage, fills: Fills) -> NDArray[np.float64]:
