@@ -195,7 +195,7 @@ class _Progress:
 def training_images(job: Job, plan: Plan) -> tuple[list[Any], list[Any]]:
     """Images in noise units and their masks, spread evenly over the survey; parts of large ones.
 
-    None where no image holds noise.
+    Both are empty where no image holds noise.
 
     Raises
     ------
@@ -218,11 +218,11 @@ def training_images(job: Job, plan: Plan) -> tuple[list[Any], list[Any]]:
                 pixels=TRAINING_PIXELS // len(chosen),
                 rng=np.random.default_rng([job.config.training.seed, *image_id.encode()]),
             )
-            if pair is not None:
-                pairs.append(pair)
         except NotLadderableError:
             continue
         is_quiet = False
+        if pair is not None:
+            pairs.append(pair)
     if not pairs and not is_quiet:
         raise InputError(
             f"none of {len(plan.entries)} images of {job.survey} can train a model: all sky with "

@@ -70,7 +70,7 @@ class Look:
             place = strip.place(*tile)
             above, coded = strip.above[place], strip.coded[place]
             significance(above, coded, predictions, *about, signal[place], residual[place])
-        for cell, depth in deeper_cells(strip.image.depth, strip.first, strip.last):
+        for cell, depth in _deeper_cells(strip.image.depth, strip.first, strip.last):
             signal[cell] /= depth
             residual[cell] /= depth
         return signal, residual
@@ -209,7 +209,7 @@ class Predicted:
         self.leaves[rows], self.core[rows] = leaves, core
         kept = pixels_of(leaves)
         sky = np.where(own.coded & ~kept, own.residual, np.float32(np.nan))
-        for cell, depth in deeper_cells(self.image.depth, own.first, own.last):
+        for cell, depth in _deeper_cells(self.image.depth, own.first, own.last):
             sky[cell] *= depth
         return _Judged(own.first, own.last, sky, int(np.count_nonzero(own.coded & kept)))
 
@@ -255,7 +255,7 @@ class _Judged:
     kept: int
 
 
-def deeper_cells(
+def _deeper_cells(
     depth: NDArray[np.float32], first: int, last: int
 ) -> Iterator[tuple[tuple[slice, slice], np.float32]]:
     """Pixels of each deeper mesh cell of some rows of tiles, and its depth."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 LIT_SIGNIFICANCE = 6.0  # with diffuse light, which is known without noise: no margin below 6.2
 REACH = 0.75, 0.5  # FWHM, and pixels, around what the filter sees: 1 FWHM from a faint centre
-MADE = 2.0  # of the same filter: how far below what the network draws the data must lie
+MADE = 2.0  # of the same filter: how far from what the network draws the data must lie
 LONGEST = 12.0  # FWHM: of sources below the sky
 SHARP = 3.0  # times its filtered value: of a point source 2, and noise
 CORE = 0.3  # FWHM around it that are of a source's core
@@ -120,7 +120,7 @@ def lit_leaves(
 def _around(seen: NDArray[np.bool_], fwhm: float) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Leaves that are kept around pixels where something is seen, and those of its core."""
     wide, more = REACH
-    return _leaves(dilated(seen, wide * fwhm + more)), _leaves(dilated(seen, CORE * fwhm))
+    return _leaves(_dilated(seen, wide * fwhm + more)), _leaves(_dilated(seen, CORE * fwhm))
 
 
 def _made(
@@ -130,7 +130,7 @@ def _made(
     left, far = gaussian(residual, kind.sigma), np.float32(MADE * level.noise)
     drawn = smooth - left
     source = level.above(drawn, kind.significance) & (left < -far)
-    hole = level.below(drawn, kind.significance) & (left > far) & ~level.below(smooth, 3.0)
+    hole = level.below(drawn, kind.significance) & (left > far) & ~level.below(smooth, MADE)
     return source | hole
 
 
@@ -174,7 +174,7 @@ def _crowded(kept: NDArray[np.bool_], measured: NDArray[np.bool_]) -> NDArray[np
 
 def blank_leaves(kept: NDArray[np.bool_], fwhm: float) -> NDArray[np.bool_]:
     """Leaves away from those that are kept, where light of sources does not lift the sky."""
-    return ~dilated(kept, max(BLANK * fwhm / LEAF, EIGHT))
+    return ~_dilated(kept, max(BLANK * fwhm / LEAF, EIGHT))
 
 
 def pixels_of(leaves: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -188,7 +188,7 @@ def _leaves(pixels: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return rows.view(np.uint16) != 0  # two neighbours at once
 
 
-def dilated(plane: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
+def _dilated(plane: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
     """What lies within a radius of anything: rows of a disc, from its shortest to its longest."""
     reach = math.floor(radius)
     ny, nx = plane.shape

@@ -91,7 +91,17 @@ def make_shards(
 
 
 def choose_mode(sizes: Mapping[str, int], share: float, smallest: str) -> str:
-    """How an image is stored, by the bytes of its layers and the raw array's share of their sum."""
+    """How an image is stored.
+
+    Parameters
+    ----------
+    sizes : mapping of str to int
+        Bytes of the layers of its ladder.
+    share : float
+        Bytes of the raw array by itself over the sum of these.
+    smallest : {"reads", "storage"}
+        As `make_shards` takes it.
+    """
     ladder = sum(sizes.values())
     raw, bounded = share * ladder, ladder - sizes["exact"]
     low = bounded - sizes["bounded"]

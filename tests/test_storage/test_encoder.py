@@ -231,7 +231,7 @@ def test_the_edge_of_a_turned_image_is_no_light(network):
     noise = np.random.default_rng(2).normal(500, 10, y.shape)
     sloped = np.where(np.abs(y) + np.abs(x) < 500, noise + 0.3 * x, 0).astype("f4")
     kept = kept_at_sources(sloped, network)[:1024, :1024]
-    assert kept[sloped != 0].mean() < 0.05
+    assert kept[sloped != 0].mean() < 0.04
 
 
 def test_the_mesh_takes_the_mean_error_of_what_is_not_kept(network):
