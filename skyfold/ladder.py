@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfold.noise import NoiseModel
+from skyfold.noise import Factor, NoiseModel
 
 LEVELS = ("latent", "sources", "bounded", "exact")
 TILE = 256  # pixels a side
@@ -43,6 +43,7 @@ def predict(
     background: NDArray[np.float64],
     noise: NoiseModel,
     guard: NDArray[np.uint8],
+    factor: Factor = None,
 ) -> Int:
     """Rounded prediction M of a tile, the same on every machine.
 
@@ -56,13 +57,15 @@ def predict(
     guard : ndarray, shape (ny, nx), uint8
         0: round as computed; 1 or 2: the lower or the upper of the two candidates; from 3 on, M in
         steps modulo 253, plus 3: the candidate of this residue that is nearest.
+    factor : ndarray, shape (ny, nx), float64, optional
+        Of the noise, from `skyfold.noise.noise_at`; 1 if not given.
 
     Returns
     -------
     ndarray, shape (ny, nx), int64
         Multiples of ``noise.round_step`` [grid units].
     """
-    return round_prediction(background + noise.to_signal(y), noise, guard)
+    return round_prediction(background + noise.to_signal(y, factor), noise, guard)
 
 
 def round_prediction(
@@ -92,6 +95,7 @@ def find_guard(
     smooth: NDArray[np.float64],
     noise: NoiseModel,
     tolerance: float,
+    factor: Factor = None,
 ) -> NDArray[np.uint8]:
     """Guard codes of a tile: pixels that another machine might round otherwise.
 
@@ -105,6 +109,8 @@ def find_guard(
     tolerance : float
         Largest difference of two machines' networks, relative to 1 + the largest ``|y|`` of the
         block of 8 x 8 pixels; measured when the model was exported.
+    factor : ndarray, shape (ny, nx), float64, optional
+        As `predict` takes it.
 
     Returns
     -------
@@ -116,12 +122,15 @@ def find_guard(
     from_tie -= 1 - ROUND_UP
     # Few pixels are so near a tie; most are told by how far the largest of their block may be off.
     scale = tolerance * (1 + _block_maximum(np.abs(y)))
-    most = scale * noise.signal_slope(_block_maximum(y)) / noise.round_step
+    highest = _block_maximum(y if factor is None else y * factor)
+    most = scale * noise.signal_slope(highest) / noise.round_step
+    most *= 1 if factor is None else _block_maximum(factor)
     most[most > WIDE] = 1  # all of the block
     few = np.flatnonzero(np.abs(from_tie) <= _to_pixels(most))
     at_block = few // y.shape[1] // BLOCK, few % y.shape[1] // BLOCK
     steps, from_tie = steps.ravel()[few], from_tie.ravel()[few]
-    reach = scale[at_block] * noise.signal_slope(y.ravel()[few]) / noise.round_step
+    its = None if factor is None else factor.ravel()[few]
+    reach = scale[at_block] * noise.signal_slope(y.ravel()[few], its) / noise.round_step
     found = np.where(np.abs(from_tie) <= reach, 1 + (from_tie >= 0), 0)
     whole = np.floor(steps + ROUND_UP).astype(np.int64)
     codes = np.zeros(y.shape, np.uint8)
@@ -359,7 +368,7 @@ def _corner(shape: tuple[int, ...], ny: int, nx: int) -> NDArray[np.bool_]:
     return (np.arange(shape[0]) < ny)[:, np.newaxis] & (np.arange(shape[1]) < nx)
 
 
-def _block_maximum(values: NDArray[np.float32]) -> NDArray[np.float32]:
+def _block_maximum(values: NDArray[Any]) -> NDArray[Any]:
     """Largest value of each block."""
     ny, nx = values.shape
     highest = values.reshape(ny // BLOCK, BLOCK, nx).max(axis=1)

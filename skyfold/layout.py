@@ -11,7 +11,7 @@
 
 In a group of images with ``ty x tx`` tiles of 256 pixels, the first axis is the image, a chunk is
 one tile and a shard is one image. An image occupies the corner ``[:ny, :nx]``; beyond it all
-layers of pixels are zero, `background` and `latent` say nothing.
+layers of pixels are zero; `background`, `noise` and `latent` say nothing.
 """
 
 from __future__ import annotations
@@ -66,11 +66,15 @@ LAYERS = (
     "direct",
     *_BASE,
     "quantum",
+    "noise",
 )
-WHOLE = ("background", "quantum")  # one chunk an image, not one a tile
+WHOLE = ("background", "quantum", "noise")  # one chunk an image, not one a tile
+_MESHES = ("background", "noise")
 
 
-def layers_read(level: str, mode: str, *, quantised: bool = False) -> tuple[str, ...]:
+def layers_read(
+    level: str, mode: str, *, quantised: bool = False, uneven: bool = False
+) -> tuple[str, ...]:
     """Layers that decoding an image at a level reads.
 
     Parameters
@@ -83,13 +87,16 @@ def layers_read(level: str, mode: str, *, quantised: bool = False) -> tuple[str,
         without noise, as the raw array alone.
     quantised : bool
         Whether the pixels were integers before, see `skyfold.quantum`.
+    uneven : bool
+        Whether the noise is not the same all over the sky, see `skyfold.noise.noise_at`.
     """
     if mode == "direct":
         return ("direct", *_BASE)
+    base = ("noise", *_BASE) if uneven else _BASE
     if level in _BY_ITSELF.get(mode, ()):
-        return ("direct", "background", *_BASE)  # the background tells the noise of pixels
+        return ("direct", "background", *base)  # the background tells the noise of pixels
     more = ("quantum",) if quantised and level == "exact" else ()
-    return (*_REFINED[level], *more, *_BASE)
+    return (*_REFINED[level], *more, *base)
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ class ImageGroup:
 
     def _spec(self, layer: str) -> dict[str, Any]:
         ty, tx = self.tiles
-        if layer == "background":
+        if layer in _MESHES:
             nodes = (ty * TILE // MESH, tx * TILE // MESH)
             return _whole((self.count, *nodes), "int32")
         if layer == "quantum":

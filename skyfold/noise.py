@@ -8,6 +8,9 @@ floats). In grid units, with the background ``b`` and ``v = X - b``::
     v = sigma * (y + stretch / 4 * y * max(y, 0))    noise-unit value y of the network to data
     y = 2 / stretch * (sqrt(1 + stretch * v / sigma) - 1)   for v >= 0;  v / sigma below
 
+Where an image is not equally deep all over, its noise is ``f sigma(v)`` with a mesh of factors f,
+and its noise units are y / f.
+
 Only + - * / sqrt in float64 take part, which IEEE 754 rounds exactly: every machine finds the
 same cells. The stretch is Anscombe's (1948, Biometrika 35, 246) where it equals ``slope / sigma``;
 images without a known gain keep a small one, so that a bright star does not swamp the network.
@@ -18,14 +21,18 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+# f of pixels: float64, positive, of their shape; None where it is 1 all over
+Factor: TypeAlias = NDArray[np.float64] | None
+
 MESH = 64  # pixels a side of one node of the background mesh; a power of two
 FLOAT_GRID_BITS = 12  # a float's grid unit is 2**-12 of its noise, rounded to a power of two
 MIN_STRETCH = 0.25
+NOISE_STEP = 2.0**-8  # of the stored mesh of noise
 PREDICTION_LIMIT = 2048.0  # noise units; brighter pixels are left to the residual
 
 
@@ -96,16 +103,26 @@ class NoiseModel:
         """Plain numbers, for the image index."""
         return asdict(self)
 
-    def to_noise_units(self, signal: NDArray[Any]) -> NDArray[np.float32]:
-        """Noise-unit values y, float32, within +-2048, of values above background [grid units]."""
+    def to_noise_units(self, signal: NDArray[Any], factor: Factor = None) -> NDArray[np.float32]:
+        """Noise-unit values y, float32, within +-2048, of values above background [grid units].
+
+        Parameters
+        ----------
+        signal : ndarray, any shape
+            [grid units]
+        factor : ndarray, shape of `signal`, optional
+            f, see `noise_at`; here and in the other methods 1 if not given.
+        """
         u = signal / self.sigma
         bright = (2 / self.stretch) * (np.sqrt(1 + self.stretch * np.maximum(u, 0)) - 1)
         y = np.where(u >= 0, bright, u)
+        if factor is not None:
+            y /= factor
         return np.clip(y, -PREDICTION_LIMIT, PREDICTION_LIMIT).astype(np.float32)
 
-    def to_signal(self, y: NDArray[np.float32]) -> NDArray[np.float64]:
+    def to_signal(self, y: NDArray[np.float32], factor: Factor = None) -> NDArray[np.float64]:
         """Background-subtracted values in grid units, float64, of noise-unit values."""
-        wide = np.clip(y, -PREDICTION_LIMIT, PREDICTION_LIMIT).astype(np.float64)
+        wide = np.clip(_scaled(y, factor), -PREDICTION_LIMIT, PREDICTION_LIMIT).astype(np.float64)
         if np.isnan(wide.sum()):
             wide[np.isnan(wide)] = 0
         signal = np.maximum(wide, 0)
@@ -115,19 +132,38 @@ class NoiseModel:
         signal *= self.sigma
         return signal
 
-    def signal_slope(self, y: NDArray[np.float32]) -> NDArray[np.float64]:
+    def signal_slope(self, y: NDArray[np.float32], factor: Factor = None) -> NDArray[np.float64]:
         """d(signal)/dy in grid units: how far an error of the network moves the prediction."""
-        wide = np.clip(y.astype(np.float64), 0, PREDICTION_LIMIT)
-        return self.sigma * (1 + (self.stretch / 2) * wide)
+        wide = np.clip(_scaled(y, factor).astype(np.float64), 0, PREDICTION_LIMIT)
+        return _scaled(self.sigma * (1 + (self.stretch / 2) * wide), factor)
 
-    def pixel_sigma(self, signal: NDArray[Any]) -> NDArray[np.float64]:
+    def pixel_sigma(self, signal: NDArray[Any], factor: Factor = None) -> NDArray[np.float64]:
         """Noise of a pixel [grid units] whose background-subtracted value is `signal`."""
         if not self.slope:
-            return np.full(np.shape(signal), self.sigma)
+            return _scaled(np.full(np.shape(signal), self.sigma), factor)
         variance = np.asarray(np.maximum(signal, 0.0))
         variance *= self.slope
         variance += self.sigma * self.sigma
-        return np.sqrt(variance, out=variance)  # of no slope it is sigma, bit for bit
+        return _scaled(np.sqrt(variance, out=variance), factor)  # of no slope sigma, bit for bit
+
+
+def _scaled(values: NDArray[Any], factor: Factor) -> NDArray[Any]:
+    return values if factor is None else values * factor
+
+
+def noise_at(mesh: NDArray[np.integer[Any]], rows: slice, columns: slice) -> NDArray[np.float64]:
+    """Factors f of the noise in a window: of each pixel that of its mesh cell, exact in float64.
+
+    Parameters
+    ----------
+    mesh : ndarray, shape (nodes_y, nodes_x), integer
+        f - 1 of cells of 64 x 64 pixels, in units of `NOISE_STEP`.
+    rows, columns : slice
+        Window in pixels of the image; start and stop given.
+    """
+    y, x = (np.arange(one.start, one.stop) // MESH for one in (rows, columns))
+    factors: NDArray[np.float64] = 1 + mesh * NOISE_STEP
+    return factors[y[:, np.newaxis], x]
 
 
 def background_nodes(pixels: int) -> int:

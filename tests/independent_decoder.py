@@ -218,7 +218,11 @@ class Image:
         """M and w."""
         noise = self.row["noise"]
         y = self.archive.model(self.row["model"]).run(self.layer("latent", ty, tx))
-        y = np.clip(np.nan_to_num(y.astype(np.float64), nan=0.0), -2048, 2048)
+        factor = 1.0
+        if self.row.get("uneven"):
+            cells = self.layer("noise", 0, 0)[4 * ty : 4 * ty + 4, 4 * tx : 4 * tx + 4]
+            factor = np.kron(1 + cells / 256, np.ones((64, 64)))
+        y = np.clip(np.nan_to_num(y.astype(np.float64), nan=0.0) * factor, -2048, 2048)
         signal = noise["sigma"] * (y + (noise["stretch"] / 4) * y * np.maximum(y, 0))
         background = self._background(ty, tx)
         steps = (background + signal) / noise["round_step"]
@@ -228,7 +232,8 @@ class Image:
         variance = noise["sigma"] * noise["sigma"] + noise["slope"] * np.maximum(
             predicted - background, 0.0
         )
-        width = np.floor(self.row["step"] * np.sqrt(variance)).astype(np.int64)
+        sigma = np.sqrt(variance) * factor
+        width = np.floor(self.row["step"] * sigma).astype(np.int64)
         if self.is_float:
             width -= 1
         if self.dtype == np.float32:

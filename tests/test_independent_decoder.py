@@ -40,8 +40,11 @@ def pixels() -> dict[str, np.ndarray]:
     counts = (synthetic.sky(SHAPE, seed=5) > 2).astype("u1")
     cube = np.stack([sky, sky + 4]).round().astype("i4")[:, :140]
     even = (0.85 * sky).round().astype("i4")  # cells of 8 integers, made 9
+    deep = sky.astype("f8")
+    deep[:128, 64:192] = 300 + 0.3 * (deep[:128, 64:192] - 300)
     return {
-        "blank": blank, "floats": floats, "wide": wide, "counts": counts, "cube": cube, "even": even
+        "blank": blank, "floats": floats, "wide": wide, "counts": counts, "cube": cube,
+        "even": even, "deep": deep,
     }  # fmt: skip
 
 
@@ -90,7 +93,7 @@ def test_both_find_the_same_bits(tiny_url, tiny_release, image_id, level):
     assert found.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("name", ["blank", "floats", "wide", "counts", "cube", "even"])
+@pytest.mark.parametrize("name", ["blank", "floats", "wide", "counts", "cube", "even", "deep"])
 def test_it_finds_what_was_archived(ladder, pixels, name):
     archive, _ = ladder
     found = archive.decode(f"all/{name}", "exact")
@@ -98,11 +101,22 @@ def test_it_finds_what_was_archived(ladder, pixels, name):
     assert found.tobytes() == pixels[name].tobytes()
 
 
-@pytest.mark.parametrize("name", ["blank", "floats", "even"])
+@pytest.mark.parametrize("name", ["blank", "floats", "even", "deep"])
 def test_both_find_the_same_bounded_values(ladder, name):
     archive, release = ladder
     bounded = release.images.read(f"all/{name}", "bounded").values
     assert archive.decode(f"all/{name}", "bounded").tobytes() == bounded.tobytes()
+
+
+def test_deeper_parts_have_narrower_cells(ladder, pixels):
+    archive, release = ladder
+    assert archive.images["all/deep"]["uneven"]
+    assert not archive.images["all/floats"]["uneven"]
+    window = release.images.read("all/deep", "bounded")
+    bound = release.images.entry("all/deep").bound
+    error = np.abs(window.values - pixels["deep"]) / bound
+    assert (error <= window.sigma).all()
+    assert error[32:96, 96:160].max() < 0.35 * 20 < error[32:96, 224:].max()
 
 
 def test_cells_of_an_even_number_of_integers_hold_one_more(ladder, pixels):

@@ -165,8 +165,10 @@ def require_layer(entry: ImageEntry, layer: str, array: LayerArray) -> None:
     with reading(array.path, f"the layer {layer} of image {entry.id}"):
         ty, tx = (-(-side // TILE) for side in entry.plane)
         channels = int(array.shape[-1])
+        mesh: Any = ((ty * TILE // MESH, tx * TILE // MESH), None, "int32")
         shape, chunk, dtype = {
-            "background": ((ty * TILE // MESH, tx * TILE // MESH), None, "int32"),
+            "background": mesh,
+            "noise": mesh,
             "checksum": ((ty, tx, len(LEVELS)), None, "uint32"),
             "quantum": ((2, ty * TILE), None, "float64"),
             "latent": ((ty * _SIDE, tx * _SIDE, channels), (_SIDE, _SIDE, channels), "int16"),

@@ -74,6 +74,8 @@ class ImageEntry:
     coarse : int or None
         Width of a cell of `sources` in quarters of one of `bounded`; None where both are alike and
         `bounded` holds cells as they are, see `skyfold.ladder.joined_cells`.
+    uneven : bool
+        Whether some parts are deeper than others: the layer `noise` then says by how much.
     fwhm_pix : float or None
         Of point sources [pixel].
     time : str or None
@@ -140,6 +142,7 @@ class ImageEntry:
     odd_cells: bool = False
     dithered: bool = False
     coarse: int | None = None
+    uneven: bool = False
 
     @property
     def plane(self) -> tuple[int, int]:
@@ -164,7 +167,8 @@ class ImageEntry:
 
     def layers_at(self, level: str) -> tuple[str, ...]:
         """Layers that decoding at a level reads."""
-        return layers_read(level, self.mode, quantised=self.quantum is not None)
+        quantised = self.quantum is not None
+        return layers_read(level, self.mode, quantised=quantised, uneven=self.uneven)
 
     def bytes_at(self, level: str) -> int:
         """Stored bytes of all layers that decoding at a level reads."""
@@ -259,7 +263,7 @@ def _to_parquet(rows: list[dict[str, Any]]) -> bytes:
         **dict.fromkeys(("step", "bscale", "bzero", "quant_step", "fwhm_pix"), real),
         **dict.fromkeys(("ra", "dec", "radius_deg"), real),
         **dict.fromkeys(("shape", "healpix", "details"), pa.list_(whole)),
-        **dict.fromkeys(("odd_cells", "dithered"), pa.bool_()),
+        **dict.fromkeys(("odd_cells", "dithered", "uneven"), pa.bool_()),
         "fills": pa.binary(),
         "noise": pa.struct(noise),
         "quantum": pa.struct(quantum),

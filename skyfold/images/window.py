@@ -20,7 +20,7 @@ from skyfold.errors import CorruptDataError, InvalidRequestError, LevelNotStored
 from skyfold.images.index import FLAG_FILL
 from skyfold.ladder import BLOCK, LEAF, LEVELS, TILE
 from skyfold.layout import STRIDE
-from skyfold.noise import NoiseModel, background_at
+from skyfold.noise import Factor, NoiseModel, background_at, noise_at
 from skyfold.quantum import Quantum, QuantumWindow
 
 if TYPE_CHECKING:
@@ -163,6 +163,12 @@ def check_window(entry: ImageEntry, rows: slice, columns: slice) -> None:
             )
 
 
+def _pixels_of(name: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of a tile in its image."""
+    y, x = name
+    return slice(y * TILE, (y + 1) * TILE), slice(x * TILE, (x + 1) * TILE)
+
+
 class _Decoder:
     """Decodes the tiles of one window; holds what they share."""
 
@@ -225,7 +231,8 @@ class _Decoder:
         with np.errstate(invalid="ignore", over="ignore"):  # of fills
             grid = np.ldexp(stored.astype(np.float64), -noise.grid_exponent)
             signal = np.where(flags < FLAG_FILL, grid - background, 0)
-        return noise.pixel_sigma(signal) * math.ldexp(1.0, noise.grid_exponent)
+        sigma = noise.pixel_sigma(signal, self._factor(name))
+        return sigma * math.ldexp(1.0, noise.grid_exponent)
 
     def _predict(self, shape: tuple[int, int]) -> NDArray[np.float32]:
         """Network output of every tile, shape (tiles, 256, 256)."""
@@ -241,19 +248,22 @@ class _Decoder:
         self, y: NDArray[np.float32], place: tuple[slice, slice], name: tuple[int, int]
     ) -> tuple[NDArray[Any], NDArray[np.float64]]:
         noise = self._noise
-        background = self._background(name)
-        smooth = noise.to_signal(y)
+        background, factor = self._background(name), self._factor(name)
+        smooth = noise.to_signal(y, factor)
         smooth += background
         predicted = ladder.round_prediction(smooth, noise, self.layers["guard"][place])
-        sigma = noise.pixel_sigma(predicted - background)
+        sigma = noise.pixel_sigma(predicted - background, factor)
         values = self._refine(smooth, predicted, sigma, place, name)
         sigma *= math.ldexp(1.0, noise.grid_exponent)
         return values, sigma
 
     def _background(self, name: tuple[int, int]) -> NDArray[np.float64]:
-        rows, columns = (slice(at * TILE, (at + 1) * TILE) for at in name)
         step = self._noise.background_step
-        return background_at(self.layers["background"], step, rows, columns)
+        return background_at(self.layers["background"], step, *_pixels_of(name))
+
+    def _factor(self, name: tuple[int, int]) -> Factor:
+        """Factors of a tile's noise, of an image that is not equally deep all over."""
+        return noise_at(self.layers["noise"], *_pixels_of(name)) if self.entry.uneven else None
 
     def _unrounded(self, smooth: NDArray[np.float64]) -> NDArray[Any]:
         """The network's own values, in grid units, as floats [stored unit]."""
@@ -337,8 +347,7 @@ class _Decoder:
         return values
 
     def _quantum(self, quantum: Quantum, name: tuple[int, int]) -> QuantumWindow:
-        rows, columns = (slice(at * TILE, (at + 1) * TILE) for at in name)
-        return quantum.window(self.layers["quantum"], self.entry.plane, rows, columns)
+        return quantum.window(self.layers["quantum"], self.entry.plane, *_pixels_of(name))
 
     def _fill(self, values: NDArray[Any], flags: NDArray[np.uint8]) -> NDArray[Any]:
         """Values where flags say that there is no measurement: NaN, blank, padding."""

@@ -62,6 +62,8 @@ class EncodedImage:
         Whether cells are shifted, see `skyfold.ladder.dither`.
     coarse : int or None
         Width of a cell of `sources` in quarters of one of `bounded`.
+    uneven : bool
+        Whether the layer `noise` is needed.
     """
 
     mode: str
@@ -75,6 +77,7 @@ class EncodedImage:
     odd_cells: bool = False
     dithered: bool = False
     coarse: int | None = None
+    uneven: bool = False
 
     @cached_property
     def layers(self) -> Layers:
@@ -138,6 +141,7 @@ def _as_ladder(
         refined.odd,
         refined.dithered,
         refined.coarse,
+        prepared.uneven is not None,
     )
 
 

@@ -21,7 +21,7 @@ from storage.images.prepared import NotLadderableError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from skyfold.noise import NoiseModel
+    from skyfold.noise import Factor, NoiseModel
     from storage.images.strip_layers import Tile
 
 WHOLE = 1 << 24  # grid units up to which every whole number is a float32
@@ -41,18 +41,21 @@ class Cells:
     dithered : bool
     background : ndarray, shape (256, 256), float64
         [grid units]
+    factor : ndarray, shape (256, 256), float64, or None
+        Of the noise.
     """
 
     noise: NoiseModel
     step: float
     dithered: bool
     background: NDArray[np.float64]
+    factor: Factor = None
 
     def of(
         self, predicted: NDArray[np.int64], grid: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Widths w, shifts d and numbers k of the cells of a tile, as the writer counts them."""
-        sigma = self.noise.pixel_sigma(predicted - self.background)
+        sigma = self.noise.pixel_sigma(predicted - self.background, self.factor)
         width = ladder.cell_width(predicted, sigma, self.step, np.dtype("f4"))
         shift = ladder.dither(width) if self.dithered else np.zeros_like(width)
         return width, shift, ladder.to_cells(grid, predicted + shift, width)
@@ -61,7 +64,8 @@ class Cells:
         self, stored: NDArray[np.float32], predicted: NDArray[np.int64], centres: NDArray[np.int64]
     ) -> NDArray[np.bool_]:
         """Pixels that a reader of `bounded` would find farther off than half a cell."""
-        bound = self.step / 2 * self.noise.pixel_sigma(predicted - self.background)
+        sigma = self.noise.pixel_sigma(predicted - self.background, self.factor)
+        bound = self.step / 2 * sigma
         found = ladder.from_grid(centres, self.noise, np.dtype("f4")).astype(np.float64)
         unit = math.ldexp(1.0, self.noise.grid_exponent)
         off: NDArray[np.bool_] = np.abs(found - stored) > bound * unit

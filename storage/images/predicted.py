@@ -22,7 +22,7 @@ from storage.images.filtered import measure_levels, sample_levels
 from storage.images.latent_search import search_latents
 from storage.images.mesh import mesh_correction
 from storage.images.selection import HALO, blank_leaves, lit_leaves, pixels_of, select_leaves
-from storage.images.tile_kernels import significance
+from storage.images.tile_kernels import evenly, significance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -59,20 +59,15 @@ class Look:
         return self.network.decode(self.latents)
 
     def significance(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Signal, and what the network left of it, over the noise; 0 where nothing is coded.
-
-        Over the noise there is, where that is less than the image's: a source stands out from it.
-        """
+        """Signal, and what the network left of it, over the noise; 0 where nothing is coded."""
         strip, noise = self.strip, self.strip.image.noise
         signal, residual = (np.empty(strip.stored.shape, np.float32) for _ in range(2))
         about = noise.sigma, noise.slope, noise.stretch
         for tile, predictions in zip(strip.tiles, self.predictions, strict=True):
             place = strip.place(*tile)
             above, coded = strip.above[place], strip.coded[place]
-            significance(above, coded, predictions, *about, signal[place], residual[place])
-        for cell, depth in _deeper_cells(strip.image.depth, strip.first, strip.last):
-            signal[cell] /= depth
-            residual[cell] /= depth
+            factor = evenly(strip.factor(*tile))
+            significance(above, coded, predictions, factor, *about, signal[place], residual[place])
         return signal, residual
 
     def diffuse(self) -> NDArray[np.float32] | None:
@@ -82,7 +77,8 @@ class Look:
             return None
         light = np.empty(strip.stored.shape, np.float32)
         for tile in strip.tiles:
-            light[strip.place(*tile)] = strip.light(*tile) / image.noise.sigma
+            factor = evenly(strip.factor(*tile))
+            light[strip.place(*tile)] = strip.light(*tile) / (image.noise.sigma * factor)
         light *= strip.coded
         return light
 
@@ -187,7 +183,7 @@ class Predicted:
             kept += own.kept
             nodes = slice(own.first * TILE // MESH, own.last * TILE // MESH)
             correction[nodes] = self._correction(three)
-        self.image.correct(correction * self.image.noise.sigma)
+        self.image.correct(correction)
         return kept / max(int(self.coded.sum()), 1)
 
     def _seen(self, first: int, last: int) -> _Seen:
@@ -209,8 +205,6 @@ class Predicted:
         self.leaves[rows], self.core[rows] = leaves, core
         kept = pixels_of(leaves)
         sky = np.where(own.coded & ~kept, own.residual, np.float32(np.nan))
-        for cell, depth in _deeper_cells(self.image.depth, own.first, own.last):
-            sky[cell] *= depth
         return _Judged(own.first, own.last, sky, int(np.count_nonzero(own.coded & kept)))
 
     def _correction(self, three: _Three[_Judged]) -> NDArray[np.float64]:
@@ -253,16 +247,6 @@ class _Judged:
     last: int
     sky: NDArray[np.float32]
     kept: int
-
-
-def _deeper_cells(
-    depth: NDArray[np.float32], first: int, last: int
-) -> Iterator[tuple[tuple[slice, slice], np.float32]]:
-    """Pixels of each deeper mesh cell of some rows of tiles, and its depth."""
-    rows = depth[first * TILE // MESH : last * TILE // MESH]
-    for y, x in np.argwhere(rows < 1):
-        cell = slice(y * MESH, (y + 1) * MESH), slice(x * MESH, (x + 1) * MESH)
-        yield cell, rows[y, x]
 
 
 def _neighbours(items: Iterable[T]) -> Iterator[_Three[T]]:

@@ -14,7 +14,7 @@ import numpy as np
 from skyfold import ladder
 from skyfold.images.index import FLAG_FILL
 from skyfold.ladder import SAFE_INTEGER, TILE
-from skyfold.noise import MESH, NoiseModel, background_at
+from skyfold.noise import MESH, NOISE_STEP, Factor, NoiseModel, background_at, noise_at
 from skyfold.science.sky import median_of_neighbours
 from storage.images.fills import find_fills, is_safe_integer
 from storage.images.mapped import part_of
@@ -84,8 +84,8 @@ class Prepared:
         Pixels and tiles along y and x.
     mesh : ndarray, shape (4 tiles_y, 4 tiles_x), int32
         Background, in steps of the noise model's.
-    depth : ndarray, shape of `mesh`, float32
-        Noise of quieter parts over the noise model's, at most 1; see `NoiseFit`.
+    uneven : ndarray, shape of `mesh`, int32, or None
+        Noise, as `skyfold.noise.noise_at` takes it; None where it is the same all over.
     """
 
     def __init__(self, image: SurveyImage, fills: Fills, fit: NoiseFit) -> None:
@@ -101,8 +101,8 @@ class Prepared:
         own = tuple(map(slice, fit.is_measured.shape))
         self._is_measured = np.zeros(nodes, bool)
         self._is_measured[own] = fit.is_measured
-        self.depth = np.ones(nodes, np.float32)
-        self.depth[own] = fit.depth
+        factor = mesh_in_steps(fit.factor - 1, 0, NOISE_STEP, nodes)
+        self.uneven = factor if factor.any() else None
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -110,8 +110,9 @@ class Prepared:
         return self.raw.stored.dtype.newbyteorder("=")
 
     def correct(self, correction: NDArray[np.float64]) -> None:
-        """Add to the mesh, in grid units."""
-        steps = np.rint(correction / self.noise.background_step)
+        """Add to the mesh, in units of the noise there."""
+        factor = 1 if self.uneven is None else 1 + self.uneven * NOISE_STEP
+        steps = np.rint(correction * factor * self.noise.sigma / self.noise.background_step)
         limits = np.iinfo(np.int32)
         self.mesh = np.clip(self.mesh + steps, limits.min, limits.max).astype(np.int32)
 
@@ -168,15 +169,18 @@ class Strip:
 
     def background(self, ty: int, tx: int) -> NDArray[np.float64]:
         """Background of a tile [grid units]."""
-        rows, columns = (slice(t * TILE, (t + 1) * TILE) for t in (ty, tx))
-        return background_at(self.image.mesh, self.image.noise.background_step, rows, columns)
+        return background_at(self.image.mesh, self.image.noise.background_step, *_pixels_of(ty, tx))
+
+    def factor(self, ty: int, tx: int) -> Factor:
+        """Factors of the noise of a tile; None where they are 1."""
+        mesh = self.image.uneven
+        return None if mesh is None else noise_at(mesh, *_pixels_of(ty, tx))
 
     def light(self, ty: int, tx: int) -> NDArray[np.float64]:
         """Diffuse light in the background of a tile, where there is any [grid units]."""
         assert self.image.diffuse is not None
-        rows, columns = (slice(t * TILE, (t + 1) * TILE) for t in (ty, tx))
         step = self.image.noise.background_step
-        return background_at(self.image.diffuse, step, rows, columns)
+        return background_at(self.image.diffuse, step, *_pixels_of(ty, tx))
 
     def grid(self, ty: int, tx: int) -> NDArray[np.int64]:
         """Stored pixels of a tile on the grid; background where none is coded."""
@@ -211,8 +215,14 @@ class Strip:
         """Every tile in noise units, shape (tiles, 256, 256); 0 where none is coded."""
         out = np.empty((len(self.tiles), TILE, TILE), np.float32)
         for number, tile in enumerate(self.tiles):
-            out[number] = self.image.noise.to_noise_units(self.above[self.place(*tile)])
+            above = self.above[self.place(*tile)]
+            out[number] = self.image.noise.to_noise_units(above, self.factor(*tile))
         return out
+
+
+def _pixels_of(ty: int, tx: int) -> tuple[slice, slice]:
+    """Rows and columns of a tile in its image."""
+    return slice(ty * TILE, (ty + 1) * TILE), slice(tx * TILE, (tx + 1) * TILE)
 
 
 def pad_to_tiles(plane: NDArray[Any]) -> NDArray[Any]:

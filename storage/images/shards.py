@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import chain
 from tempfile import SpooledTemporaryFile
 from typing import TYPE_CHECKING, Any
 from weakref import finalize
@@ -83,9 +84,8 @@ def make_shards(
     if "direct" in mode:
         direct.add_tiles(stored, np.ndindex(*direct.tiles))
         made["direct"] = direct
-    quantised = encoded.quantum is not None
-    wanted = {*layers_read("exact", mode, quantised=quantised)}
-    wanted.update(*(layers_read(level, mode) for level in LEVELS[:-1]))
+    extra = _extra(encoded)
+    wanted = {*chain.from_iterable(layers_read(level, mode, **extra) for level in LEVELS)}
     shards = {name: made.pop(name).shard() for name in sorted(wanted)}
     return mode, {name: shard for name, shard in shards.items() if shard}
 
@@ -113,10 +113,14 @@ def choose_mode(sizes: Mapping[str, int], share: float, smallest: str) -> str:
     return "ladder+direct" if raw < limit else "ladder"
 
 
+def _extra(encoded: EncodedImage) -> dict[str, bool]:
+    """What layers there are that most images do not need, as `layers_read` takes it."""
+    return {"quantised": encoded.quantum is not None, "uneven": encoded.uneven}
+
+
 def _coded_strips(encoded: EncodedImage, documents: Mapping[str, bytes]) -> dict[str, Coded]:
     """The layers of an image, coded strip by strip as they are made; `direct` is none of them."""
-    quantised = encoded.quantum is not None
-    names = layers_read("exact", encoded.mode, quantised=quantised)
+    names = layers_read("exact", encoded.mode, **_extra(encoded))
     coded = {name: Coded(documents[name]) for name in names if name != "direct"}
     if encoded.parameters is not None:
         coded["quantum"].add(encoded.parameters)

@@ -83,6 +83,8 @@ class StripLayers:
             "checksum": np.zeros((*tiles, len(LEVELS)), np.uint32),
             "exact": np.zeros(shape, np.int64 if wide else np.int32),
         }
+        if how.image.uneven is not None:
+            self.layers["noise"] = how.image.uneven[nodes]
 
     def made(self) -> Layers:
         """Every layer, finished."""
@@ -96,16 +98,16 @@ class StripLayers:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Prediction and cell width of a tile; fills in the guard."""
         place = self.strip.place(ty, tx)
-        background = self.strip.background(ty, tx)
+        background, factor = self.strip.background(ty, tx), self.strip.factor(ty, tx)
         noise = self.noise
-        smooth = background + noise.to_signal(y)
-        guard = ladder.find_guard(y, smooth, noise, self.how.tolerance)
+        smooth = background + noise.to_signal(y, factor)
+        guard = ladder.find_guard(y, smooth, noise, self.how.tolerance, factor)
         ny, nx = self._extent(ty, tx)
         guard[max(ny, 0) :] = 0
         guard[:, max(nx, 0) :] = 0
         self.layers["guard"][place] = guard
         predicted = ladder.round_prediction(smooth, noise, guard)
-        dtype, sigma = self.image.dtype, noise.pixel_sigma(predicted - background)
+        dtype, sigma = self.image.dtype, noise.pixel_sigma(predicted - background, factor)
         step, odd = self.how.step, self.how.odd
         return predicted, ladder.cell_width(predicted, sigma, step, dtype, odd=odd)
 
@@ -161,6 +163,7 @@ class StripLayers:
         kernels.cells(
             y,
             self.strip.background(*name),
+            kernels.evenly(self.strip.factor(*name)),
             grid,
             self.strip.coded[place],
             self._extent(*name),
@@ -182,7 +185,8 @@ class StripLayers:
         """A tile all of whose pixels keep the bound as a reader finds them."""
         if self.image.dtype != np.float32 or np.abs(tile.grid).max() < WHOLE:
             return tile
-        how = Cells(self.noise, self.how.step, self.how.dithered, self.strip.background(*tile.name))
+        sky = self.strip.background(*tile.name), self.strip.factor(*tile.name)
+        how = Cells(self.noise, self.how.step, self.how.dithered, *sky)
         stored, coded = self.strip.stored[tile.place], self.strip.coded[tile.place]
         keep_bound(how, stored, coded, tile, self.layers["guard"][tile.place])
         return tile

@@ -6,18 +6,31 @@ Readers have no compiler, and `skyfold.ladder` is what the format says: a test c
 # mypy: disable-error-code="assignment,arg-type"
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
+from numpy.typing import NDArray
 
 from skyfold.compiled import compiled_exactly
-from skyfold.ladder import MODULUS, ROUND_UP, WIDE
-from skyfold.noise import PREDICTION_LIMIT
+from skyfold.ladder import MODULUS, ROUND_UP, TILE, WIDE
+from skyfold.noise import PREDICTION_LIMIT, Factor
 
 BELOW_TIE = 1 - ROUND_UP
 
 
+def evenly(factor: Factor) -> NDArray[np.float64]:
+    """Factors of a tile's noise, 1 where there are none."""
+    return _ones() if factor is None else factor
+
+
+@cache
+def _ones() -> NDArray[np.float64]:
+    return np.ones((TILE, TILE))
+
+
 @compiled_exactly
 def significance(  # type: ignore[no-untyped-def]
-    above, coded, predictions, sigma, slope, stretch, signal, residual
+    above, coded, predictions, factor, sigma, slope, stretch, signal, residual
 ):
     """Signal and residual of a tile over the noise of what is predicted there, both filled in.
 
@@ -28,6 +41,8 @@ def significance(  # type: ignore[no-untyped-def]
     coded : ndarray of bool, shape of `above`
     predictions : ndarray, shape of `above`, float32
         [noise units]
+    factor : ndarray, shape of `above`, float64
+        Of the noise.
     sigma, slope, stretch : float
         Of the noise model.
     signal, residual : ndarray, shape of `above`, float32
@@ -35,13 +50,15 @@ def significance(  # type: ignore[no-untyped-def]
     gain, least, none = np.float32(slope), np.float32(sigma * sigma), np.float32(0)
     for y in range(above.shape[0]):
         for x in range(above.shape[1]):
-            wide = min(max(np.float64(predictions[y, x]), -PREDICTION_LIMIT), PREDICTION_LIMIT)
+            wide = np.float64(predictions[y, x]) * factor[y, x]
+            wide = min(max(wide, -PREDICTION_LIMIT), PREDICTION_LIMIT)
             if wide != wide:
                 wide = 0.0
             smooth = np.float32((max(wide, 0.0) * (stretch / 4) * wide + wide) * sigma)
             scale = sigma
             if slope > 0:
                 scale = np.float64(np.sqrt(max(smooth, none) * gain + least))
+            scale *= factor[y, x]
             left = above[y, x] - (smooth if coded[y, x] else none)
             signal[y, x] = np.float64(above[y, x]) / scale
             residual[y, x] = np.float64(left) / scale
@@ -51,6 +68,7 @@ def significance(  # type: ignore[no-untyped-def]
 def cells(  # type: ignore[no-untyped-def]
     y,
     background,
+    factor,
     grid,
     coded,
     extent,
@@ -74,6 +92,8 @@ def cells(  # type: ignore[no-untyped-def]
         What the network predicts [noise units], finite.
     background : ndarray, shape of `y`, float64
         [grid units]
+    factor : ndarray, shape of `y`, float64
+        Of the noise.
     grid : ndarray, shape of `y`, int64
         X.
     coded : ndarray of bool, shape of `y`
@@ -101,14 +121,15 @@ def cells(  # type: ignore[no-untyped-def]
             scale = np.float64(slack * (np.float32(1) + largest))
             for i in range(top, top + 8):
                 for j in range(left, left + 8):
-                    wide = np.float64(y[i, j])
+                    wide = np.float64(y[i, j]) * factor[i, j]
                     wide = min(max(wide, -PREDICTION_LIMIT), PREDICTION_LIMIT)
                     signal = (max(wide, 0.0) * (stretch / 4) * wide + wide) * sigma
                     steps = (background[i, j] + signal) * per_step
                     below = np.floor(steps)
                     from_tie = (steps - below) - BELOW_TIE
                     whole = np.int64(np.floor(steps + ROUND_UP))
-                    reach = scale * (sigma * (1 + (stretch / 2) * max(wide, 0.0))) / unit
+                    rise = sigma * (1 + (stretch / 2) * max(wide, 0.0)) * factor[i, j]
+                    reach = scale * rise / unit
                     code = 0
                     if i < extent[0] and j < extent[1]:
                         if reach > WIDE:
@@ -124,7 +145,7 @@ def cells(  # type: ignore[no-untyped-def]
                         noise_there = np.sqrt(
                             max(m - background[i, j], 0.0) * slope + sigma * sigma
                         )
-                    w = np.int64(np.floor(step * noise_there))
+                    w = np.int64(np.floor(step * (noise_there * factor[i, j])))
                     if narrower > 0:
                         w -= 1 + (abs(m) >> narrower)
                     elif odd:

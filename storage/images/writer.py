@@ -139,6 +139,7 @@ def write_image(
         odd_cells=encoded.odd_cells and mode != "direct",
         dithered=encoded.dithered and mode != "direct",
         coarse=encoded.coarse if mode != "direct" else None,
+        uneven=encoded.uneven and mode != "direct",
         bytes={layer: len(shard) for layer, shard in sorted(shards.items())},
         places=places_of(entry, shards),
     )

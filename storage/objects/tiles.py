@@ -16,7 +16,7 @@ from skyfold import ladder
 from skyfold.errors import CorruptDataError
 from skyfold.ladder import TILE
 from skyfold.layout import STRIDE
-from skyfold.noise import background_at
+from skyfold.noise import background_at, noise_at
 from storage.objects.finder import pool
 
 if TYPE_CHECKING:
@@ -64,9 +64,10 @@ def tile_about(
     window = release.images.read(image_id, "exact", *inside)
     mesh = stored_layer(release, entry, "background")
     background = background_at(mesh, entry.noise.background_step, *inside)
+    factor = noise_at(stored_layer(release, entry, "noise"), *inside) if entry.uneven else None
     good = (window.flags == 0) & np.isfinite(window.values)
     grid = ladder.to_grid(np.where(good, window.values, 0), entry.noise)
-    units = np.where(good, entry.noise.to_noise_units(grid - background), 0)
+    units = np.where(good, entry.noise.to_noise_units(grid - background, factor), 0)
     tile = np.zeros((TILE, TILE), np.float32)
     tile[tuple(slice(s.start - c, s.stop - c) for s, c in zip(inside, corner, strict=True))] = units
     return tile, (y - corner[0], x - corner[1])
