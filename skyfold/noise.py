@@ -162,8 +162,8 @@ def noise_at(mesh: NDArray[np.integer[Any]], rows: slice, columns: slice) -> NDA
         Window in pixels of the image; start and stop given.
     """
     y, x = (np.arange(one.start, one.stop) // MESH for one in (rows, columns))
-    factors: NDArray[np.float64] = 1 + mesh * NOISE_STEP
-    return factors[y[:, np.newaxis], x]
+    near: NDArray[np.float64] = 1 + mesh[y[:, np.newaxis], x] * np.float64(NOISE_STEP)
+    return near
 
 
 def background_nodes(pixels: int) -> int:

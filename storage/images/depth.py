@@ -16,12 +16,14 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.ndimage import binary_opening, minimum_filter
+from scipy.ndimage import binary_dilation, binary_opening
 
 from skyfold.noise import MESH
 from storage.images.cells import cells_of, clipped
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from storage.images.noise_fit import Sky
@@ -34,6 +36,7 @@ NOISY = 1.15  # times the noise: the most that a stated noise may be above what 
 LOPSIDED = 1.15  # ratio of both sides' scatter, from which there are sources in it
 QUIETEST = 5  # percent of a cell's pixels: it may be of two depths
 SIDES = 15.87, 84.13  # percentiles, one standard deviation to either side of a Gaussian's middle
+ENOUGH = 128  # pixels whose scatter is known to 6 %
 STEPS = 32  # of a factor's logarithm, to the base e: finer differences are luck
 
 
@@ -54,20 +57,13 @@ def noise_factors(
         The survey's own typical noise, if `sigma` is that, in those units.
     """
     ratio = scatter / sigma
-    if sky.image.variance is not None:
-        factor = _stated(sky, sigma, ratio, stated)
-    else:
-        factor = np.where(np.isnan(ratio), np.nan, 1)
-        if sky.image.stored.dtype.kind == "f":  # of counts a quiet cell is overscan
-            factor = np.where((ratio > DEEPEST) & (ratio < DEEPER), ratio, factor)
-        if _opened(ratio > SHALLOWER, np.isnan(ratio)).any():
-            factor = np.fmax(factor, _shallower(sky, ratio))
-        factor = _least_around(factor)
+    find = _by_pixels if sky.image.variance is None else _by_plane
+    factor = find(sky, sigma, ratio, stated)
     whole: NDArray[np.float64] = np.exp(np.rint(np.log(factor) * STEPS) / STEPS)
     return np.nan_to_num(whole, nan=1.0)
 
 
-def _stated(
+def _by_plane(
     sky: Sky, sigma: float, ratio: NDArray[np.float64], stated: float | None
 ) -> NDArray[np.float64]:
     """By the survey's own noise, where pixels do not scatter less; NaN where it says nothing."""
@@ -87,31 +83,51 @@ def _own_noise(variance: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.sqrt(_percentiles(cells_of(good, MESH)[0], (QUIETEST, 50)))
 
 
-def _shallower(sky: Sky, ratio: NDArray[np.float64]) -> NDArray[np.float64]:
-    """By pixels that scatter as noise does, more than elsewhere; 1 of others."""
-    rough, lean = np.full((2, *ratio.shape), np.nan)
-    for number, (_, signal) in enumerate(sky.strips()):
+def _by_pixels(
+    sky: Sky, sigma: float, ratio: NDArray[np.float64], _: float | None
+) -> NDArray[np.float64]:
+    """By how pixels scatter."""
+    unknown = np.isnan(ratio)
+    deeper = (ratio > DEEPEST) & (ratio < DEEPER)
+    if sky.image.stored.dtype.kind != "f":  # of counts a quiet cell is overscan
+        deeper[:] = False
+    if not deeper.any() and not _opened(ratio > SHALLOWER, unknown).any():
+        return np.ones(ratio.shape)
+    quarter, rough, lean = (np.stack(one) for one in zip(*_looks(sky, sigma, ratio), strict=True))
+    quiet = rough[(ratio > 1 / NOISY) & (ratio < NOISY)]
+    rougher = rough / np.nanmedian(quiet) if np.isfinite(quiet).any() else np.ones(ratio.shape)
+    shallower = (np.minimum(ratio, rougher) > SHALLOWER) & (lean < math.log(LOPSIDED))
+    shallower = _opened(shallower, unknown)
+    beside = binary_dilation(deeper, np.ones((3, 3))) & (quarter < DEEPER)
+    factor = np.where(beside, quarter, 1.0)
+    by_noise = np.clip(np.minimum(quarter, rougher), 1, SHALLOWEST)
+    return np.where(shallower & ~beside, by_noise, factor)
+
+
+def _looks(
+    sky: Sky, sigma: float, ratio: NDArray[np.float64]
+) -> Iterator[tuple[NDArray[np.float64], ...]]:
+    """Of every row of cells, what pixels say of each.
+
+    Scatter of the quietest quarter over the image's noise, as a cell may be of two depths; scatter
+    between neighbours; how unlike both sides' scatter is, for cells that may be shallower.
+    """
+    for row, (_, signal) in zip(ratio, sky.strips(), strict=True):
+        parts = cells_of(signal, MESH // 2)
+        own = clipped(parts)[1] / sigma
+        own[np.isfinite(parts).sum(axis=-1) < ENOUGH] = np.nan
+        own = np.pad(own, ((0, -len(own) % 2), (0, 0)), constant_values=np.nan)
+        own = np.pad(own, ((0, 0), (0, -own.shape[1] % 2)), constant_values=np.nan)
+        own[~(own > DEEPEST)] = np.inf
+        quarter = own.reshape(2, -1, 2).min(axis=(0, 2))
         bend = np.full(signal.shape, np.nan, np.float32)
         bend[:, 1:-1] = signal[:, :-2] - 2 * signal[:, 1:-1] + signal[:, 2:]
-        rough[number] = clipped(cells_of(bend, MESH)[0])[1]
-        some = np.flatnonzero(ratio[number] > SHALLOWER)
-        if some.size:
+        lean, some = np.full(row.shape, np.nan), row > SHALLOWER
+        if some.any():
             cells = cells_of(signal, MESH)[0, some]
             low, middle, high = _percentiles(cells, (SIDES[0], 50, SIDES[1]))
-            lean[number, some] = np.abs(np.log((high - middle) / (middle - low)))
-    quiet = rough[(ratio > 1 / NOISY) & (ratio < NOISY)]
-    if not np.isfinite(quiet).any():
-        return np.ones(ratio.shape)
-    factor = np.minimum(rough / np.nanmedian(quiet), ratio)
-    is_noise = (factor > SHALLOWER) & (lean < math.log(LOPSIDED))
-    is_one = _opened(is_noise, np.isnan(ratio))
-    return np.where(is_one, np.minimum(factor, SHALLOWEST), 1)
-
-
-def _least_around(factor: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Smallest of each cell and those around it: a cell of two depths scatters like neither."""
-    least: NDArray[np.float64] = minimum_filter(np.nan_to_num(factor, nan=np.inf), 3)
-    return np.where(np.isnan(factor), np.nan, least)
+            lean[some] = np.abs(np.log((high - middle) / (middle - low)))
+        yield quarter, clipped(cells_of(bend, MESH)[0])[1], lean
 
 
 def _opened(some: NDArray[np.bool_], unknown: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from skyfold.noise import MESH
 from storage.images.cells import cells_of, clipped
-from storage.images.depth import noise_factors
+from storage.images.depth import ENOUGH, noise_factors
 from storage.images.fills import slices
 from storage.images.gain import gain_slope
 from storage.images.mapped import part_of
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 CELL = 32  # pixels a side of a noise cell: smaller than the structure of most backgrounds
 ENOUGH_CELLS = 1024  # or half as many: their quietest quarter tells the noise to 0.3 %
 TOGETHER = 256  # mesh cells: fewer leave the processor waiting for Python, more for memory
-ENOUGH = 128  # pixels whose scatter is known to 6 %
 MIN_INTEGER_SIGMA = 0.3  # below it an integer image holds no noise to speak of
 
 

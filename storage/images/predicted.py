@@ -70,6 +70,16 @@ class Look:
             significance(above, coded, predictions, factor, *about, signal[place], residual[place])
         return signal, residual
 
+    def sky_units(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Signal and noise of the sky, both over the image's noise, for what is to be in scale.
+
+        Over the noise of each pixel, which grows with light, bright points would look wide.
+        """
+        strip, noise = self.strip, np.ones(self.strip.stored.shape, np.float32)
+        for tile in strip.tiles:
+            noise[strip.place(*tile)] = evenly(strip.factor(*tile))
+        return strip.above / np.float32(strip.image.noise.sigma), noise
+
     def diffuse(self) -> NDArray[np.float32] | None:
         """Diffuse light in the background, over the noise of the sky; None without any."""
         strip, image = self.strip, self.strip.image
@@ -148,8 +158,8 @@ class Predicted:
             self.coded[self._tiles(*rows)] = counts
             good = strip.coded & (strip.flags == 0)
             if fwhm_pix is None and good.any():
-                is_good, signal = True, look.significance()[0]
-                widths.append(star_widths(signal, np.ones(signal.shape, np.float32), good))
+                is_good = True
+                widths.append(star_widths(*look.sky_units(), good))
         if fwhm_pix is not None:
             return fwhm_pix
         fwhm = typical_width(np.concatenate(widths)) if is_good else FALLBACK_FWHM

@@ -6,6 +6,7 @@ ladder is found here: values that stand for none, noise, and whether the grid ho
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -52,7 +53,8 @@ def prepare(image: SurveyImage) -> Prepared:
     fit = fit_noise(image, fills)
     if not (np.isfinite(fit.sigma) and fit.sigma > 0 and np.isfinite(fit.background).all()):
         raise NotLadderableError
-    reach = float(np.abs(fit.background).max()) + FARTHEST * fit.sigma
+    deepest, shallowest = (fit.sigma * float(one) for one in (fit.factor.min(), fit.factor.max()))
+    reach = float(np.abs(fit.background).max()) + FARTHEST * deepest
     if fills.largest > reach:
         fills = find_fills(image, reach)
         if not _can_measure(fills, image):
@@ -62,7 +64,8 @@ def prepare(image: SurveyImage) -> Prepared:
     except OverflowError as error:  # of a background far from zero
         raise NotLadderableError from error
     exponent, least = prepared.noise.grid_exponent, _LEAST.get(prepared.dtype.str[1:])
-    if prepared.noise.sigma > MOST_NOISE or (least is not None and exponent < least):
+    unit = math.ldexp(1.0, exponent)
+    if shallowest > MOST_NOISE * unit or (least is not None and exponent < least):
         raise NotLadderableError
     return prepared
 

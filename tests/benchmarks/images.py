@@ -108,7 +108,9 @@ def _noise(prepared: Prepared) -> NDArray[np.float64]:
     (ny, nx), strip = prepared.shape, prepared.whole()
     sides = [
         [
-            prepared.noise.pixel_sigma(strip.grid(y, x) - strip.background(y, x))
+            prepared.noise.pixel_sigma(
+                strip.grid(y, x) - strip.background(y, x), strip.factor(y, x)
+            )
             for x in range(prepared.tiles[1])
         ]
         for y in range(prepared.tiles[0])

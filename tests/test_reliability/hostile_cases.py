@@ -571,7 +571,13 @@ def _bytes() -> Iterator[Hostile]:
     yield Hostile(
         "background: zeros in zstd", "images", shard(f"{GROUP}/background", zstd_frame(2**28))
     )
-    for layer in (f"{GROUP}/background", f"{GROUP}/checksum", "densities/pz/checksum"):
+    yield Hostile("noise: zeros in zstd", "images", shard(f"{FLOATS}/noise", zstd_frame(2**28)))
+    for layer in (
+        f"{GROUP}/background",
+        f"{FLOATS}/noise",
+        f"{GROUP}/checksum",
+        "densities/pz/checksum",
+    ):
         yield Hostile(
             f"{layer}: sparse terabytes",
             layer.partition("/")[0],

@@ -1,0 +1,145 @@
+"""Noise that differs from part to part: found by planes or pixels, and not where there is light."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import synthetic
+
+from skyfold.images.window import decode_window
+from skyfold.noise import NOISE_STEP, noise_at
+from storage.images.encoder import encode_image
+from storage.images.entries import describe_image
+from storage.images.fills import find_fills
+from storage.images.image_input import SurveyImage
+from storage.images.noise_fit import fit_noise
+from storage.survey import ImageRef
+from tests.test_storage.test_encoder import reading
+
+FACTS = dict.fromkeys(("blank", "mask", "time", "quant_step", "quant_method", "gain"))
+SHAPE = (768, 1024)
+SIGMA = 20.0
+
+
+def survey_image(stored: np.ndarray, noise: np.ndarray | None = None) -> SurveyImage:
+    from astropy.io import fits
+
+    ref = ImageRef(id="s/a", set="s", band="r", file="a.fits", url="a.fits", hdu=0)
+    facts = FACTS | {"bscale": 1.0, "bzero": 0.0, "digest": "", "header": fits.Header()}
+    facts["variance"] = None if noise is None else noise**2
+    return SurveyImage(ref=ref, stored=stored, shape=stored.shape, **facts)
+
+
+def factors(stored: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
+    image = survey_image(stored, noise)
+    return fit_noise(image, find_fills(image)).factor
+
+
+def of_depths(*, sources: int = 0, dtype: str = "f4") -> tuple[np.ndarray, np.ndarray]:
+    """Three times the noise on the right, half of it in a corner; how much there is everywhere."""
+    noise = np.full(SHAPE, SIGMA)
+    noise[:, 600:] *= 3
+    noise[:300, :300] *= 0.5
+    sky = 500 + synthetic.sky(SHAPE, sources=sources, sigma=SIGMA, seed=1)
+    sky -= np.random.default_rng(1).normal(0, SIGMA, SHAPE)  # its own noise
+    return (sky + np.random.default_rng(2).normal(0, noise)).astype(dtype), noise
+
+
+@pytest.mark.parametrize("dtype", ["f4", "i2"])
+@pytest.mark.parametrize("unit", [1.0, 1.6])
+def test_a_plane_tells_the_noise_of_each_cell(dtype, unit):
+    """In its own unit, where noise is correlated or a survey counts otherwise."""
+    stored, noise = of_depths(dtype=dtype)
+    found = factors(stored, unit * noise)
+    image = survey_image(stored, unit * noise)
+    sigma = fit_noise(image, find_fills(image)).sigma
+    for cell, true in (((1, 1), 0.5), ((8, 5), 1.0), ((6, 13), 3.0)):
+        assert found[cell] * sigma == pytest.approx(true * SIGMA, rel=0.1)
+    cells = noise.reshape(12, 64, 16, 64).min(axis=(1, 3))
+    assert (found * sigma < 1.1 * cells).all()  # of a cell of two depths by the deeper one
+
+
+def test_a_plane_is_not_believed_where_pixels_scatter_less():
+    stored, noise = of_depths()
+    noise[400:700, 100:500] *= 5  # which the pixels do not bear out
+    assert factors(stored, noise).max() < 3.3 / 0.9
+    assert factors(stored, noise)[8, 5] < 1.3
+
+
+def test_pixels_tell_the_noise_of_a_part():
+    stored, noise = of_depths(sources=60)
+    found = factors(stored)
+    assert found[6:, 11:].mean() == pytest.approx(3.0, rel=0.1)
+    assert found[:3, :3].mean() == pytest.approx(0.5, rel=0.1)
+    assert (found[7:, :8] == 1).all()
+    cells = noise.reshape(12, 64, 16, 64).min(axis=(1, 3)) / SIGMA
+    assert (found < 1.5 * cells).all()
+
+
+def test_of_counts_a_quiet_part_is_no_sky_and_a_noisy_one_is():
+    found = factors(of_depths(dtype="i2")[0])
+    assert found[6:, 11:].mean() == pytest.approx(3.0, rel=0.1)
+    assert (found[:4, :4] == 1).all()
+
+
+def test_a_crowded_part_is_not_taken_for_noise():
+    """Nor a galaxy: what scatters there is light, of which everything is kept."""
+    sky = synthetic.sky(SHAPE, sigma=SIGMA, sources=0, seed=3)
+    crowd = synthetic.sky((768, 424), sigma=SIGMA, sources=4000, flux=(10, 300), seed=4)
+    sky[:, 600:] = crowd
+    y, x = np.indices(SHAPE)
+    sky += 40 * SIGMA * np.exp(-np.hypot(y - 400, x - 250) / 60)
+    assert sky[:, 600:].std() > 2.5 * SIGMA
+    assert (factors(sky.astype("f4")) == 1).all()
+
+
+def test_what_surrounds_a_round_image_does_not_count():
+    stored, _ = of_depths()
+    y, x = np.indices(SHAPE)
+    stored[np.hypot(y - 384, x - 512) > 500] = np.nan
+    found = factors(stored)
+    assert found[6, 11:14].min() > 2.7
+    assert found[0, 15] == 1  # of which nothing is known
+
+
+@pytest.mark.parametrize("with_plane", [False, True])
+def test_levels_follow_the_noise_of_each_part(with_plane, network):
+    stored, noise = of_depths()
+    for row, column in ((150, 150), (600, 300), (400, 850)):  # S/N 8 of a matched filter
+        y, x = np.indices(SHAPE)
+        peak = 8 * noise[row, column] / (1.5 * np.sqrt(np.pi))
+        stored += (peak * np.exp(-((y - row) ** 2 + (x - column) ** 2) / 4.5)).astype("f4")
+    image = survey_image(stored, noise if with_plane else None)
+    encoded = encode_image(image, network, 0.5)
+    kept = encoded.layers["bounded"][: SHAPE[0], : SHAPE[1]] & 1 == 1
+    for row, column in ((150, 150), (600, 300), (400, 850)):
+        assert kept[row - 2 : row + 3, column - 2 : column + 3].all()
+    assert kept[:, 720:].mean() < 0.005  # was kept for its noise
+    entry = describe_image(image, model="m", step=0.5)
+    entry = replace(
+        entry,
+        mode="ladder",
+        noise=encoded.noise,
+        dithered=encoded.dithered,
+        coarse=encoded.coarse,
+        uneven=encoded.uneven,
+    )
+    rows, columns = slice(100, 700), slice(70, 1000)
+    ask = {"read": reading(encoded.layers), "network": network}
+    layers = {name: encoded.layers[name] for name in entry.layers_at("exact")}
+    window = decode_window(
+        entry, "bounded", slice(0, SHAPE[0]), slice(0, SHAPE[1]), **ask | {"read": reading(layers)}
+    )
+    error = np.abs(window.values.astype("f8") - stored)
+    assert (error <= 0.25 * window.sigma).all()
+    assert np.median(window.sigma[400:, 720:]) == pytest.approx(3 * SIGMA, rel=0.1)
+    assert (window.sigma < 1.5 * noise).all()  # in a quarter of a cell that is of two depths
+    assert (window.sigma < 1.1 * noise).mean() > 0.95
+    exact = decode_window(entry, "exact", slice(0, SHAPE[0]), slice(0, SHAPE[1]), **ask)
+    assert exact.values.tobytes() == stored.tobytes()
+    whole = noise_at(encoded.layers["noise"], slice(0, SHAPE[0]), slice(0, SHAPE[1]))
+    part = noise_at(encoded.layers["noise"], rows, columns)
+    np.testing.assert_array_equal(part, whole[rows, columns])
+    assert (whole / NOISE_STEP % 1 == 0).all()
