@@ -87,7 +87,7 @@ class PlaneConfig(Section):
     bits: tuple[Annotated[int, Field(strict=True, ge=0, le=62)], ...] | None = None
     """Of a mask: numbers (from 0) of the bits that make a pixel bad; any bit unless given."""
     relative: bool = False
-    """Of a weight: it only ranks pixels, so nothing but weight <= 0 is used."""
+    """Of a weight: its unit is not known, so only how it differs from pixel to pixel is used."""
 
     @field_validator("hdu", mode="plain")
     @classmethod

@@ -57,17 +57,16 @@ def noise_factors(
         The survey's own typical noise, if `sigma` is that, in those units.
     """
     ratio = scatter / sigma
-    find = _by_pixels if sky.image.variance is None else _by_plane
-    factor = find(sky, sigma, ratio, stated)
+    image = sky.image
+    is_told = image.variance is not None or image.relative_variance is not None
+    factor = _by_plane(sky, ratio, stated) if is_told else _by_pixels(sky, sigma, ratio)
     whole: NDArray[np.float64] = np.exp(np.rint(np.log(factor) * STEPS) / STEPS)
     return np.nan_to_num(whole, nan=1.0)
 
 
-def _by_plane(
-    sky: Sky, sigma: float, ratio: NDArray[np.float64], stated: float | None
-) -> NDArray[np.float64]:
+def _by_plane(sky: Sky, ratio: NDArray[np.float64], stated: float | None) -> NDArray[np.float64]:
     """By the survey's own noise, where pixels do not scatter less; NaN where it says nothing."""
-    least, usual = np.stack([_own_noise(sky.variance(rows)) for rows, _ in sky.strips()], axis=1)
+    least, usual = np.stack([_own_noise(sky.told(rows)) for rows, _ in sky.strips()], axis=1)
     known = np.isfinite(ratio) & np.isfinite(usual)
     if not known.any():
         return np.ones(ratio.shape)
@@ -83,9 +82,7 @@ def _own_noise(variance: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.sqrt(_percentiles(cells_of(good, MESH)[0], (QUIETEST, 50)))
 
 
-def _by_pixels(
-    sky: Sky, sigma: float, ratio: NDArray[np.float64], _: float | None
-) -> NDArray[np.float64]:
+def _by_pixels(sky: Sky, sigma: float, ratio: NDArray[np.float64]) -> NDArray[np.float64]:
     """By how pixels scatter."""
     unknown = np.isnan(ratio)
     deeper = (ratio > DEEPEST) & (ratio < DEEPER)

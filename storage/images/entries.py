@@ -100,7 +100,7 @@ def _recipe(image: SurveyImage, step: float, smallest: str) -> str:
     facts = [WRITER, image.digest, image.ref.hdu, step, image.gain, image.quant_step, image.time]
     facts += [] if smallest == "reads" else [smallest]
     found = hashlib.sha256(json.dumps([*facts, image.ref.band]).encode())
-    for plane in (image.mask, image.variance):
+    for plane in (image.mask, image.variance, image.relative_variance):
         found.update(b"-" if plane is None else np.ascontiguousarray(plane).data)
     return found.hexdigest()
 

@@ -89,6 +89,8 @@ class SurveyImage:
         True where bad by the mask, weight or variance plane; None without such a plane.
     variance : ndarray of float64, shape (ny, nx), or None
         [physical units squared]; NaN where the plane gives none, and masked there.
+    relative_variance : ndarray of float64, shape (ny, nx), or None
+        By a relative weight, in a unit of its own; NaN where that gives none.
     gain : float or None
         [electrons per physical unit]
     time : str or None
@@ -118,6 +120,7 @@ class SurveyImage:
     quant_method: str | None
     digest: str
     quantum: tuple[Quantum, NDArray[np.float64]] | None = None
+    relative_variance: NDArray[np.float64] | None = None
 
 
 def read_image(ref: ImageRef, *, storage_options: Mapping[str, Any]) -> SurveyImage:
@@ -154,6 +157,7 @@ def _read_image(ref: ImageRef, storage_options: Mapping[str, Any]) -> SurveyImag
         if plane is not None and plane.url not in files:
             files[plane.url] = FitsInput.read(plane.url, storage_options)
     mask, variance = _planes(ref, files, stored.shape)
+    is_relative = ref.weight is not None and ref.weight.relative
     step = quantisation(source.hdus[number], stored)
     bscale, bzero = scale_of(ref, header)
     headers = (header, source.hdus[0].header)
@@ -166,13 +170,14 @@ def _read_image(ref: ImageRef, storage_options: Mapping[str, Any]) -> SurveyImag
         bzero=bzero,
         blank=blank,
         mask=mask,
-        variance=variance,
+        variance=None if is_relative else variance,
         gain=gain_of(ref, *headers),
         time=time_of(ref, *headers),
         quant_step=step.step if step else None,
         quant_method=step.method if step else None,
         digest=source.digest,
         quantum=read_quantum(source.hdus[number], stored),
+        relative_variance=variance if is_relative else None,
     )
 
 
@@ -205,7 +210,10 @@ def _refuse_empty(ref: ImageRef, stored: NDArray[Any], blank: int | None) -> Non
 def _planes(
     ref: ImageRef, files: dict[str, FitsInput], shape: tuple[int, ...]
 ) -> tuple[Bad | None, Values | None]:
-    """Mask (True is bad) and variance [physical units squared] from the planes that there are."""
+    """Mask (True is bad) and variance [physical units squared] from the planes that there are.
+
+    By a relative weight, in a unit of its own.
+    """
     if not (ref.mask or ref.weight or ref.variance):
         return None, None
     bad, variance = np.zeros(shape, bool), None
@@ -215,8 +223,7 @@ def _planes(
             bad[rows] |= _is_masked(plane.rows(rows), ref.mask.bits)
     for one in (ref.weight, ref.variance):
         if one is not None:
-            found = _variance(ref, one, _physical(ref, one, files, shape), bad)
-            variance = variance if one.relative else found
+            variance = _variance(ref, one, _physical(ref, one, files, shape), bad)
     return bad, variance
 
 
@@ -227,20 +234,19 @@ def _is_masked(values: Values, bits: tuple[int, ...] | None) -> Bad:
     return (np.where(np.isfinite(values), values, chosen).astype(np.int64) & chosen) != 0
 
 
-def _variance(ref: ImageRef, one: PlaneRef, plane: PhysicalPlane, bad: Bad) -> Values | None:
-    """Variance by a plane, None if that is relative; what it cannot tell is bad from here on."""
-    variance = None if one.relative else np.empty(bad.shape)
+def _variance(ref: ImageRef, one: PlaneRef, plane: PhysicalPlane, bad: Bad) -> Values:
+    """Variance by a plane; what it cannot tell is bad from here on."""
+    variance = np.empty(bad.shape)
     usable = 0
     for rows in slices(len(bad), ROWS):
         values = plane.rows(rows)
-        if one is ref.weight and not one.relative:
+        if one is ref.weight:
             with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
                 values = 1.0 / values
         unusable = ~(np.isfinite(values) & (values > 0))
         usable += int(np.count_nonzero(~unusable))
         bad[rows] |= unusable
-        if variance is not None:
-            variance[rows] = np.where(unusable, np.nan, values)
+        variance[rows] = np.where(unusable, np.nan, values)
     if not usable:
         raise InputError(
             f"{one.file}: no pixel of the weight or variance plane for {ref.file}[{ref.hdu}] "

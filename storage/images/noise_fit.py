@@ -108,6 +108,11 @@ class Sky:
         unit = self.image.bscale**2
         return np.ldexp(self.image.variance[rows] / unit, -2 * self.fills.exponent)
 
+    def told(self, rows: slice) -> NDArray[np.float64]:
+        """The survey's variance, in whatever unit."""
+        relative = self.image.relative_variance
+        return self.variance(rows) if relative is None else relative[rows]
+
 
 def _values(image: SurveyImage, fills: Fills, rows: slice) -> NDArray[np.float64]:
     """Pixels that noise is measured from; NaN for others."""

@@ -89,6 +89,7 @@ def encode_on_trial(
         shape=stored.shape,
         mask=cut(image.mask),
         variance=cut(image.variance),
+        relative_variance=cut(image.relative_variance),
     )
     archived = entry if entry.fwhm_pix else None  # of an image that was looked at only: None
     encoded = encode_image(piece, network, entry.step, archived)
@@ -105,6 +106,7 @@ def encode_on_trial(
         odd_cells=encoded.odd_cells,
         dithered=encoded.dithered,
         coarse=encoded.coarse,
+        uneven=encoded.uneven,
     )
 
     def read(names: tuple[str, ...], tiles_y: slice, tiles_x: slice) -> dict[str, NDArray[Any]]:

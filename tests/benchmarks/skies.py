@@ -182,10 +182,14 @@ def crop(image: SurveyImage, rows: slice, columns: slice) -> SurveyImage:
         return None if plane is None else np.ascontiguousarray(plane[rows, columns])
 
     stored = np.ascontiguousarray(image.stored[rows, columns])
-    mask, variance = cut(image.mask), cut(image.variance)
-    quantum = _quantum(image, rows, columns)
     return replace(
-        image, stored=stored, shape=stored.shape, mask=mask, variance=variance, quantum=quantum
+        image,
+        stored=stored,
+        shape=stored.shape,
+        mask=cut(image.mask),
+        variance=cut(image.variance),
+        relative_variance=cut(image.relative_variance),
+        quantum=_quantum(image, rows, columns),
     )
 
 

@@ -61,6 +61,14 @@ def test_a_plane_tells_the_noise_of_each_cell(dtype, unit):
     assert (found * sigma < 1.1 * cells).all()  # of a cell of two depths by the deeper one
 
 
+def test_a_relative_weight_tells_it_too():
+    stored, noise = of_depths()
+    image = replace(survey_image(stored), relative_variance=(1e-3 * noise) ** 2)
+    fit = fit_noise(image, find_fills(image))
+    np.testing.assert_array_equal(fit.factor, factors(stored, 2 * noise))
+    assert fit.sigma == pytest.approx(SIGMA, rel=0.05)
+
+
 def test_a_plane_is_not_believed_where_pixels_scatter_less():
     stored, noise = of_depths()
     noise[400:700, 100:500] *= 5  # which the pixels do not bear out

@@ -437,6 +437,8 @@ def test_scaled_plane_and_relative_weight(read_one):
     assert image.variance[0, 0] == 1.0
     image = read_one(plain(NOISE), "weight = {file = 'w.fits', relative = true}", **planes)
     assert image.variance is None
+    assert image.relative_variance[0, 0] == 1.0
+    assert np.isnan(image.relative_variance[3, 4])
     assert np.argwhere(image.mask).tolist() == [[3, 4]]
 
 
