@@ -32,6 +32,7 @@ LEAF = 2  # pixels a side of what `sources` keeps or leaves
 BLOCK = 8  # pixels a side around a kept leaf in which `sources` is M + k w throughout
 SAFE_INTEGER = 2**52
 MODULUS = 253  # of guard codes from 3 on
+FARTHEST = 100  # steps: a residue tells 126, of which the writer may move bright pixels by 25
 WIDE = 0.25  # steps: a reach beyond it may cross an integer, so two candidates are not enough
 ROUND_UP = 0.515625  # not 1/2: a flat sky's background / round_step is a multiple of 1/32
 
@@ -116,6 +117,11 @@ def find_guard(
     -------
     ndarray, shape (ny, nx), uint8
         As `predict` takes it.
+
+    Raises
+    ------
+    OverflowError
+        If two machines could be farther apart than codes can tell.
     """
     steps = smooth * (1 / noise.round_step)
     from_tie = steps - np.floor(steps)
@@ -131,6 +137,10 @@ def find_guard(
     steps, from_tie = steps.ravel()[few], from_tie.ravel()[few]
     its = None if factor is None else factor.ravel()[few]
     reach = scale[at_block] * noise.signal_slope(y.ravel()[few], its) / noise.round_step
+    if reach.max(initial=0) > FARTHEST:
+        raise OverflowError(
+            f"predictions may be {reach.max():g} steps apart; {FARTHEST} can be told"
+        )
     found = np.where(np.abs(from_tie) <= reach, 1 + (from_tie >= 0), 0)
     whole = np.floor(steps + ROUND_UP).astype(np.int64)
     codes = np.zeros(y.shape, np.uint8)

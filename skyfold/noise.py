@@ -26,6 +26,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from skyfold.errors import CorruptDataError
+
 # f of pixels: float64, positive, of their shape; None where it is 1 all over
 Factor: TypeAlias = NDArray[np.float64] | None
 
@@ -116,9 +118,10 @@ class NoiseModel:
         u = signal / self.sigma
         bright = (2 / self.stretch) * (np.sqrt(1 + self.stretch * np.maximum(u, 0)) - 1)
         y = np.where(u >= 0, bright, u)
-        if factor is not None:
-            y /= factor
-        return np.clip(y, -PREDICTION_LIMIT, PREDICTION_LIMIT).astype(np.float32)
+        y = np.clip(y, -PREDICTION_LIMIT, PREDICTION_LIMIT)
+        if factor is not None:  # neither y nor y f is farther than the guard reaches
+            y = np.clip(y / factor, -PREDICTION_LIMIT, PREDICTION_LIMIT)
+        return y.astype(np.float32)
 
     def to_signal(self, y: NDArray[np.float32], factor: Factor = None) -> NDArray[np.float64]:
         """Background-subtracted values in grid units, float64, of noise-unit values."""
@@ -160,10 +163,17 @@ def noise_at(mesh: NDArray[np.integer[Any]], rows: slice, columns: slice) -> NDA
         f - 1 of cells of 64 x 64 pixels, in units of `NOISE_STEP`.
     rows, columns : slice
         Window in pixels of the image; start and stop given.
+
+    Raises
+    ------
+    CorruptDataError
+        If a factor is not above 0.
     """
     y, x = (np.arange(one.start, one.stop) // MESH for one in (rows, columns))
-    near: NDArray[np.float64] = 1 + mesh[y[:, np.newaxis], x] * np.float64(NOISE_STEP)
-    return near
+    factors: NDArray[np.float64] = 1 + mesh * np.float64(NOISE_STEP)
+    if not factors.min(initial=1) > 0:
+        raise CorruptDataError(f"the layer noise has a factor of {factors.min()}; it is above 0")
+    return factors[y[:, np.newaxis], x]
 
 
 def background_nodes(pixels: int) -> int:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skyfold import ladder
-from skyfold.noise import NoiseModel, background_at
+from skyfold.errors import CorruptDataError
+from skyfold.noise import NoiseModel, background_at, noise_at
 
 SHAPE = (256, 256)
 
@@ -73,19 +74,41 @@ def test_every_level_keeps_its_promise(dtype, exponent, slope, offset, step, see
         assert (rest < width).all()
 
 
+@pytest.mark.parametrize("uneven", [False, True])
 @settings(max_examples=30, deadline=None)
 @cases
-def test_guard_makes_other_machines_agree(dtype, exponent, slope, offset, step, seed):
+def test_guard_makes_other_machines_agree(uneven, dtype, exponent, slope, offset, step, seed):
     sigma = 10**exponent if np.dtype(dtype).kind == "f" else 0.5 + 10 ** max(exponent, -1)
-    _, noise, background, _, y = made(dtype, sigma, slope * sigma, offset, seed)
-    tolerance = 1e-5
+    _, noise, background, grid, y = made(dtype, sigma, slope * sigma, offset, seed)
+    tolerance, factor = 4e-6, None
     rng = np.random.default_rng(seed)
+    if uneven:
+        mesh = np.rint(256 * (2.0 ** rng.uniform(-4, 4, (4, 4)) - 1)).astype(np.int32)
+        factor = noise_at(mesh, slice(0, 256), slice(0, 256))
+        y = noise.to_noise_units(grid - background, factor) + (y - np.rint(y))
     reach = tolerance * 0.4 * (1 + np.abs(y))
     other = (y + rng.uniform(-1, 1, SHAPE) * reach).astype("f4")
-    guard = ladder.find_guard(y, background + noise.to_signal(y), noise, tolerance)
-    here = ladder.predict(y, background, noise, guard)
-    there = ladder.predict(other, background, noise, guard)
+    smooth = background + noise.to_signal(y, factor)
+    guard = ladder.find_guard(y, smooth, noise, tolerance, factor)
+    here = ladder.predict(y, background, noise, guard, factor)
+    there = ladder.predict(other, background, noise, guard, factor)
     np.testing.assert_array_equal(here, there)
+
+
+def test_predictions_that_may_be_too_far_apart_have_no_guard():
+    """A residue tells 126 steps: of the brightest pixels where light is of few electrons."""
+    noise = NoiseModel.from_stored_units(1.0, 3.0, integer=False)
+    y = np.full(SHAPE, 2048, "f4")
+    with pytest.raises(OverflowError, match=r"steps apart; 100 can be told"):
+        ladder.find_guard(y, noise.to_signal(y), noise, 1e-5)
+    ladder.find_guard(y / 2, noise.to_signal(y / 2), noise, 1e-5)
+
+
+def test_a_factor_of_noise_is_above_zero():
+    mesh = np.zeros((4, 4), np.int32)
+    mesh[2, 3] = -256
+    with pytest.raises(CorruptDataError, match=r"factor of 0\.0; it is above 0"):
+        noise_at(mesh, slice(0, 64), slice(0, 64))
 
 
 def test_without_the_guard_machines_would_disagree():

@@ -195,6 +195,9 @@ class ImageEntry:
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> ImageEntry:
         """Inverse of `to_row`."""
+        unknown = row.keys() - {one.name for one in fields(cls)}
+        if unknown:
+            raise ValueError(f"columns {sorted(unknown)} are of a newer version: upgrade skyfold")
         noise = NoiseModel(**row["noise"]) if row["noise"] else None
         quantum = Quantum(**row["quantum"]) if row.get("quantum") else None
         converted = {

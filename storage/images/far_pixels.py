@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from storage.images.strip_layers import Tile
 
 WHOLE = 1 << 24  # grid units up to which every whole number is a float32
-FARTHEST = 25  # steps of a move: other machines' predictions may be as far off as 100 of 126
+FARTHEST = MODULUS // 2 - 1 - ladder.FARTHEST  # steps of a move: a residue tells the others
 _MOVES = [sign * steps for steps in range(1, FARTHEST + 1) for sign in (1, -1)]
 
 

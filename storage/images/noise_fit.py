@@ -16,7 +16,7 @@ import numpy as np
 
 from skyfold.noise import MESH
 from storage.images.cells import cells_of, clipped
-from storage.images.depth import ENOUGH, noise_factors
+from storage.images.depth import noise_factors
 from storage.images.fills import slices
 from storage.images.gain import gain_slope
 from storage.images.mapped import part_of
@@ -70,7 +70,7 @@ def fit_noise(image: SurveyImage, fills: Fills) -> NoiseFit:
     fills : Fills
         From `find_fills`.
     """
-    background, is_measured, scatter = _background(image, fills)
+    background, is_measured = _background(image, fills)
     sky = Sky(image, fills, background)
     quiet = _quiet_sigma(sky)
     stated = _stated_sigma(quiet, sky)
@@ -79,7 +79,7 @@ def fit_noise(image: SurveyImage, fills: Fills) -> NoiseFit:
         sigma = 0.0
     slope = gain_slope(sky, sigma) if sigma > 0 else 0.0
     known = sigma > 0 and math.isfinite(sigma)
-    factor = noise_factors(sky, sigma, scatter, stated) if known else np.ones(scatter.shape)
+    factor = noise_factors(sky, sigma, slope, stated) if known else np.ones(background.shape)
     sigma, slope = (math.ldexp(one, fills.exponent) for one in (sigma, slope))
     return NoiseFit(sigma, slope, np.ldexp(background, fills.exponent), is_measured, factor)
 
@@ -121,28 +121,21 @@ def _values(image: SurveyImage, fills: Fills, rows: slice) -> NDArray[np.float64
     return np.where(fills.usable(rows), values, np.nan)
 
 
-def _background(
-    image: SurveyImage, fills: Fills
-) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.float64]]:
-    """Clipped median of every mesh cell, which of them have pixels, and how these scatter.
+def _background(image: SurveyImage, fills: Fills) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Clipped median of every mesh cell, and which of them have pixels.
 
-    Others take the median of these. Of few pixels the scatter is NaN.
+    Others take the median of these.
     """
     height = MESH * max(MESH * TOGETHER // image.stored.shape[1], 1)
     cells = (
         cells_of(_values(image, fills, rows), MESH) for rows in slices(len(image.stored), height)
     )
     # a third of the pixels: the mesh need not be finer
-    found, counts = [], []
-    for one in cells:
-        found.append(clipped(one[..., ::3]))
-        counts.append(np.isfinite(one[..., ::3]).sum(axis=-1))
-    centre, scatter = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    scatter[np.concatenate(counts) < ENOUGH] = np.nan
+    centre = np.concatenate([clipped(one[..., ::3])[0] for one in cells])
     is_measured = np.isfinite(centre)
     known = centre[is_measured] if is_measured.any() else _all_values(image, fills)
     centre[~is_measured] = np.median(known)
-    return centre, is_measured, scatter
+    return centre, is_measured
 
 
 def _all_values(image: SurveyImage, fills: Fills) -> NDArray[np.float64]:

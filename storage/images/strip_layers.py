@@ -101,7 +101,10 @@ class StripLayers:
         background, factor = self.strip.background(ty, tx), self.strip.factor(ty, tx)
         noise = self.noise
         smooth = background + noise.to_signal(y, factor)
-        guard = ladder.find_guard(y, smooth, noise, self.how.tolerance, factor)
+        try:
+            guard = ladder.find_guard(y, smooth, noise, self.how.tolerance, factor)
+        except OverflowError as error:
+            raise NotLadderableError from error
         ny, nx = self._extent(ty, tx)
         guard[max(ny, 0) :] = 0
         guard[:, max(nx, 0) :] = 0
@@ -160,7 +163,7 @@ class StripLayers:
         """As `cells_of`, without a pass over memory for each step."""
         noise, dtype, how = self.noise, self.image.dtype, self.how
         predicted, width, shift, cells = (np.empty(y.shape, np.int64) for _ in range(4))
-        kernels.cells(
+        apart = kernels.cells(
             y,
             self.strip.background(*name),
             kernels.evenly(self.strip.factor(*name)),
@@ -179,6 +182,8 @@ class StripLayers:
             shift,
             cells,
         )
+        if apart > ladder.FARTHEST:
+            raise NotLadderableError
         return self._bounded(Tile(name, place, grid, predicted, width, shift, cells))
 
     def _bounded(self, tile: Tile) -> Tile:

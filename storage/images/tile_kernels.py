@@ -84,7 +84,7 @@ def cells(  # type: ignore[no-untyped-def]
     shift,
     found,
 ):
-    """Guard, M, w, d and k of a tile, filled in.
+    """Guard, M, w, d and k of a tile, filled in; how far two machines may be apart [steps].
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def cells(  # type: ignore[no-untyped-def]
     predicted, width, shift, found : ndarray, shape of `y`, int64
     """
     sigma, slope, stretch, unit = noise
-    slack, per_step = np.float32(tolerance), 1.0 / unit
+    slack, per_step, farthest = np.float32(tolerance), 1.0 / unit, 0.0
     for top in range(0, y.shape[0], 8):
         for left in range(0, y.shape[1], 8):
             largest = np.float32(0)
@@ -132,6 +132,7 @@ def cells(  # type: ignore[no-untyped-def]
                     reach = scale * rise / unit
                     code = 0
                     if i < extent[0] and j < extent[1]:
+                        farthest = max(farthest, reach)
                         if reach > WIDE:
                             code = whole % MODULUS + 3
                         elif abs(from_tie) <= reach:
@@ -159,3 +160,4 @@ def cells(  # type: ignore[no-untyped-def]
                     half = (w - ((i + j) & 1)) >> 1
                     k = np.floor(np.float64(grid[i, j] - (m + d) + half) / np.float64(w))
                     found[i, j] = np.int64(k) if coded[i, j] else 0
+    return farthest

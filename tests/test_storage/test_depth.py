@@ -15,6 +15,7 @@ from storage.images.entries import describe_image
 from storage.images.fills import find_fills
 from storage.images.image_input import SurveyImage
 from storage.images.noise_fit import fit_noise
+from storage.images.trial import encode_on_trial
 from storage.survey import ImageRef
 from tests.test_storage.test_encoder import reading
 
@@ -103,6 +104,45 @@ def test_a_crowded_part_is_not_taken_for_noise():
     assert (factors(sky.astype("f4")) == 1).all()
 
 
+def galaxy(gain: float | None, stars: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    """A large galaxy with stars in it, and the noise of each pixel, which grows with the light."""
+    y, x = np.indices(SHAPE)
+    light = 200 * SIGMA * np.exp(-np.hypot(y - 384, x - 512) / 45)
+    rng = np.random.default_rng(6)
+    for row, column in rng.uniform(300, 500, (stars, 2)):
+        light += 300 * SIGMA * np.exp(-((y - row) ** 2 + (x - column - 128) ** 2) / 5)
+    noise = np.sqrt(SIGMA**2 + (light / gain if gain else 0))
+    return (500 + light + rng.normal(0, noise)).astype("f4"), noise
+
+
+def test_noise_that_grows_with_light_is_not_counted_twice():
+    stored, noise = galaxy(0.1)
+    image = survey_image(stored, noise)
+    fit = fit_noise(image, find_fills(image))
+    assert fit.slope > 5
+    assert np.percentile(fit.factor, 90) < 1.2
+    assert fit.factor.max() < 2.5  # of diffuse light in the background it does not know
+
+
+def test_a_sky_that_rises_is_not_noise():
+    for rise in (2, 5, 8):  # noises a cell
+        sky = synthetic.sky(SHAPE, sources=30, sigma=SIGMA, seed=7)
+        sky += rise * SIGMA * np.arange(SHAPE[1]) / 64
+        assert (factors(sky.astype("f4"), np.full(SHAPE, 1.05 * SIGMA)) == 1).all()
+        assert (factors(sky.astype("f4")) == 1).all()
+
+
+def test_pixels_of_two_values_and_planes_of_none():
+    """What there is to divide by may be 0."""
+    rng = np.random.default_rng(8)
+    stored = rng.choice([0.0, 1.0, 9.0], SHAPE, p=[0.5, 0.45, 0.05]).astype("f4")
+    stored[:, 500:] *= 40
+    assert np.isfinite(factors(stored)).all()
+    assert np.isfinite(factors(stored, np.full(SHAPE, np.nan))).all()
+    stored[:700] = 3
+    assert np.isfinite(factors(stored, np.full(SHAPE, 2.0))).all()
+
+
 def test_what_surrounds_a_round_image_does_not_count():
     stored, _ = of_depths()
     y, x = np.indices(SHAPE)
@@ -151,3 +191,24 @@ def test_levels_follow_the_noise_of_each_part(with_plane, network):
     part = noise_at(encoded.layers["noise"], rows, columns)
     np.testing.assert_array_equal(part, whole[rows, columns])
     assert (whole / NOISE_STEP % 1 == 0).all()
+
+
+@pytest.mark.parametrize(("top", "left"), [(400, 0), (0, 400)])
+def test_pieces_of_an_uneven_image_are_encoded_by_their_own_noise(top, left, network):
+    """To be measured: of one depth in an image of several, and of two in one stated to be even."""
+    stored, _ = of_depths()
+    image, encoded = survey_image(stored), encode_image(survey_image(stored), network, 0.5)
+    entry = replace(
+        describe_image(image, model="m", step=0.5),
+        mode="ladder",
+        noise=encoded.noise,
+        fwhm_pix=encoded.fwhm_pix,
+        dithered=encoded.dithered,
+        coarse=encoded.coarse,
+        uneven=top > 0,
+    )
+    rows, columns = slice(top, top + 256), slice(left, left + 512)
+    part = stored[rows, columns]
+    decoded = encode_on_trial(image, entry, network, part, rows, columns)
+    assert decoded("exact").tobytes() == part.tobytes()
+    assert np.abs(decoded("bounded") - part).max() < 0.3 * 3 * SIGMA
