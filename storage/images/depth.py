@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.ndimage import binary_dilation, binary_opening
+from scipy.ndimage import binary_dilation, binary_opening, uniform_filter
 
 from skyfold.noise import MESH
 from storage.images.cells import cells_of, clipped
@@ -31,11 +31,14 @@ DEEPER, SHALLOWER = 0.7, 1.25
 STATED = 0.1  # of a survey's own noise: by how much it may differ and be stored as the same
 DEEPEST, SHALLOWEST = 1 / 16, 16.0  # what is quieter is dead, or was made
 NOISY = 1.15  # times the noise: the most that a stated noise may be above what pixels scatter
-LOPSIDED = 1.2  # ratio of both sides' scatter, from which there are sources in it
+LOPSIDED = 1.15  # ratio of both sides' scatter, from which there are sources in it
 QUIETEST = 5  # percent of a cell's pixels: it may be of two depths
+ALIKE = 90  # percent of cells, beyond which the rest are of one depth in any plane
 SIDES = 15.87, 84.13  # percentiles, one standard deviation to either side of a Gaussian's middle
 ENOUGH = 128  # pixels whose scatter is known to 6 %
 EVERY = 5  # of a cell's pixels: 819 of them tell their scatter to 2.5 %
+SMOOTH = 5  # pixels a side
+SQUARE = np.ones((3, 3))  # cells
 TINY = 1e-30  # in units of about the noise
 STEPS = 32  # of a factor's logarithm, to the base e: finer differences are luck
 
@@ -91,8 +94,9 @@ class _Flat:
     def _grown(self, signal: NDArray[np.float32]) -> NDArray[np.float32] | float:
         if not self.growth:
             return 1.0
-        light: NDArray[np.float32] = np.maximum(np.nan_to_num(signal), 0)
-        return 1 + light * np.float32(self.growth)
+        light = uniform_filter(np.nan_to_num(signal), SMOOTH)  # of a pixel alone it is noise too
+        grown: NDArray[np.float32] = 1 + np.maximum(light, 0) * np.float32(self.growth)
+        return grown
 
 
 def _by_plane(flat: _Flat, ratio: NDArray[np.float64], stated: float | None) -> NDArray[np.float64]:
@@ -102,7 +106,8 @@ def _by_plane(flat: _Flat, ratio: NDArray[np.float64], stated: float | None) -> 
     if not known.any():
         return np.ones(ratio.shape)
     unit = 1 / np.percentile(ratio[known] / usual[known], 25) if stated is None else stated
-    factor = np.fmin(least / unit, NOISY * ratio)
+    alike = np.percentile(least[known] / usual[known], ALIKE)  # less than 1 if all cells are wild
+    factor = np.fmin(least / (unit * alike), NOISY * ratio)
     factor[(factor < DEEPEST) | (np.abs(factor - 1) < STATED)] = 1
     return np.minimum(factor, SHALLOWEST)
 
@@ -117,8 +122,8 @@ def _by_pixels(flat: _Flat, sigma: float, ratio: NDArray[np.float64]) -> NDArray
     """By how pixels scatter."""
     unknown = np.isnan(ratio)
     deeper = (ratio > DEEPEST) & (ratio < DEEPER)
-    if flat.sky.image.stored.dtype.kind != "f":  # of counts a quiet cell is overscan
-        deeper[:] = False
+    if flat.sky.image.stored.dtype.kind != "f":  # of counts a quiet strip is overscan
+        deeper = binary_opening(deeper, SQUARE)
     if not deeper.any() and not _opened(ratio > SHALLOWER, unknown).any():
         return np.ones(ratio.shape)
     looks = zip(*_looks(flat, sigma, ratio), strict=True)
@@ -127,7 +132,7 @@ def _by_pixels(flat: _Flat, sigma: float, ratio: NDArray[np.float64]) -> NDArray
     rougher = rough / np.median(quiet) if quiet.size else np.ones(ratio.shape)
     shallower = (np.minimum(ratio, rougher) > SHALLOWER) & (lean < LOPSIDED)
     shallower = _opened(shallower, unknown)
-    beside = binary_dilation(deeper, np.ones((3, 3))) & (quarter < DEEPER)
+    beside = binary_dilation(deeper, SQUARE) & (quarter < DEEPER)
     factor = np.where(beside, quarter, 1.0)
     by_noise = np.clip(np.minimum(quarter, rougher), 1, SHALLOWEST)
     return np.where(shallower & ~beside, by_noise, factor)
@@ -146,13 +151,19 @@ def _looks(
         own = np.pad(own, [(0, -side % 2) for side in own.shape], constant_values=np.nan)
         own[~(own > DEEPEST)] = np.inf
         quarter = own.reshape(2, -1, 2).min(axis=(0, 2))
-        bend = np.full(pixels.shape, np.nan, np.float32)
-        bend[:, 1:-1] = pixels[:, :-2] - 2 * pixels[:, 1:-1] + pixels[:, 2:]
         lean, some = np.full(row.shape, np.inf), row > SHALLOWER
         low, middle, high = _percentiles(cells_of(pixels, MESH)[0, some], SIDES[0], 50, SIDES[1])
         above, below = high - middle, middle - low
         lean[some] = np.where(above > below, above, below) / np.maximum(np.fmin(above, below), TINY)
-        yield quarter, clipped(cells_of(bend, MESH)[0])[1], lean
+        yield quarter, np.fmin(_rough(pixels), _rough(pixels.T)), lean
+
+
+def _rough(pixels: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Scatter of second differences down the columns of each cell of a row, or column, of them."""
+    bend = np.full(pixels.shape, np.nan, np.float32)
+    bend[1:-1] = pixels[:-2] - 2 * pixels[1:-1] + pixels[2:]
+    rough: NDArray[np.float64] = clipped(cells_of(bend, MESH))[1].ravel()
+    return rough
 
 
 def _scatter(cells: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -165,7 +176,7 @@ def _scatter(cells: NDArray[np.float32]) -> NDArray[np.float64]:
 def _opened(some: NDArray[np.bool_], unknown: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Cells that lie in a square of 3 x 3 of these; what is unknown or beyond the edge may be."""
     wide = np.pad(some | unknown, 1, constant_values=True)
-    inside = binary_opening(wide, np.ones((3, 3)))[1:-1, 1:-1]
+    inside = binary_opening(wide, SQUARE)[1:-1, 1:-1]
     return inside & some
 
 

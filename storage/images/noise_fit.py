@@ -9,7 +9,7 @@ it is the full scatter of pixels, so that correlated noise does not deflate it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -77,20 +77,27 @@ def fit_noise(image: SurveyImage, fills: Fills) -> NoiseFit:
     sigma = quiet if stated is None else stated
     if image.stored.dtype.kind != "f" and sigma < MIN_INTEGER_SIGMA:
         sigma = 0.0
-    slope = gain_slope(sky, sigma) if sigma > 0 else 0.0
-    known = sigma > 0 and math.isfinite(sigma)
-    factor = noise_factors(sky, sigma, slope, stated) if known else np.ones(background.shape)
+    slope, factor = 0.0, np.ones(background.shape)
+    if sigma > 0 and math.isfinite(sigma):
+        factor = noise_factors(sky, sigma, 0.0, stated)
+        slope = gain_slope(replace(sky, even=factor == 1), sigma)
+        if slope > 0 and (factor != 1).any():
+            factor = noise_factors(sky, sigma, slope, stated)
     sigma, slope = (math.ldexp(one, fills.exponent) for one in (sigma, slope))
     return NoiseFit(sigma, slope, np.ldexp(background, fills.exponent), is_measured, factor)
 
 
 @dataclass(frozen=True, eq=False)
 class Sky:
-    """An image above its background, in strips of mesh cells; values in units of 2**exponent."""
+    """An image above its background, in strips of mesh cells; values in units of 2**exponent.
+
+    Where cells are not `even`, if that is given, there are none.
+    """
 
     image: SurveyImage
     fills: Fills
     background: NDArray[np.float64]
+    even: NDArray[np.bool_] | None = None
 
     @property
     def size(self) -> int:
@@ -100,7 +107,11 @@ class Sky:
     def strips(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Rows, and their pixels less the background; NaN of those unfit."""
         for rows, level in stretched(self.background, self.image.stored.shape):
-            yield rows, (_values(self.image, self.fills, rows) - level).astype(np.float32)
+            values = _values(self.image, self.fills, rows)
+            if self.even is not None:
+                used = np.repeat(self.even[rows.start // MESH], MESH)[: values.shape[1]]
+                values = np.where(used, values, np.nan)
+            yield rows, (values - level).astype(np.float32)
 
     def variance(self, rows: slice) -> NDArray[np.float64]:
         """The survey's own, of an image that has it."""

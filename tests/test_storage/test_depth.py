@@ -14,6 +14,7 @@ from storage.images.encoder import encode_image
 from storage.images.entries import describe_image
 from storage.images.fills import find_fills
 from storage.images.image_input import SurveyImage
+from storage.images.mesh import stretched
 from storage.images.noise_fit import fit_noise
 from storage.images.trial import encode_on_trial
 from storage.survey import ImageRef
@@ -87,10 +88,14 @@ def test_pixels_tell_the_noise_of_a_part():
     assert (found < 1.5 * cells).all()
 
 
-def test_of_counts_a_quiet_part_is_no_sky_and_a_noisy_one_is():
-    found = factors(of_depths(dtype="i2")[0])
+def test_of_counts_a_quiet_strip_is_no_sky():
+    stored, _ = of_depths(dtype="i2")
+    stored[:, :130] = np.random.default_rng(9).normal(300, 4, (768, 130))  # overscan
+    found = factors(stored)
     assert found[6:, 11:].mean() == pytest.approx(3.0, rel=0.1)
-    assert (found[:4, :4] == 1).all()
+    assert (found[:, :2] == 1).all()
+    stored[:, :260] = np.random.default_rng(9).normal(300, 6, (768, 260))  # an amplifier
+    assert factors(stored)[:, :4].mean() == pytest.approx(6 / SIGMA, rel=0.1)
 
 
 def test_a_crowded_part_is_not_taken_for_noise():
@@ -104,24 +109,44 @@ def test_a_crowded_part_is_not_taken_for_noise():
     assert (factors(sky.astype("f4")) == 1).all()
 
 
-def galaxy(gain: float | None, stars: int = 40) -> tuple[np.ndarray, np.ndarray]:
-    """A large galaxy with stars in it, and the noise of each pixel, which grows with the light."""
+def galaxy(gain: float, spread: tuple[int, int]) -> tuple[np.ndarray, ...]:
+    """A large galaxy with stars in it: pixels, their noise, which grows with light, and light."""
     y, x = np.indices(SHAPE)
     light = 200 * SIGMA * np.exp(-np.hypot(y - 384, x - 512) / 45)
     rng = np.random.default_rng(6)
-    for row, column in rng.uniform(300, 500, (stars, 2)):
+    for row, column in rng.uniform(*spread, (40, 2)):
         light += 300 * SIGMA * np.exp(-((y - row) ** 2 + (x - column - 128) ** 2) / 5)
-    noise = np.sqrt(SIGMA**2 + (light / gain if gain else 0))
-    return (500 + light + rng.normal(0, noise)).astype("f4"), noise
+    noise = np.sqrt(SIGMA**2 + light / gain)
+    return (500 + light + rng.normal(0, noise)).astype("f4"), noise, 500 + light
 
 
-def test_noise_that_grows_with_light_is_not_counted_twice():
-    stored, noise = galaxy(0.1)
-    image = survey_image(stored, noise)
+@pytest.mark.parametrize("spread", [(300, 500), (20, 740)])
+@pytest.mark.parametrize("with_plane", [False, True])
+def test_noise_that_grows_with_light_is_not_counted_twice(spread, with_plane):
+    """Whether the stars that would show how it grows are all in the galaxy or not."""
+    stored, noise, light = galaxy(0.1, spread)
+    image = replace(survey_image(stored, noise if with_plane else None), gain=0.1)
     fit = fit_noise(image, find_fills(image))
-    assert fit.slope > 5
-    assert np.percentile(fit.factor, 90) < 1.2
-    assert fit.factor.max() < 2.5  # of diffuse light in the background it does not know
+    level = np.concatenate([one for _, one in stretched(fit.background, SHAPE)])
+    factor = np.repeat(np.repeat(fit.factor, 64, axis=0), 64, axis=1)
+    stated = factor * np.sqrt(fit.sigma**2 + fit.slope * np.maximum(light - level, 0))
+    assert np.percentile(stated / noise, 99.9) < 1.5
+    assert np.median(stated / noise) == pytest.approx(1, rel=0.1)
+
+
+def test_a_plane_may_differ_from_pixel_to_pixel():
+    stored, noise = of_depths()
+    jitter = np.exp(np.random.default_rng(10).normal(0, 0.25, SHAPE))
+    np.testing.assert_allclose(factors(stored, noise * jitter), factors(stored, noise), rtol=0.15)
+
+
+def test_patterns_of_columns_and_rows_are_not_noise():
+    sky = synthetic.sky(SHAPE, sources=30, sigma=SIGMA, seed=7)
+    pattern = np.random.default_rng(11).normal(0, 2 * SIGMA, 424)
+    sky[:, 600:] += pattern
+    assert (factors(sky.astype("f4")) == 1).all()
+    sky[:, 600:] += np.resize(pattern, 768)[:, np.newaxis] - pattern
+    assert (factors(sky.astype("f4")) == 1).all()
 
 
 def test_a_sky_that_rises_is_not_noise():
