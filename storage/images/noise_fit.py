@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.ndimage import binary_dilation
 
 from skyfold.noise import MESH
 from storage.images.cells import cells_of, clipped
@@ -80,7 +81,8 @@ def fit_noise(image: SurveyImage, fills: Fills) -> NoiseFit:
     slope, factor = 0.0, np.ones(background.shape)
     if sigma > 0 and math.isfinite(sigma):
         factor = noise_factors(sky, sigma, 0.0, stated)
-        slope = gain_slope(replace(sky, even=factor == 1), sigma)
+        beside = binary_dilation(factor != 1, np.ones((3, 3)))  # which may be of two depths
+        slope = gain_slope(replace(sky, even=~beside), sigma)
         if slope > 0 and (factor != 1).any():
             factor = noise_factors(sky, sigma, slope, stated)
     sigma, slope = (math.ldexp(one, fills.exponent) for one in (sigma, slope))

@@ -134,6 +134,15 @@ def test_noise_that_grows_with_light_is_not_counted_twice(spread, with_plane):
     assert np.median(stated / noise) == pytest.approx(1, rel=0.1)
 
 
+def test_noise_of_shallower_parts_is_no_light():
+    """In slices of a cube that end within cells."""
+    noise = np.repeat([[SIGMA], [3 * SIGMA], [9 * SIGMA]], [300, 240, 228], axis=0)
+    noise = np.broadcast_to(noise, SHAPE)
+    stored = np.random.default_rng(12).normal(500, noise).astype("f4")
+    image = survey_image(stored, noise)
+    assert fit_noise(image, find_fills(image)).slope == 0
+
+
 def test_a_plane_may_differ_from_pixel_to_pixel():
     stored, noise = of_depths()
     jitter = np.exp(np.random.default_rng(10).normal(0, 0.25, SHAPE))
