@@ -28,7 +28,7 @@ from skyfold.codecs.skewed import SkewedCodec
 from skyfold.codecs.sparse import SparseCodec
 from skyfold.codecs.tagged import TaggedCodec
 from skyfold.ladder import LEVELS, TILE
-from skyfold.noise import MESH
+from skyfold.noise import MESH, NOISE_CELL
 
 FORMAT = 1
 ZARR_KEY = "zarr.json"
@@ -69,7 +69,7 @@ LAYERS = (
     "noise",
 )
 WHOLE = ("background", "quantum", "noise")  # one chunk an image, not one a tile
-_MESHES = ("background", "noise")
+_MESHES = {"background": MESH, "noise": NOISE_CELL}  # pixels a side of a cell
 
 
 def layers_read(
@@ -140,7 +140,7 @@ class ImageGroup:
     def _spec(self, layer: str) -> dict[str, Any]:
         ty, tx = self.tiles
         if layer in _MESHES:
-            nodes = (ty * TILE // MESH, tx * TILE // MESH)
+            nodes = (ty * TILE // _MESHES[layer], tx * TILE // _MESHES[layer])
             return _whole((self.count, *nodes), "int32")
         if layer == "quantum":
             return _whole((self.count, 2, ty * TILE), "float64")

@@ -34,7 +34,8 @@ Factor: TypeAlias = NDArray[np.float64] | None
 MESH = 64  # pixels a side of one node of the background mesh; a power of two
 FLOAT_GRID_BITS = 12  # a float's grid unit is 2**-12 of its noise, rounded to a power of two
 MIN_STRETCH = 0.25
-NOISE_STEP = 2.0**-8  # of the stored mesh of noise
+NOISE_CELL = 32  # pixels a side of a cell of the mesh of noise
+NOISE_STEP = 2.0**-8  # of its numbers
 PREDICTION_LIMIT = 2048.0  # noise units; brighter pixels are left to the residual
 
 
@@ -160,7 +161,7 @@ def noise_at(mesh: NDArray[np.integer[Any]], rows: slice, columns: slice) -> NDA
     Parameters
     ----------
     mesh : ndarray, shape (nodes_y, nodes_x), integer
-        f - 1 of cells of 64 x 64 pixels, in units of `NOISE_STEP`.
+        f - 1 of cells of `NOISE_CELL` pixels a side, in units of `NOISE_STEP`.
     rows, columns : slice
         Window in pixels of the image; start and stop given.
 
@@ -169,7 +170,7 @@ def noise_at(mesh: NDArray[np.integer[Any]], rows: slice, columns: slice) -> NDA
     CorruptDataError
         If a factor is not above 0.
     """
-    y, x = (np.arange(one.start, one.stop) // MESH for one in (rows, columns))
+    y, x = (np.arange(one.start, one.stop) // NOISE_CELL for one in (rows, columns))
     factors: NDArray[np.float64] = 1 + mesh * np.float64(NOISE_STEP)
     if not factors.min(initial=1) > 0:
         raise CorruptDataError(f"the layer noise has a factor of {factors.min()}; it is above 0")

@@ -220,8 +220,8 @@ class Image:
         y = self.archive.model(self.row["model"]).run(self.layer("latent", ty, tx))
         factor = 1.0
         if self.row.get("uneven"):
-            cells = self.layer("noise", 0, 0)[4 * ty : 4 * ty + 4, 4 * tx : 4 * tx + 4]
-            factor = np.kron(1 + cells / 256, np.ones((64, 64)))
+            cells = self.layer("noise", 0, 0)[8 * ty : 8 * ty + 8, 8 * tx : 8 * tx + 8]
+            factor = np.kron(1 + cells / 256, np.ones((32, 32)))
         y = np.clip(np.nan_to_num(y.astype(np.float64), nan=0.0) * factor, -2048, 2048)
         signal = noise["sigma"] * (y + (noise["stretch"] / 4) * y * np.maximum(y, 0))
         background = self._background(ty, tx)

@@ -20,7 +20,7 @@ from skyfold.codecs.latents import LatentsCodec, SparseLatentsCodec
 from skyfold.errors import CorruptDataError, UnknownCodecError
 from skyfold.ladder import LEVELS, TILE
 from skyfold.layout import STRIDE, WHOLE
-from skyfold.noise import MESH
+from skyfold.noise import MESH, NOISE_CELL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -165,10 +165,9 @@ def require_layer(entry: ImageEntry, layer: str, array: LayerArray) -> None:
     with reading(array.path, f"the layer {layer} of image {entry.id}"):
         ty, tx = (-(-side // TILE) for side in entry.plane)
         channels = int(array.shape[-1])
-        mesh: Any = ((ty * TILE // MESH, tx * TILE // MESH), None, "int32")
         shape, chunk, dtype = {
-            "background": mesh,
-            "noise": mesh,
+            "background": ((ty * TILE // MESH, tx * TILE // MESH), None, "int32"),
+            "noise": ((ty * TILE // NOISE_CELL, tx * TILE // NOISE_CELL), None, "int32"),
             "checksum": ((ty, tx, len(LEVELS)), None, "uint32"),
             "quantum": ((2, ty * TILE), None, "float64"),
             "latent": ((ty * _SIDE, tx * _SIDE, channels), (_SIDE, _SIDE, channels), "int16"),

@@ -14,9 +14,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.ndimage import binary_dilation, binary_opening, uniform_filter
+from scipy.ndimage import binary_dilation, binary_opening, minimum_filter, uniform_filter
 
-from skyfold.noise import MESH
+from skyfold.noise import MESH, NOISE_CELL
 from storage.images.cells import cells_of, clipped
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ STEPS = 32  # of a factor's logarithm, to the base e: finer differences are luck
 def noise_factors(
     sky: Sky, sigma: float, slope: float, stated: float | None
 ) -> NDArray[np.float64]:
-    """Noise of every mesh cell over that of the image, 1 wherever it is about that.
+    """Noise of cells of 32 pixels a side over that of the image, 1 wherever it is about that.
 
     Noise that grows with light, as far as `slope` says so, is not counted again.
 
@@ -61,7 +61,8 @@ def noise_factors(
 
     Returns
     -------
-    ndarray, shape (nodes_y, nodes_x), float64
+    ndarray, shape (2 nodes_y, 2 nodes_x), float64
+        Of four cells for each of the mesh of the background.
     """
     image = sky.image
     flat = _Flat(sky, slope / sigma**2)
@@ -101,7 +102,9 @@ class _Flat:
 
 def _by_plane(flat: _Flat, ratio: NDArray[np.float64], stated: float | None) -> NDArray[np.float64]:
     """By the survey's own noise, where pixels do not scatter less; NaN where it says nothing."""
-    least, usual = np.stack([_own_noise(one) for one in flat.variances()], axis=1)
+    own = [_own_noise(one) for one in flat.variances()]
+    least, usual = np.concatenate(own, axis=1)
+    ratio = _in_four(ratio)
     known = np.isfinite(usual) & (ratio > 0)
     if not known.any():
         return np.ones(ratio.shape)
@@ -113,49 +116,60 @@ def _by_plane(flat: _Flat, ratio: NDArray[np.float64], stated: float | None) -> 
 
 
 def _own_noise(variance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The survey's least and usual noise of each cell of a row of them; NaN of none."""
+    """The survey's least and usual noise of each cell of two rows of them; NaN of none."""
     good = np.where(np.isfinite(variance) & (variance > 0), variance, np.nan)
-    return np.sqrt(_percentiles(cells_of(good, MESH)[0, :, ::EVERY], QUIETEST, 50))
+    cells = _small_cells(good)
+    found = _percentiles(cells.reshape(-1, cells.shape[-1]), QUIETEST, 50)
+    return np.sqrt(found).reshape(2, *cells.shape[:2])
+
+
+def _small_cells(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Two rows of cells of a row of the mesh, four for each of its own; NaN beyond the edge."""
+    beyond = [(0, -side % MESH) for side in pixels.shape]
+    return cells_of(np.pad(pixels, beyond, constant_values=np.nan), NOISE_CELL)
+
+
+def _in_four(cells: NDArray[Any]) -> NDArray[Any]:
+    return np.repeat(np.repeat(cells, 2, axis=0), 2, axis=1)
 
 
 def _by_pixels(flat: _Flat, sigma: float, ratio: NDArray[np.float64]) -> NDArray[np.float64]:
     """By how pixels scatter."""
-    unknown = np.isnan(ratio)
+    unknown, shape = np.isnan(ratio), (2 * ratio.shape[0], 2 * ratio.shape[1])
     deeper = (ratio > DEEPEST) & (ratio < DEEPER)
     if flat.sky.image.stored.dtype.kind != "f":  # of counts a quiet strip is overscan
         deeper = binary_opening(deeper, SQUARE)
     if not deeper.any() and not _opened(ratio > SHALLOWER, unknown).any():
-        return np.ones(ratio.shape)
+        return np.ones(shape)
     looks = zip(*_looks(flat, sigma, ratio), strict=True)
-    quarter, rough, lean = (np.stack(one) for one in looks)
+    own, rough, lean = (np.concatenate(one) for one in looks)
     quiet = rough[(ratio > 1 / NOISY) & (ratio < NOISY) & (rough > 0)]
     rougher = rough / np.median(quiet) if quiet.size else np.ones(ratio.shape)
     shallower = (np.minimum(ratio, rougher) > SHALLOWER) & (lean < LOPSIDED)
     shallower = _opened(shallower, unknown)
-    beside = binary_dilation(deeper, SQUARE) & (quarter < DEEPER)
-    factor = np.where(beside, quarter, 1.0)
-    by_noise = np.clip(np.minimum(quarter, rougher), 1, SHALLOWEST)
-    return np.where(shallower & ~beside, by_noise, factor)
+    least = minimum_filter(own, 3, mode="nearest")  # a cell of two depths scatters like neither
+    beside = _in_four(binary_dilation(deeper, SQUARE)) & (least < DEEPER)
+    by_noise = np.clip(np.minimum(least, _in_four(rougher)), 1, SHALLOWEST)
+    return np.where(beside, least, np.where(_in_four(shallower), by_noise, 1))
 
 
 def _looks(
     flat: _Flat, sigma: float, ratio: NDArray[np.float64]
 ) -> Iterator[tuple[NDArray[np.float64], ...]]:
-    """Of every row of cells, what pixels say of each.
+    """Of every row of the mesh, what pixels say of its cells.
 
-    Scatter of the quietest quarter over the image's noise, as a cell may be of two depths; scatter
-    between neighbours; how unlike both sides' scatter is, for cells that may be shallower.
+    Scatter of the small cells over the image's noise; scatter between neighbours; how unlike both
+    sides' scatter is, for cells that may be shallower.
     """
     for row, pixels in zip(ratio, flat.strips(), strict=True):
-        own = _scatter(cells_of(pixels, MESH // 2)) / sigma
-        own = np.pad(own, [(0, -side % 2) for side in own.shape], constant_values=np.nan)
+        own = _scatter(_small_cells(pixels)) / sigma
         own[~(own > DEEPEST)] = np.inf
-        quarter = own.reshape(2, -1, 2).min(axis=(0, 2))
         lean, some = np.full(row.shape, np.inf), row > SHALLOWER
         low, middle, high = _percentiles(cells_of(pixels, MESH)[0, some], SIDES[0], 50, SIDES[1])
         above, below = high - middle, middle - low
         lean[some] = np.where(above > below, above, below) / np.maximum(np.fmin(above, below), TINY)
-        yield quarter, np.fmin(_rough(pixels), _rough(pixels.T)), lean
+        rough = np.fmin(_rough(pixels), _rough(pixels.T))
+        yield own, rough[np.newaxis], lean[np.newaxis]
 
 
 def _rough(pixels: NDArray[np.float32]) -> NDArray[np.float64]:

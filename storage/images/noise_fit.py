@@ -51,8 +51,8 @@ class NoiseFit:
         At the centres of cells of 64 x 64 pixels [stored unit].
     is_measured : ndarray of bool, shape of `background`
         Cells with pixels of their own; others have the median of these.
-    factor : ndarray, shape of `background`, float64
-        Noise of cells over `sigma`; 1 where it is about that.
+    factor : ndarray, shape (2 nodes_y, 2 nodes_x), float64
+        Noise of cells of half the side over `sigma`; 1 where it is about that.
     """
 
     sigma: float
@@ -78,12 +78,13 @@ def fit_noise(image: SurveyImage, fills: Fills) -> NoiseFit:
     sigma = quiet if stated is None else stated
     if image.stored.dtype.kind != "f" and sigma < MIN_INTEGER_SIGMA:
         sigma = 0.0
-    slope, factor = 0.0, np.ones(background.shape)
+    slope, factor = 0.0, np.ones((2 * background.shape[0], 2 * background.shape[1]))
     if sigma > 0 and math.isfinite(sigma):
         factor = noise_factors(sky, sigma, 0.0, stated)
-        beside = binary_dilation(factor != 1, np.ones((3, 3)))  # which may be of two depths
+        uneven = cells_of(factor != 1, 2).any(axis=-1)
+        beside = binary_dilation(uneven, np.ones((3, 3)))  # which may be of two depths
         slope = gain_slope(replace(sky, even=~beside), sigma)
-        if slope > 0 and (factor != 1).any():
+        if slope > 0 and uneven.any():
             factor = noise_factors(sky, sigma, slope, stated)
     sigma, slope = (math.ldexp(one, fills.exponent) for one in (sigma, slope))
     return NoiseFit(sigma, slope, np.ldexp(background, fills.exponent), is_measured, factor)

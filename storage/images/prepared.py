@@ -15,8 +15,9 @@ import numpy as np
 from skyfold import ladder
 from skyfold.images.index import FLAG_FILL
 from skyfold.ladder import SAFE_INTEGER, TILE
-from skyfold.noise import MESH, NOISE_STEP, Factor, NoiseModel, background_at, noise_at
+from skyfold.noise import MESH, NOISE_CELL, NOISE_STEP, Factor, NoiseModel, background_at, noise_at
 from skyfold.science.sky import median_of_neighbours
+from storage.images.cells import cells_of
 from storage.images.fills import find_fills, is_safe_integer
 from storage.images.mapped import part_of
 from storage.images.mesh import mesh_in_steps
@@ -87,7 +88,7 @@ class Prepared:
         Pixels and tiles along y and x.
     mesh : ndarray, shape (4 tiles_y, 4 tiles_x), int32
         Background, in steps of the noise model's.
-    uneven : ndarray, shape of `mesh`, int32, or None
+    uneven : ndarray, shape (8 tiles_y, 8 tiles_x), int32, or None
         Noise, as `skyfold.noise.noise_at` takes it; None where it is the same all over.
     """
 
@@ -104,7 +105,8 @@ class Prepared:
         own = tuple(map(slice, fit.is_measured.shape))
         self._is_measured = np.zeros(nodes, bool)
         self._is_measured[own] = fit.is_measured
-        factor = mesh_in_steps(fit.factor - 1, 0, NOISE_STEP, nodes)
+        cells = self.tiles[0] * TILE // NOISE_CELL, self.tiles[1] * TILE // NOISE_CELL
+        factor = mesh_in_steps(fit.factor - 1, 0, NOISE_STEP, cells)
         self.uneven = factor if factor.any() else None
 
     @property
@@ -114,7 +116,9 @@ class Prepared:
 
     def correct(self, correction: NDArray[np.float64]) -> None:
         """Add to the mesh, in units of the noise there."""
-        factor = 1 if self.uneven is None else 1 + self.uneven * NOISE_STEP
+        factor: Any = 1
+        if self.uneven is not None:
+            factor = 1 + cells_of(self.uneven, MESH // NOISE_CELL).mean(axis=-1) * NOISE_STEP
         steps = np.rint(correction * factor * self.noise.sigma / self.noise.background_step)
         limits = np.iinfo(np.int32)
         self.mesh = np.clip(self.mesh + steps, limits.min, limits.max).astype(np.int32)

@@ -17,7 +17,7 @@ from skyfold.compiled import can_compile
 from skyfold.images.index import FLAG_FILL
 from skyfold.ladder import LEAF, LEVELS, TILE
 from skyfold.layout import STRIDE
-from skyfold.noise import MESH
+from skyfold.noise import MESH, NOISE_CELL
 from storage.images import tile_kernels as kernels
 from storage.images.far_pixels import WHOLE, Cells, keep_bound
 from storage.images.prepared import NotLadderableError
@@ -84,7 +84,8 @@ class StripLayers:
             "exact": np.zeros(shape, np.int64 if wide else np.int32),
         }
         if how.image.uneven is not None:
-            self.layers["noise"] = how.image.uneven[nodes]
+            cells = slice(first * TILE // NOISE_CELL, last * TILE // NOISE_CELL)
+            self.layers["noise"] = how.image.uneven[cells]
 
     def made(self) -> Layers:
         """Every layer, finished."""

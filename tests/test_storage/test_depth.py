@@ -57,9 +57,9 @@ def test_a_plane_tells_the_noise_of_each_cell(dtype, unit):
     found = factors(stored, unit * noise)
     image = survey_image(stored, unit * noise)
     sigma = fit_noise(image, find_fills(image)).sigma
-    for cell, true in (((1, 1), 0.5), ((8, 5), 1.0), ((6, 13), 3.0)):
+    for cell, true in (((2, 2), 0.5), ((16, 10), 1.0), ((12, 26), 3.0)):
         assert found[cell] * sigma == pytest.approx(true * SIGMA, rel=0.1)
-    cells = noise.reshape(12, 64, 16, 64).min(axis=(1, 3))
+    cells = noise.reshape(24, 32, 32, 32).min(axis=(1, 3))
     assert (found * sigma < 1.1 * cells).all()  # of a cell of two depths by the deeper one
 
 
@@ -75,16 +75,16 @@ def test_a_plane_is_not_believed_where_pixels_scatter_less():
     stored, noise = of_depths()
     noise[400:700, 100:500] *= 5  # which the pixels do not bear out
     assert factors(stored, noise).max() < 3.3 / 0.9
-    assert factors(stored, noise)[8, 5] < 1.3
+    assert factors(stored, noise)[16, 10] < 1.3
 
 
 def test_pixels_tell_the_noise_of_a_part():
     stored, noise = of_depths(sources=60)
     found = factors(stored)
-    assert found[6:, 11:].mean() == pytest.approx(3.0, rel=0.1)
-    assert found[:3, :3].mean() == pytest.approx(0.5, rel=0.1)
-    assert (found[7:, :8] == 1).all()
-    cells = noise.reshape(12, 64, 16, 64).min(axis=(1, 3)) / SIGMA
+    assert found[12:, 22:].mean() == pytest.approx(3.0, rel=0.1)
+    assert found[:6, :6].mean() == pytest.approx(0.5, rel=0.1)
+    assert (found[14:, :16] == 1).all()
+    cells = noise.reshape(24, 32, 32, 32).min(axis=(1, 3)) / SIGMA
     assert (found < 1.5 * cells).all()
 
 
@@ -92,10 +92,10 @@ def test_of_counts_a_quiet_strip_is_no_sky():
     stored, _ = of_depths(dtype="i2")
     stored[:, :130] = np.random.default_rng(9).normal(300, 4, (768, 130))  # overscan
     found = factors(stored)
-    assert found[6:, 11:].mean() == pytest.approx(3.0, rel=0.1)
-    assert (found[:, :2] == 1).all()
+    assert found[12:, 22:].mean() == pytest.approx(3.0, rel=0.1)
+    assert (found[:, :4] == 1).all()
     stored[:, :260] = np.random.default_rng(9).normal(300, 6, (768, 260))  # an amplifier
-    assert factors(stored)[:, :4].mean() == pytest.approx(6 / SIGMA, rel=0.1)
+    assert factors(stored)[:, :6].mean() == pytest.approx(6 / SIGMA, rel=0.1)
 
 
 def test_a_crowded_part_is_not_taken_for_noise():
@@ -128,7 +128,7 @@ def test_noise_that_grows_with_light_is_not_counted_twice(spread, with_plane):
     image = replace(survey_image(stored, noise if with_plane else None), gain=0.1)
     fit = fit_noise(image, find_fills(image))
     level = np.concatenate([one for _, one in stretched(fit.background, SHAPE)])
-    factor = np.repeat(np.repeat(fit.factor, 64, axis=0), 64, axis=1)
+    factor = np.repeat(np.repeat(fit.factor, 32, axis=0), 32, axis=1)
     stated = factor * np.sqrt(fit.sigma**2 + fit.slope * np.maximum(light - level, 0))
     assert np.percentile(stated / noise, 99.9) < 1.5
     assert np.median(stated / noise) == pytest.approx(1, rel=0.1)
@@ -146,7 +146,9 @@ def test_noise_of_shallower_parts_is_no_light():
 def test_a_plane_may_differ_from_pixel_to_pixel():
     stored, noise = of_depths()
     jitter = np.exp(np.random.default_rng(10).normal(0, 0.25, SHAPE))
-    np.testing.assert_allclose(factors(stored, noise * jitter), factors(stored, noise), rtol=0.15)
+    off = np.abs(factors(stored, noise * jitter) / factors(stored, noise) - 1)
+    assert np.percentile(off, 95) < 0.1  # but cells of two depths
+    assert off.max() < 0.6
 
 
 def test_patterns_of_columns_and_rows_are_not_noise():
@@ -182,8 +184,8 @@ def test_what_surrounds_a_round_image_does_not_count():
     y, x = np.indices(SHAPE)
     stored[np.hypot(y - 384, x - 512) > 500] = np.nan
     found = factors(stored)
-    assert found[6, 11:14].min() > 2.7
-    assert found[0, 15] == 1  # of which nothing is known
+    assert found[12, 23:28].min() > 2.7
+    assert found[0, 31] == 1  # of which nothing is known
 
 
 @pytest.mark.parametrize("with_plane", [False, True])
