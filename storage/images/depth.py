@@ -35,6 +35,7 @@ LOPSIDED = 1.15  # ratio of both sides' scatter, from which there are sources in
 QUIETEST = 5  # percent of a cell's pixels: it may be of two depths
 ALIKE = 90  # percent of cells, beyond which the rest are of one depth in any plane
 SIDES = 15.87, 84.13  # percentiles, one standard deviation to either side of a Gaussian's middle
+SMOOTHED = 0.5  # of the roughness that such noise would have: what is smoother was made
 ENOUGH = 128  # pixels whose scatter is known to 6 %
 EVERY = 5  # of a cell's pixels: 819 of them tell their scatter to 2.5 %
 SMOOTH = 5  # pixels a side
@@ -145,6 +146,7 @@ def _by_pixels(flat: _Flat, sigma: float, ratio: NDArray[np.float64]) -> NDArray
     own, rough, lean = (np.concatenate(one) for one in looks)
     quiet = rough[(ratio > 1 / NOISY) & (ratio < NOISY) & (rough > 0)]
     rougher = rough / np.median(quiet) if quiet.size else np.ones(ratio.shape)
+    deeper &= rougher > SMOOTHED * ratio
     shallower = (np.minimum(ratio, rougher) > SHALLOWER) & (lean < LOPSIDED)
     shallower = _opened(shallower, unknown)
     least = minimum_filter(own, 3, mode="nearest")  # a cell of two depths scatters like neither
