@@ -83,7 +83,7 @@ def test_guard_makes_other_machines_agree(uneven, dtype, exponent, slope, offset
     tolerance, factor = 4e-6, None
     rng = np.random.default_rng(seed)
     if uneven:
-        mesh = np.rint(256 * (2.0 ** rng.uniform(-4, 4, (4, 4)) - 1)).astype(np.int32)
+        mesh = np.rint(256 * (2.0 ** rng.uniform(-4, 4, (8, 8)) - 1)).astype(np.int32)
         factor = noise_at(mesh, slice(0, 256), slice(0, 256))
         y = noise.to_noise_units(grid - background, factor) + (y - np.rint(y))
     reach = tolerance * 0.4 * (1 + np.abs(y))

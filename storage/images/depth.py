@@ -35,6 +35,7 @@ LOPSIDED = 1.15  # ratio of both sides' scatter, from which there are sources in
 QUIETEST = 5  # percent of a cell's pixels: it may be of two depths
 ALIKE = 90  # percent of cells, beyond which the rest are of one depth in any plane
 SIDES = 15.87, 84.13  # percentiles, one standard deviation to either side of a Gaussian's middle
+ONE_DEPTH = 0.95  # of the image's noise, from which a cell is all of its depth
 SMOOTHED = 0.5  # of the roughness that such noise would have: what is smoother was made
 ENOUGH = 128  # pixels whose scatter is known to 6 %
 EVERY = 5  # of a cell's pixels: 819 of them tell their scatter to 2.5 %
@@ -150,7 +151,7 @@ def _by_pixels(flat: _Flat, sigma: float, ratio: NDArray[np.float64]) -> NDArray
     shallower = (np.minimum(ratio, rougher) > SHALLOWER) & (lean < LOPSIDED)
     shallower = _opened(shallower, unknown)
     least = minimum_filter(own, 3, mode="nearest")  # a cell of two depths scatters like neither
-    beside = _in_four(binary_dilation(deeper, SQUARE)) & (least < DEEPER)
+    beside = _in_four(binary_dilation(deeper, SQUARE)) & (least < DEEPER) & (own < ONE_DEPTH)
     by_noise = np.clip(np.minimum(least, _in_four(rougher)), 1, SHALLOWEST)
     return np.where(beside, least, np.where(_in_four(shallower), by_noise, 1))
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 CELL = 32  # pixels a side of a noise cell: smaller than the structure of most backgrounds
 ENOUGH_CELLS = 1024  # or half as many: their quietest quarter tells the noise to 0.3 %
 TOGETHER = 256  # mesh cells: fewer leave the processor waiting for Python, more for memory
+UNLIKE = 1.5  # factor of noise: where it is more, peaks of noise pass for light
 MIN_INTEGER_SIGMA = 0.3  # below it an integer image holds no noise to speak of
 
 
@@ -81,10 +82,10 @@ def fit_noise(image: SurveyImage, fills: Fills) -> NoiseFit:
     slope, factor = 0.0, np.ones((2 * background.shape[0], 2 * background.shape[1]))
     if sigma > 0 and math.isfinite(sigma):
         factor = noise_factors(sky, sigma, 0.0, stated)
-        uneven = cells_of(factor != 1, 2).any(axis=-1)
-        beside = binary_dilation(uneven, np.ones((3, 3)))  # which may be of two depths
+        other = cells_of(np.abs(np.log(factor)) > math.log(UNLIKE), 2).any(axis=-1)
+        beside = binary_dilation(other, np.ones((3, 3)))  # which may be of two depths
         slope = gain_slope(replace(sky, even=~beside), sigma)
-        if slope > 0 and uneven.any():
+        if slope > 0 and (factor != 1).any():
             factor = noise_factors(sky, sigma, slope, stated)
     sigma, slope = (math.ldexp(one, fills.exponent) for one in (sigma, slope))
     return NoiseFit(sigma, slope, np.ldexp(background, fills.exponent), is_measured, factor)
