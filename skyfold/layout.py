@@ -11,7 +11,7 @@
 
 In a group of images with ``ty x tx`` tiles of 256 pixels, the first axis is the image, a chunk is
 one tile and a shard is one image. An image occupies the corner ``[:ny, :nx]``; beyond it all
-layers of pixels are zero; `background`, `noise` and `latent` say nothing.
+layers of pixels are zero; `background`, `stripes`, `noise` and `latent` say nothing.
 """
 
 from __future__ import annotations
@@ -67,13 +67,19 @@ LAYERS = (
     *_BASE,
     "quantum",
     "noise",
+    "stripes",
 )
-WHOLE = ("background", "quantum", "noise")  # one chunk an image, not one a tile
+WHOLE = ("background", "quantum", "noise", "stripes")  # one chunk an image, not one a tile
 _MESHES = {"background": MESH, "noise": NOISE_CELL}  # pixels a side of a cell
 
 
 def layers_read(
-    level: str, mode: str, *, quantised: bool = False, uneven: bool = False
+    level: str,
+    mode: str,
+    *,
+    quantised: bool = False,
+    uneven: bool = False,
+    striped: bool = False,
 ) -> tuple[str, ...]:
     """Layers that decoding an image at a level reads.
 
@@ -89,10 +95,12 @@ def layers_read(
         Whether the pixels were integers before, see `skyfold.quantum`.
     uneven : bool
         Whether the noise is not the same all over the sky, see `skyfold.noise.noise_at`.
+    striped : bool
+        Whether rows or columns have offsets, see `skyfold.noise.stripes_at`.
     """
     if mode == "direct":
         return ("direct", *_BASE)
-    base = ("noise", *_BASE) if uneven else _BASE
+    base = (*["noise"] * uneven, *["stripes"] * striped, *_BASE)
     if level in _BY_ITSELF.get(mode, ()):
         return ("direct", "background", *base)  # the background tells the noise of pixels
     more = ("quantum",) if quantised and level == "exact" else ()
@@ -142,6 +150,8 @@ class ImageGroup:
         if layer in _MESHES:
             nodes = (ty * TILE // _MESHES[layer], tx * TILE // _MESHES[layer])
             return _whole((self.count, *nodes), "int32")
+        if layer == "stripes":
+            return _whole((self.count, 2, max(ty, tx) * TILE), "int32")
         if layer == "quantum":
             return _whole((self.count, 2, ty * TILE), "float64")
         if layer == "checksum":

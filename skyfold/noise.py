@@ -9,7 +9,8 @@ floats). In grid units, with the background ``b`` and ``v = X - b``::
     y = 2 / stretch * (sqrt(1 + stretch * v / sigma) - 1)   for v >= 0;  v / sigma below
 
 Where an image is not equally deep all over, its noise is ``f sigma(v)`` with a mesh of factors f,
-and its noise units are y / f.
+and its noise units are y / f. The background is a mesh; offsets of whole rows and columns, where a
+detector has them, are added to it.
 
 Only + - * / sqrt in float64 take part, which IEEE 754 rounds exactly: every machine finds the
 same cells. The stretch is Anscombe's (1948, Biometrika 35, 246) where it equals ``slope / sigma``;
@@ -36,6 +37,7 @@ FLOAT_GRID_BITS = 12  # a float's grid unit is 2**-12 of its noise, rounded to a
 MIN_STRETCH = 0.25
 NOISE_CELL = 32  # pixels a side of a cell of the mesh of noise
 NOISE_STEP = 2.0**-8  # of its numbers
+STRIPE_STEP = 8  # steps of the background mesh: unit of the offsets of rows and columns
 PREDICTION_LIMIT = 2048.0  # noise units; brighter pixels are left to the residual
 
 
@@ -208,6 +210,24 @@ def background_at(
     )  # a power of two: to scale the few nodes changes no digit
     whole: NDArray[np.float64] = (weights_y @ near) @ weights_x.T
     return whole
+
+
+def stripes_at(
+    offsets: NDArray[np.integer[Any]], step: float, rows: slice, columns: slice
+) -> NDArray[np.float64]:
+    """Offsets of the rows and columns of a window [grid units], exact in float64.
+
+    Parameters
+    ----------
+    offsets : ndarray, shape (2, n), integer
+        Of each row of the image, and of each column, in units of ``STRIPE_STEP * step``.
+    step : float
+        Of the background mesh [grid units].
+    rows, columns : slice
+        Window in pixels of the image; start and stop given.
+    """
+    unit = np.float64(STRIPE_STEP * step)
+    return offsets[0, rows, np.newaxis] * unit + offsets[1, columns] * unit
 
 
 @lru_cache(256)  # tiles of a row share those of y, tiles of a column those of x

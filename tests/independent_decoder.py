@@ -260,7 +260,13 @@ class Image:
         rows = mesh[low] * (128 - part[:, None]) + mesh[high] * part[:, None]
         low, high, part = between(tx * TILE, mesh.shape[1])
         whole = rows[:, low] * (128 - part) + rows[:, high] * part
-        return whole * (self.row["noise"]["background_step"] / 128**2)
+        step = self.row["noise"]["background_step"]
+        background = whole * (step / 128**2)
+        if self.row.get("striped"):
+            offsets = self.layer("stripes", 0, 0) * 8.0
+            rows, columns = (offsets[axis, at * TILE :][:TILE] for axis, at in ((0, ty), (1, tx)))
+            background = background + (rows[:, None] + columns) * step
+        return background
 
     def _from_grid(self, grid: np.ndarray) -> np.ndarray:
         if self.is_float:

@@ -42,9 +42,12 @@ def pixels() -> dict[str, np.ndarray]:
     even = (0.85 * sky).round().astype("i4")  # cells of 8 integers, made 9
     deep = sky.astype("f8")
     deep[:128, 64:192] = 300 + 0.3 * (deep[:128, 64:192] - 300)
+    striped = sky.round().astype("i4")
+    striped[:, 130:] += 160
+    striped[:20] += 100
     return {
         "blank": blank, "floats": floats, "wide": wide, "counts": counts, "cube": cube,
-        "even": even, "deep": deep,
+        "even": even, "deep": deep, "striped": striped,
     }  # fmt: skip
 
 
@@ -93,7 +96,9 @@ def test_both_find_the_same_bits(tiny_url, tiny_release, image_id, level):
     assert found.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("name", ["blank", "floats", "wide", "counts", "cube", "even", "deep"])
+@pytest.mark.parametrize(
+    "name", ["blank", "floats", "wide", "counts", "cube", "even", "deep", "striped"]
+)
 def test_it_finds_what_was_archived(ladder, pixels, name):
     archive, _ = ladder
     found = archive.decode(f"all/{name}", "exact")
@@ -101,7 +106,7 @@ def test_it_finds_what_was_archived(ladder, pixels, name):
     assert found.tobytes() == pixels[name].tobytes()
 
 
-@pytest.mark.parametrize("name", ["blank", "floats", "even", "deep"])
+@pytest.mark.parametrize("name", ["blank", "floats", "even", "deep", "striped"])
 def test_both_find_the_same_bounded_values(ladder, name):
     archive, release = ladder
     bounded = release.images.read(f"all/{name}", "bounded").values
@@ -117,6 +122,16 @@ def test_deeper_parts_have_narrower_cells(ladder, pixels):
     error = np.abs(window.values - pixels["deep"]) / bound
     assert (error <= window.sigma).all()
     assert error[32:96, 96:160].max() < 0.35 * 20 < error[32:96, 224:].max()
+
+
+def test_offsets_of_rows_and_columns_are_added(ladder, pixels):
+    archive, release = ladder
+    assert archive.images["all/striped"]["striped"]
+    assert not archive.images["all/even"]["striped"]
+    window = release.images.read("all/striped", "latent")
+    off = np.median(window.values - pixels["striped"], axis=0)
+    assert np.abs(off).max() < 20 < 160
+    assert np.abs(np.median(window.values - pixels["striped"], axis=1)).max() < 20
 
 
 def test_cells_of_an_even_number_of_integers_hold_one_more(ladder, pixels):

@@ -168,6 +168,7 @@ def require_layer(entry: ImageEntry, layer: str, array: LayerArray) -> None:
         shape, chunk, dtype = {
             "background": ((ty * TILE // MESH, tx * TILE // MESH), None, "int32"),
             "noise": ((ty * TILE // NOISE_CELL, tx * TILE // NOISE_CELL), None, "int32"),
+            "stripes": ((2, max(ty, tx) * TILE), None, "int32"),
             "checksum": ((ty, tx, len(LEVELS)), None, "uint32"),
             "quantum": ((2, ty * TILE), None, "float64"),
             "latent": ((ty * _SIDE, tx * _SIDE, channels), (_SIDE, _SIDE, channels), "int16"),

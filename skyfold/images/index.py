@@ -76,6 +76,8 @@ class ImageEntry:
         `bounded` holds cells as they are, see `skyfold.ladder.joined_cells`.
     uneven : bool
         Whether some parts are deeper than others: the layer `noise` then says by how much.
+    striped : bool
+        Whether rows or columns have offsets of their own, in the layer `stripes`.
     fwhm_pix : float or None
         Of point sources [pixel].
     time : str or None
@@ -143,6 +145,7 @@ class ImageEntry:
     dithered: bool = False
     coarse: int | None = None
     uneven: bool = False
+    striped: bool = False
 
     @property
     def plane(self) -> tuple[int, int]:
@@ -167,8 +170,8 @@ class ImageEntry:
 
     def layers_at(self, level: str) -> tuple[str, ...]:
         """Layers that decoding at a level reads."""
-        quantised = self.quantum is not None
-        return layers_read(level, self.mode, quantised=quantised, uneven=self.uneven)
+        extra = {"uneven": self.uneven, "striped": self.striped}
+        return layers_read(level, self.mode, quantised=self.quantum is not None, **extra)
 
     def bytes_at(self, level: str) -> int:
         """Stored bytes of all layers that decoding at a level reads."""
@@ -266,7 +269,7 @@ def _to_parquet(rows: list[dict[str, Any]]) -> bytes:
         **dict.fromkeys(("step", "bscale", "bzero", "quant_step", "fwhm_pix"), real),
         **dict.fromkeys(("ra", "dec", "radius_deg"), real),
         **dict.fromkeys(("shape", "healpix", "details"), pa.list_(whole)),
-        **dict.fromkeys(("odd_cells", "dithered", "uneven"), pa.bool_()),
+        **dict.fromkeys(("odd_cells", "dithered", "uneven", "striped"), pa.bool_()),
         "fills": pa.binary(),
         "noise": pa.struct(noise),
         "quantum": pa.struct(quantum),

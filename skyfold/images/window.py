@@ -20,7 +20,7 @@ from skyfold.errors import CorruptDataError, InvalidRequestError, LevelNotStored
 from skyfold.images.index import FLAG_FILL
 from skyfold.ladder import BLOCK, LEAF, LEVELS, TILE
 from skyfold.layout import STRIDE
-from skyfold.noise import Factor, NoiseModel, background_at, noise_at
+from skyfold.noise import Factor, NoiseModel, background_at, noise_at, stripes_at
 from skyfold.quantum import Quantum, QuantumWindow
 
 if TYPE_CHECKING:
@@ -258,8 +258,11 @@ class _Decoder:
         return values, sigma
 
     def _background(self, name: tuple[int, int]) -> NDArray[np.float64]:
-        step = self._noise.background_step
-        return background_at(self.layers["background"], step, *_pixels_of(name))
+        step, place = self._noise.background_step, _pixels_of(name)
+        background = background_at(self.layers["background"], step, *place)
+        if self.entry.striped:
+            background += stripes_at(self.layers["stripes"], step, *place)
+        return background
 
     def _factor(self, name: tuple[int, int]) -> Factor:
         """Factors of a tile's noise, of an image that is not equally deep all over."""

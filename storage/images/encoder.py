@@ -46,8 +46,8 @@ class EncodedImage:
     raw : SurveyImage
     strips : callable
         Gives the layers of one strip of tiles after the other, without the axis of images, and
-        without `direct` and `quantum`; raises `NotLadderableError` where it meets what cannot be
-        refined.
+        without `direct`, `quantum` and `stripes`; raises `NotLadderableError` where it meets what
+        cannot be refined.
     noise : NoiseModel or None
     fills : ndarray, shape (n,)
         Values of flags 2 and up, in the stored dtype.
@@ -64,6 +64,8 @@ class EncodedImage:
         Width of a cell of `sources` in quarters of one of `bounded`.
     uneven : bool
         Whether the layer `noise` is needed.
+    stripes : ndarray, shape (2, 256 max(tiles)), int32, or None
+        The layer of that name, if it is needed.
     """
 
     mode: str
@@ -78,15 +80,22 @@ class EncodedImage:
     dithered: bool = False
     coarse: int | None = None
     uneven: bool = False
+    stripes: NDArray[np.int32] | None = None
+
+    @property
+    def of_all(self) -> Layers:
+        """Layers that are not made strip by strip."""
+        layers = {"quantum": self.parameters, "stripes": self.stripes}
+        return {name: one for name, one in layers.items() if one is not None}
 
     @cached_property
     def layers(self) -> Layers:
         """All layers of all of the image, by name."""
         parts = list(self.strips())
         joined = {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
-        if self.parameters is not None:
-            joined["quantum"] = self.parameters
-        return joined | {"direct": pad_to_tiles(part_of(self.raw.stored, slice(None)))}
+        return (
+            joined | self.of_all | {"direct": pad_to_tiles(part_of(self.raw.stored, slice(None)))}
+        )
 
 
 def encode_image(
@@ -142,6 +151,7 @@ def _as_ladder(
         refined.dithered,
         refined.coarse,
         prepared.uneven is not None,
+        prepared.stripes,
     )
 
 

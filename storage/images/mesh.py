@@ -98,23 +98,28 @@ def _nearest(mesh: NDArray[np.float64]) -> NDArray[np.float64]:
     return mesh[tuple(place)]
 
 
+def in_steps(values: NDArray[np.float64], grid_exponent: int, step: float) -> NDArray[np.int32]:
+    """Levels as stored: in units of `step` on the grid.
+
+    Raises
+    ------
+    OverflowError
+        If one lies so many times the noise from zero that 32 bits do not hold it.
+    """
+    whole = np.rint(np.ldexp(values, -grid_exponent) / step)
+    limits = np.iinfo(np.int32)
+    if not (limits.min <= whole.min() and whole.max() <= limits.max):
+        raise OverflowError(f"background of {abs(whole).max():g} steps; int32 holds {limits.max}")
+    return whole.astype(np.int32)
+
+
 def mesh_in_steps(
     background: NDArray[np.float64],
     grid_exponent: int,
     step: float,
     nodes: tuple[int, int],
 ) -> NDArray[np.int32]:
-    """Background mesh as stored: in units of `step` on the grid, padded to whole tiles.
-
-    Raises
-    ------
-    OverflowError
-        If the background lies so many times the noise from zero that 32 bits do not hold it.
-    """
-    whole = np.rint(np.ldexp(background, -grid_exponent) / step)
-    limits = np.iinfo(np.int32)
-    if not (limits.min <= whole.min() and whole.max() <= limits.max):
-        raise OverflowError(f"background of {abs(whole).max():g} steps; int32 holds {limits.max}")
-    mesh = whole.astype(np.int32)
+    """Background mesh as stored, padded to whole tiles; see `in_steps`."""
+    mesh = in_steps(background, grid_exponent, step)
     padding = [(0, want - have) for want, have in zip(nodes, mesh.shape, strict=True)]
     return np.pad(mesh, padding, mode="edge")

@@ -22,6 +22,7 @@ from storage.images.fills import slices
 from storage.images.gain import gain_slope
 from storage.images.mapped import part_of
 from storage.images.mesh import stretched
+from storage.images.stripes import find_stripes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from storage.images.fills import Fills
+    from storage.images.stripes import Axes
     from storage.survey import SurveyImage
 
 CELL = 32  # pixels a side of a noise cell: smaller than the structure of most backgrounds
@@ -54,6 +56,8 @@ class NoiseFit:
         Cells with pixels of their own; others have the median of these.
     factor : ndarray, shape (2 nodes_y, 2 nodes_x), float64
         Noise of cells of half the side over `sigma`; 1 where it is about that.
+    stripes : (ndarray, ndarray) or None
+        Offsets of every row, and of every column, beside `background` [stored unit].
     """
 
     sigma: float
@@ -61,6 +65,7 @@ class NoiseFit:
     background: NDArray[np.float64]
     is_measured: NDArray[np.bool_]
     factor: NDArray[np.float64]
+    stripes: Axes | None
 
 
 def fit_noise(image: SurveyImage, fills: Fills) -> NoiseFit:
@@ -75,6 +80,10 @@ def fit_noise(image: SurveyImage, fills: Fills) -> NoiseFit:
     background, is_measured = _background(image, fills)
     sky = Sky(image, fills, background)
     quiet = _quiet_sigma(sky)
+    stripes = find_stripes(sky, quiet) if 0 < quiet < math.inf else None
+    if stripes is not None:
+        sky = sky.without(stripes)
+        quiet = _quiet_sigma(sky)
     stated = _stated_sigma(quiet, sky)
     sigma = quiet if stated is None else stated
     if image.stored.dtype.kind != "f" and sigma < MIN_INTEGER_SIGMA:
@@ -88,20 +97,30 @@ def fit_noise(image: SurveyImage, fills: Fills) -> NoiseFit:
         if slope > 0 and (factor != 1).any():
             factor = noise_factors(sky, sigma, slope, stated)
     sigma, slope = (math.ldexp(one, fills.exponent) for one in (sigma, slope))
-    return NoiseFit(sigma, slope, np.ldexp(background, fills.exponent), is_measured, factor)
+    if stripes is not None:
+        rows, columns = (np.ldexp(one, fills.exponent) for one in stripes)
+        stripes = rows, columns
+    background = np.ldexp(background, fills.exponent)
+    return NoiseFit(sigma, slope, background, is_measured, factor, stripes)
 
 
 @dataclass(frozen=True, eq=False)
 class Sky:
     """An image above its background, in strips of mesh cells; values in units of 2**exponent.
 
-    Where cells are not `even`, if that is given, there are none.
+    Where cells are not `even`, if that is given, there are none. Stripes are taken off, if they are
+    given.
     """
 
     image: SurveyImage
     fills: Fills
     background: NDArray[np.float64]
     even: NDArray[np.bool_] | None = None
+    stripes: Axes | None = None
+
+    def without(self, stripes: Axes) -> Sky:
+        """With offsets of rows and columns taken off."""
+        return replace(self, stripes=stripes)
 
     @property
     def size(self) -> int:
@@ -115,6 +134,8 @@ class Sky:
             if self.even is not None:
                 used = np.repeat(self.even[rows.start // MESH], MESH)[: values.shape[1]]
                 values = np.where(used, values, np.nan)
+            if self.stripes is not None:
+                level = level + self.stripes[0][rows, np.newaxis] + self.stripes[1]
             yield rows, (values - level).astype(np.float32)
 
     def variance(self, rows: slice) -> NDArray[np.float64]:

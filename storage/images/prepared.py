@@ -15,13 +15,23 @@ import numpy as np
 from skyfold import ladder
 from skyfold.images.index import FLAG_FILL
 from skyfold.ladder import SAFE_INTEGER, TILE
-from skyfold.noise import MESH, NOISE_CELL, NOISE_STEP, Factor, NoiseModel, background_at, noise_at
+from skyfold.noise import (
+    MESH,
+    NOISE_CELL,
+    NOISE_STEP,
+    Factor,
+    NoiseModel,
+    background_at,
+    noise_at,
+    stripes_at,
+)
 from skyfold.science.sky import median_of_neighbours
 from storage.images.cells import cells_of
 from storage.images.fills import find_fills, is_safe_integer
 from storage.images.mapped import part_of
 from storage.images.mesh import mesh_in_steps
 from storage.images.noise_fit import NoiseFit, fit_noise
+from storage.images.stripes import stripes_in_steps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +65,8 @@ def prepare(image: SurveyImage) -> Prepared:
     if not (np.isfinite(fit.sigma) and fit.sigma > 0 and np.isfinite(fit.background).all()):
         raise NotLadderableError
     deepest, shallowest = (fit.sigma * float(one) for one in (fit.factor.min(), fit.factor.max()))
-    reach = float(np.abs(fit.background).max()) + FARTHEST * deepest
+    far = sum(float(np.abs(one).max()) for one in (fit.background, *(fit.stripes or ())))
+    reach = far + FARTHEST * deepest
     if fills.largest > reach:
         fills = find_fills(image, reach)
         if not _can_measure(fills, image):
@@ -90,6 +101,8 @@ class Prepared:
         Background, in steps of the noise model's.
     uneven : ndarray, shape (8 tiles_y, 8 tiles_x), int32, or None
         Noise, as `skyfold.noise.noise_at` takes it; None where it is the same all over.
+    stripes : ndarray, shape (2, 256 max(tiles)), int32, or None
+        Offsets of rows and columns, as `skyfold.noise.stripes_at` takes them, if there are any.
     """
 
     def __init__(self, image: SurveyImage, fills: Fills, fit: NoiseFit) -> None:
@@ -108,6 +121,9 @@ class Prepared:
         cells = self.tiles[0] * TILE // NOISE_CELL, self.tiles[1] * TILE // NOISE_CELL
         factor = mesh_in_steps(fit.factor - 1, 0, NOISE_STEP, cells)
         self.uneven = factor if factor.any() else None
+        self.stripes = None
+        if fit.stripes is not None:
+            self.stripes = stripes_in_steps(fit.stripes, exponent, step, max(self.tiles))
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -176,7 +192,11 @@ class Strip:
 
     def background(self, ty: int, tx: int) -> NDArray[np.float64]:
         """Background of a tile [grid units]."""
-        return background_at(self.image.mesh, self.image.noise.background_step, *_pixels_of(ty, tx))
+        image, place = self.image, _pixels_of(ty, tx)
+        background = background_at(image.mesh, image.noise.background_step, *place)
+        if image.stripes is not None:
+            background += stripes_at(image.stripes, image.noise.background_step, *place)
+        return background
 
     def factor(self, ty: int, tx: int) -> Factor:
         """Factors of the noise of a tile; None where they are 1."""

@@ -115,15 +115,16 @@ def choose_mode(sizes: Mapping[str, int], share: float, smallest: str) -> str:
 
 def _extra(encoded: EncodedImage) -> dict[str, bool]:
     """What layers there are that most images do not need, as `layers_read` takes it."""
-    return {"quantised": encoded.quantum is not None, "uneven": encoded.uneven}
+    striped = encoded.stripes is not None
+    return {"quantised": encoded.quantum is not None, "uneven": encoded.uneven, "striped": striped}
 
 
 def _coded_strips(encoded: EncodedImage, documents: Mapping[str, bytes]) -> dict[str, Coded]:
     """The layers of an image, coded strip by strip as they are made; `direct` is none of them."""
     names = layers_read("exact", encoded.mode, **_extra(encoded))
     coded = {name: Coded(documents[name]) for name in names if name != "direct"}
-    if encoded.parameters is not None:
-        coded["quantum"].add(encoded.parameters)
+    for name, values in encoded.of_all.items():
+        coded[name].add(values)
     for layers in encoded.strips():
         for name, values in layers.items():
             coded[name].add(values)

@@ -107,6 +107,7 @@ def encode_on_trial(
         dithered=encoded.dithered,
         coarse=encoded.coarse,
         uneven=encoded.uneven,
+        striped=encoded.stripes is not None,
     )
 
     def read(names: tuple[str, ...], tiles_y: slice, tiles_x: slice) -> dict[str, NDArray[Any]]:

@@ -140,6 +140,7 @@ def write_image(
         dithered=encoded.dithered and mode != "direct",
         coarse=encoded.coarse if mode != "direct" else None,
         uneven=encoded.uneven and mode != "direct",
+        striped=encoded.stripes is not None and mode != "direct",
         bytes={layer: len(shard) for layer, shard in sorted(shards.items())},
         places=places_of(entry, shards),
     )

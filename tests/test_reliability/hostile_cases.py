@@ -571,10 +571,13 @@ def _bytes() -> Iterator[Hostile]:
     yield Hostile(
         "background: zeros in zstd", "images", shard(f"{GROUP}/background", zstd_frame(2**28))
     )
-    yield Hostile("noise: zeros in zstd", "images", shard(f"{FLOATS}/noise", zstd_frame(2**28)))
+    for name in ("noise", "stripes"):
+        change = shard(f"{FLOATS}/{name}", zstd_frame(2**28))
+        yield Hostile(f"{name}: zeros in zstd", "images", change)
     for layer in (
         f"{GROUP}/background",
         f"{FLOATS}/noise",
+        f"{FLOATS}/stripes",
         f"{GROUP}/checksum",
         "densities/pz/checksum",
     ):

@@ -44,6 +44,7 @@ def write_survey(folder: Path, seed: int = 1) -> Path:
         sky = synthetic.sky(shape, sources=60, sigma=9.0, background=300, seed=seed)
         if dtype == "f4":
             sky[:128, 64:192] = 300 + 0.3 * (sky[:128, 64:192] - 300)  # deeper than the rest
+            sky[:, 200:] += 80  # another amplifier
         sky[5:9, 5:9] = 0 if dtype == "i2" else np.nan
         path = folder / f"raw/{name}.fits"
         synthetic.write_fits(path, sky.round().astype(dtype), synthetic.simple_wcs(shape))

@@ -14,7 +14,8 @@ from skyfold.layout import ImageGroup
 from storage.images.shards import make_shard
 
 LAYERS = (
-    "background", "checksum", "quantum", "guard", "flags", "sources", "bounded", "exact", "direct",
+    "background", "checksum", "quantum", "stripes", "guard", "flags", "sources", "bounded", "exact",
+    "direct",
 )  # fmt: skip
 
 
