@@ -37,6 +37,7 @@ ALIKE = 90  # percent of cells, beyond which the rest are of one depth in any pl
 SIDES = 15.87, 84.13  # percentiles, one standard deviation to either side of a Gaussian's middle
 ONE_DEPTH = 0.95  # of the image's noise, from which a cell is all of its depth
 SMOOTHED = 0.5  # of the roughness that such noise would have: what is smoother was made
+DARK = 5.0  # times the noise below the typical level: there is no sky
 ENOUGH = 128  # pixels whose scatter is known to 6 %
 EVERY = 5  # of a cell's pixels: 819 of them tell their scatter to 2.5 %
 SMOOTH = 5  # pixels a side
@@ -139,8 +140,10 @@ def _by_pixels(flat: _Flat, sigma: float, ratio: NDArray[np.float64]) -> NDArray
     """By how pixels scatter."""
     unknown, shape = np.isnan(ratio), (2 * ratio.shape[0], 2 * ratio.shape[1])
     deeper = (ratio > DEEPEST) & (ratio < DEEPER)
-    if flat.sky.image.stored.dtype.kind != "f":  # of counts a quiet strip is overscan
-        deeper = binary_opening(deeper, SQUARE)
+    if flat.sky.image.stored.dtype.kind != "f":  # of counts a quiet strip without sky is overscan
+        level = flat.sky.background
+        dark = level < np.median(level) - DARK * sigma
+        deeper = np.where(dark, binary_opening(deeper, SQUARE), deeper)
     if not deeper.any() and not _opened(ratio > SHALLOWER, unknown).any():
         return np.ones(shape)
     looks = zip(*_looks(flat, sigma, ratio), strict=True)

@@ -26,6 +26,7 @@ from storage.images.filtered import (
     Levels,
     filtered,
     sample,
+    troughs,
 )
 
 if TYPE_CHECKING:
@@ -74,13 +75,14 @@ def select_leaves(
     for number, (kind, plane, data) in enumerate(filtered(signal, residual, fwhm)):
         smooth = gaussian(plane, kind.sigma)
         level = levels[number] if levels else kind.level([sample(kind, smooth, plane, data)])
-        seen = level.above(smooth, kind.significance)
         if kind.of_sources and not kind.of_leaves:
+            seen = level.above(smooth - troughs(smooth, level), kind.significance)
             seen |= _made(smooth, residual, level, kind)
             seen |= _dips(smooth, plane, level, kind, fwhm)
             around = _around(seen, fwhm)
             kept, core = kept | around[0], core | around[1]
             continue
+        seen = level.above(smooth, kind.significance)
         if kind.of_sources:
             kept |= seen
             continue
