@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfold.codecs.chunk import ChunkCodec
-from skyfold.codecs.streams import compress, decompress
+from skyfold.codecs.streams import compress, decompress, repeats
 from skyfold.errors import CorruptDataError
 from skyfold.ladder import BLOCK
 
@@ -55,7 +55,11 @@ class BlocksCodec(ChunkCodec):
             return bytes([_ZERO])
         if used.all():
             return bytes([_ALL]) + compress(chunk.ravel())
-        return bytes([_BITMAP]) + write_bitmap(used) + compress(blocks[used].ravel())
+        some = blocks[used].ravel()
+        data = bytes([_BITMAP]) + write_bitmap(used) + compress(some)
+        if not repeats(some):
+            return data
+        return min(data, bytes([_ALL]) + compress(chunk.ravel()), key=len)  # runs along rows
 
     def decode_chunk(
         self, data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]

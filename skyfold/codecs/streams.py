@@ -25,13 +25,14 @@ def compress(values: NDArray[Any]) -> bytes:
     """Numbers as a standalone pcodec stream, the smaller of two where many repeat."""
     wide = values.astype(_WIDENED.get(values.dtype, values.dtype), copy=False)
     data = bytes(standalone.simple_compress(wide, ChunkConfig()))
-    if not _repeats(wide):
+    if not repeats(wide):
         return data
     lookback = ChunkConfig(_LOOKBACK_LEVEL, delta_spec=DeltaSpec.try_lookback())
     return min(data, bytes(standalone.simple_compress(wide, lookback)), key=len)
 
 
-def _repeats(values: NDArray[Any]) -> bool:
+def repeats(values: NDArray[Any]) -> bool:
+    """Whether many numbers equal the one before, so that a stream may look back."""
     return values.size > 1 and bool(np.mean(values[1:] == values[:-1]) >= MIN_REPEATS)
 
 
@@ -41,7 +42,7 @@ def needs_more_than(values: NDArray[Any], size: int, of_entropy: float = LEAST_O
     By the entropy of single values, less what differences of correlated ones could save a stream:
     1 where it is known that there are none.
     """
-    if not values.size or _repeats(values):
+    if not values.size or repeats(values):
         return False
     counts = np.bincount(np.subtract(values, values.min(), dtype=np.int64).ravel())
     counts = counts[counts > 0]

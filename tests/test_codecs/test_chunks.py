@@ -11,6 +11,7 @@ from pcodec import ChunkConfig, standalone
 
 from skyfold.codecs.blocks import BlocksCodec
 from skyfold.codecs.sparse import SparseCodec
+from skyfold.codecs.streams import compress
 from skyfold.codecs.zarr_codec import ZarrCodec
 from skyfold.errors import CorruptDataError
 
@@ -113,3 +114,16 @@ def test_sharded_arrays_of_zarr(codec, dtype):
     np.testing.assert_array_equal(again[1], chunk)
     np.testing.assert_array_equal(again[1, 16:, 8:16], chunk[16:, 8:16])
     assert (again[0] == 0).all()
+
+
+def test_a_map_of_few_values_is_coded_along_its_rows_where_that_is_smaller():
+    """Block after block, a weight map of an odd outline would lose its runs."""
+    rng = np.random.default_rng(4)
+    chunk = np.repeat(rng.choice([1.5, 2.25, 3.125], 256), 256).astype("f4").reshape(1, 256, 256)
+    y, x = np.indices((256, 256))
+    chunk[0, x + y < 90] = 0
+    data = BlocksCodec().encode_chunk(chunk)
+    blocks = chunk[0].reshape(32, 8, 32, 8).swapaxes(1, 2).reshape(-1, 64)
+    assert len(data) < 0.6 * len(compress(blocks[blocks.any(axis=1)].ravel()))
+    found = BlocksCodec().decode_chunk(data, chunk.shape, chunk.dtype)
+    assert found.tobytes() == chunk.tobytes()
