@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import median_filter
 
 from skyfold.ladder import LEAF
 from skyfold.science.filters import gaussian
@@ -27,9 +27,10 @@ EXTENDED_SIGNIFICANCE = 5.0
 RESIDUAL_SIGNIFICANCE = 5.0
 WIDE_SCALES = (2.0, 4.0)  # Gaussian sigma [pixel]
 SAMPLE = 120_000  # filtered pixels, from which their quantiles are known to 0.007 of their noise
-TROUGH = 16  # pixels a side of a cell whose lower third says how low the sky is there
+TROUGH = 16  # pixels a side of a cell whose median says how low the sky is there
 EVERY = 2  # of its pixels: a filtered plane has no more to tell
-MARGINS = 0.7, 0.5  # of the noise, by which the third of a cell, and of nine, is low in any sky
+DEEPEST = 5.0  # of the noise of a pixel: what lies lower is dead, or overscan
+MARGINS = 0.8, 0.4  # of the noise: so low the median of a cell is in any sky, and that of nine
 FWHM_TO_SIGMA = 2 * math.sqrt(2 * math.log(2))
 
 
@@ -125,10 +126,11 @@ def troughs(smooth: NDArray[np.float32], level: Level) -> NDArray[np.float32]:
     some = smooth[::EVERY, ::EVERY]
     ny, nx = (length // side for length in some.shape)
     cells = some.reshape(ny, side, nx, side).transpose(0, 2, 1, 3).reshape(ny, nx, side**2)
-    low = np.partition(cells, side**2 // 3, axis=-1)[..., side**2 // 3]
+    low = np.partition(cells, side**2 // 2, axis=-1)[..., side**2 // 2]
     lone, near = (np.float32(one * level.noise) for one in MARGINS)
-    depth = np.minimum(low + lone, uniform_filter(low, 3, mode="nearest") + near)
+    depth = np.minimum(low + lone, median_filter(low, 3, mode="nearest") + near)
     depth = np.minimum(depth - np.float32(level.quiet), 0)
+    depth[depth < -DEEPEST] = 0
     return np.repeat(np.repeat(depth, TROUGH, axis=0), TROUGH, axis=1)
 
 

@@ -90,3 +90,21 @@ def test_misfit_of_a_network_is_not_taken_for_noise():
     kept, _ = select_leaves(sky, residual, FWHM)
     plain, _ = select_leaves(sky, (sky + spots).astype("f4"), FWHM)
     assert kept.sum() > plain.sum()
+
+
+def test_sources_in_a_trough_of_the_background_are_seen():
+    """A mesh is too high beside a step, at a steep edge and around bright light."""
+    trough = np.zeros((512, 512), "f4")
+    trough[:300, :40] = -3 * (1 - np.arange(40) / 40)
+    rows, columns = np.indices(trough.shape)
+    trough -= 2 * np.exp(-((np.hypot(rows - 300, columns - 300) - 80) ** 2) / 800)
+    places = [(60, 9), (200, 15), (300, 220), (380, 300), (357, 357)]
+    sky = noise() + trough
+    for y, x in places:
+        sky += point(sky.shape, y, x, 9)
+    kept, _ = select_leaves(sky, noise(seed=7), FWHM)
+    rows, columns = np.indices(kept.shape) * 2 + 0.5
+    for y, x in places:
+        assert kept[np.hypot(rows - y, columns - x) < FWHM].all()
+    plain, _ = select_leaves(noise(), noise(seed=7), FWHM)
+    assert kept.mean() < plain.mean() + 0.01
