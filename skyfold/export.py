@@ -116,8 +116,8 @@ def export_catalog(
     if info.ra is None or info.dec is None:
         write_columns(columns, folder / "catalog.parquet")
         return [folder / "catalog.parquet"]
-    by_name = {one.name: np.asarray(one.values, float) for one in columns}
-    cells = healpix_of(by_name[info.ra], by_name[info.dec])
+    place = {one.name: one.values for one in columns if one.name in (info.ra, info.dec)}
+    cells = healpix_of(*(np.asarray(place[name], float) for name in (info.ra, info.dec)))
     order = np.argsort(cells, kind="stable")
     columns = [_rows(one, order) for one in (OutColumn(INDEX_COLUMN, cells), *columns)]
     parts = list(partitions(columns[0].values, rows))

@@ -86,6 +86,7 @@ def test_catalogs_become_hats_partitions(tmp_path):
         {"ra": rng.uniform(0, 360, 900) * u.deg, "dec": rng.uniform(-90, 90, 900) * u.deg}
     )
     table["mag"] = rng.normal(22, 1, 900).astype("f4")
+    table["kind"] = np.where(np.arange(900) % 2, "spiral", "irregular")
     facts = SimpleNamespace(ra="ra", dec="dec")
     catalog = SimpleNamespace(name="galaxies", description=facts, read=lambda level: table)
     paths = export_catalog(catalog, tmp_path, rows=100)
@@ -100,6 +101,7 @@ def test_catalogs_become_hats_partitions(tmp_path):
         cells = part["_healpix_29"].to_numpy()
         assert (np.diff(cells) >= 0).all()
         assert (cells >> 2 * (29 - order) == pixel).all()
+        assert set(part["kind"].to_pylist()) <= {"spiral", "irregular"}
         rows += len(part)
     assert rows == 900
     properties = (tmp_path / "hats.properties").read_text()
