@@ -174,8 +174,8 @@ def _length(size: Any, scale_deg: float) -> int:
     return max(int(np.ceil(length - 1e-6)), 1)
 
 
-def shifted_wcs(wcs: WCS, x0: int, y0: int) -> WCS:
-    """WCS of a window whose first pixel is (x0, y0) of the image."""
+def shifted_wcs(wcs: WCS, x0: int, y0: int, shape: tuple[int, int]) -> WCS:
+    """WCS of a window of shape (ny, nx) whose first pixel is (x0, y0) of the image."""
     with _lock, warnings.catch_warnings():
         warnings.simplefilter("ignore", FITSFixedWarning)
         moved = copy.deepcopy(wcs)
@@ -185,5 +185,6 @@ def shifted_wcs(wcs: WCS, x0: int, y0: int) -> WCS:
 
             sip = moved.sip
             moved.sip = Sip(sip.a, sip.b, sip.ap, sip.bp, sip.crpix - np.array([x0, y0]))
+        moved.pixel_shape = shape[::-1]  # footprints are reckoned from it
         moved.wcs.set()
     return moved

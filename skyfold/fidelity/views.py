@@ -240,8 +240,8 @@ def other_epoch(
         there = after[number].celestial_wcs()
         if wcs is None or there is None or not apart < (entry.radius_deg or 0):
             return None
-        here = sky.shifted_wcs(wcs, place[1].start, place[0].start)
         shape = place[0].stop - place[0].start, place[1].stop - place[1].start
+        here = sky.shifted_wcs(wcs, place[1].start, place[0].start, shape)
         found = align(here, shape, there, after[number].plane)
         if found.inside.mean() >= LEAST_OVERLAP:
             return after[number], found

@@ -201,7 +201,7 @@ def _cutout(library: ImageLibrary, box: Box, level: str, window: Window) -> Cuto
         unit=unit_of(entry),
         mask=_padded(mask, box.shape, place, fill=True),
         uncertainty=noise,
-        wcs=None if wcs is None else sky.shifted_wcs(wcs, box.x0, box.y0),
+        wcs=None if wcs is None else sky.shifted_wcs(wcs, box.x0, box.y0, box.shape),
         meta={
             "level": level,
             "bound": bound_at(entry, level),

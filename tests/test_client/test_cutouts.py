@@ -90,6 +90,9 @@ def test_epochs_are_every_image_that_covers_in_order_of_time(sky_release):
     assert [one.meta["image"] for one in stack] == ["sky/late", "sky/early"]
     assert stack[0].meta["time"] < stack[1].meta["time"]
     assert {one.shape for one in stack} == {(30, 30)}
+    for one in stack:
+        corners = SkyCoord(one.wcs.calc_footprint(), unit="deg")
+        assert (corners.separation(position) < 5 * u.arcsec).all()
     with pytest.raises(errors.OutsideFootprintError):
         sky_release.images.epochs(SkyCoord(40, 2, unit="deg"), SIZE)
 
@@ -101,6 +104,7 @@ def test_epochs_that_reach_the_box_in_part(sky_release):
     partly = sky_release.images.epochs(beyond, (20, 40), partly=True, level="exact")
     assert "sky/early" in {one.meta["image"] for one in partly}
     cut = next(one for one in partly if one.meta["image"] == "sky/early")
+    assert cut.wcs.array_shape == cut.shape == (20, 40)
     assert cut.mask[:, -11:].all()
     assert not cut.mask[:, :9].any()
 
