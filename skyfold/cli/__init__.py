@@ -14,7 +14,7 @@ import typer
 
 from skyfold.cli import fidelity, images, release, tables
 from skyfold.cli.arguments import CORRUPT, FAILED, NOT_MET, OUTSIDE, settings
-from skyfold.cli.terminal import print_record, say
+from skyfold.cli.terminal import say
 from skyfold.errors import CorruptDataError, NeedNotMetError, SkyfoldError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def run(commands: typer.Typer, argv: Sequence[str] | None = None) -> None:
     except NeedNotMetError as error:
         _fail(error)
         rows = [] if error.table is None else _rows_of(error.table)
-        print_record(rows)
+        fidelity.print_record(rows)
         sys.exit(NOT_MET)
     except CorruptDataError as error:
         _fail(error)
@@ -90,7 +90,10 @@ def run(commands: typer.Typer, argv: Sequence[str] | None = None) -> None:
 def _fail(error: BaseException) -> None:
     if settings["debug"] or "--debug" in sys.argv:
         raise error
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = str(error)
+    if isinstance(error, NeedNotMetError):
+        text = text.partition("\n")[0]  # its table is printed after it
+    text = " ".join(text.split()) or type(error).__name__
     say(f"{type(error).__name__}: {text}", file=sys.stderr)
 
 

@@ -61,6 +61,10 @@ def position_of(ra: float, dec: float) -> SkyCoord:
     """Position of two numbers [deg, ICRS]."""
     from astropy.coordinates import SkyCoord
 
+    if not math.isfinite(ra) or not abs(dec) <= 90:
+        raise typer.BadParameter(
+            f"position {ra:g}, {dec:g}: give RA and Dec in degrees, Dec from -90 to 90"
+        )
     return SkyCoord(ra, dec, unit="deg")
 
 

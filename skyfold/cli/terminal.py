@@ -26,13 +26,6 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, default=str, allow_nan=False))
 
 
-def print_record(rows: list[dict[str, Any]]) -> None:
-    """Print rows of a fidelity record."""
-    names = ("set", "band", "level", "case", "measure", "bin", "n", "p50", "p90", "high", "unit")
-    shown = [tuple(short(row.get(name)) for name in (*names, "bpp")) for row in rows]
-    print_table((*names, "bpp"), shown)
-
-
 def short(value: Any) -> str:
     """A value in a few characters."""
     if value is None:
@@ -41,12 +34,15 @@ def short(value: Any) -> str:
 
 
 def print_table(names: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
-    """Print a table for people."""
+    """Print a table for people; a cell that is too wide for the terminal goes on below."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*names)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for name in names:
+        table.add_column(Text(name), overflow="fold")
     for row in rows:
         table.add_row(*(Text(_printable(str(cell))) for cell in row))  # Text: names are not markup
     width = None if sys.stdout.isatty() else 160

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from skyfold import FidelityRecord, errors, open_release
+from skyfold import FidelityRecord, cli, errors, open_release
 from skyfold.plot import plot_fidelity
 
 
@@ -89,3 +90,47 @@ def test_pictures(tiny_release, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(errors.MissingDependencyError, match=r"skyfold\[plot\]"):
         cutout.plot()
+
+
+def told(capsys, *arguments: str) -> str:
+    """What a command prints on a terminal of 80 columns."""
+    with pytest.raises(SystemExit):
+        cli.main(arguments)
+    printed = capsys.readouterr()
+    return printed.out + printed.err
+
+
+def test_the_record_is_readable_on_a_narrow_terminal(tiny_release, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    rows = tiny_release.fidelity.filter(case="detection").rows()
+    rate = {"n": 1234, "bias": 0.0123, "p90": 1.0, "high": 0.0321, "low": 0.009, "unit": "fraction"}
+    bias = {"bias": -0.0456, "low": -0.0789, "high": 0.01, "statistic": "mean", "unit": "sigma"}
+    rows = [row | rate | {"measure": "injected_missed", "statistic": "mean"} for row in rows]
+    rows += [rows[0] | bias, rows[0] | {"high": None, "n": 7}]
+    cli.fidelity.print_record(rows + [row | {"case": "one"} for row in rows[:1]])
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines()[:-1])) <= 80
+    assert "\u2026" not in shown
+    assert "\ndetection, set night1, measure injected_missed\n" in shown
+    lines = [line.split() for line in shown.splitlines() if line.startswith("g ")]
+    assert lines[0][3:7] == ["1234", "0.0123", "0.0321", "fraction"]
+    assert ["1234", "-0.0456", "0.0789", "sigma"] in [line[3:7] for line in lines]
+    assert "too few" in shown
+    assert "n 1234, loss 0.0123, at most 0.0321, unit fraction" in shown.splitlines()[-1]
+
+
+def test_the_record_is_filtered_by_the_command(tiny_url, capsys):
+    options = ("--case", "photometry", "--band", "r", "--level", "latent", "--level", "exact")
+    rows = json.loads(told(capsys, "fidelity", tiny_url, "--json", *options))
+    wanted = {"case": "photometry", "band": "r", "level": ["latent", "exact"]}
+    assert rows == open_release(tiny_url).fidelity.filter(**wanted).rows()
+    assert "photometry, set night1, band r, " in told(capsys, "fidelity", tiny_url, *options)
+    assert "there are anomalies" in told(capsys, "fidelity", tiny_url, "--case", "astrology")
+
+
+def test_a_position_off_the_sky_is_wrong_usage(tiny_url, capsys):
+    command = ("cutout", tiny_url, "--ra", "150", "--size", "5", "-o", "never.fits", "--dec")
+    assert "Dec from -90" in told(capsys, *command, "222")
+    assert "Dec from -90" in told(capsys, *command, "nan")
