@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from astropy import units as u
-from astropy.coordinates import Angle
+from astropy.coordinates import Angle, BaseCoordinateFrame, SkyCoord
 from astropy.wcs import WCS, FITSFixedWarning
 from astropy.wcs.utils import proj_plane_pixel_scales
 
 from skyfold.errors import InvalidRequestError
 
 if TYPE_CHECKING:
-    from astropy.coordinates import SkyCoord
     from astropy.io import fits
     from numpy.typing import NDArray
 
@@ -106,6 +105,15 @@ def footprint(wcs: WCS, shape: tuple[int, int]) -> tuple[float, float, float, tu
         return centre.ra.deg, centre.dec.deg, radius, ()
     cells = sky.cone_search_skycoord(centre, radius * u.deg)
     return centre.ra.deg, centre.dec.deg, radius, tuple(int(cell) for cell in np.sort(cells))
+
+
+def require_position(position: Any) -> None:
+    """Raise `InvalidRequestError` unless these are positions that say their frame and unit."""
+    if not isinstance(position, SkyCoord | BaseCoordinateFrame):
+        raise InvalidRequestError(
+            f"position {position!r:.80} is a {type(position).__name__}: give an astropy SkyCoord, "
+            'such as SkyCoord(150.1, 2.2, unit="deg")'
+        )
 
 
 def pixel_positions(wcs: WCS, positions: SkyCoord) -> tuple[NDArray[Any], NDArray[Any]]:

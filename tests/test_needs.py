@@ -77,6 +77,8 @@ def test_several_needs_texts_and_typed():
     assert parse_needs(["1 sigma", typed]) == [Need(1, "sigma"), typed]
     with pytest.raises(InvalidNeedError, match="at least one need"):
         parse_needs([])
+    with pytest.raises(InvalidNeedError, match=r"'0\.5'.*it is a float"):
+        parse_needs(0.5)
 
 
 @pytest.mark.parametrize("sn", [-1.0, math.nan, INF, (10, 5), (INF, INF)])

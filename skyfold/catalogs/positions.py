@@ -10,6 +10,7 @@ from astropy import units as u
 from astropy.coordinates import Angle, SkyCoord
 
 from skyfold.errors import InvalidRequestError
+from skyfold.sky import require_position
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,6 +75,7 @@ class Cone:
     @classmethod
     def of(cls, position: SkyCoord, radius: Any) -> Cone:
         """Cone of a position and an angle above 0 and up to 180 deg; else InvalidRequestError."""
+        require_position(position)
         try:
             reach = Angle(radius)
         except (u.UnitsError, ValueError, TypeError) as error:

@@ -136,7 +136,10 @@ def parse_needs(needs: str | Need | Iterable[str | Need]) -> list[Need]:
     InvalidNeedError
         If one cannot be understood, or there is none.
     """
-    several = [needs] if isinstance(needs, str | Need) else list(needs)
+    several = list(needs) if isinstance(needs, Iterable) and not isinstance(needs, str) else [needs]
+    for one in several:
+        if not isinstance(one, str | Need):
+            raise _invalid(str(one), f"it is a {type(one).__name__}, and a need is text or a Need")
     if not several:
         raise _invalid("", "it is empty: at least one need is needed to choose a level")
     return [parse_need(need) if isinstance(need, str) else need for need in several]

@@ -218,6 +218,7 @@ def _cutout(library: ImageLibrary, box: Box, level: str, window: Window) -> Cuto
 
 def scalar_position(position: SkyCoord) -> SkyCoord:
     """One-dimensional positions; those of one position are of length one."""
+    sky.require_position(position)
     return position.reshape(-1)
 
 

@@ -372,14 +372,15 @@ class ImageLibrary:
         OutsideFootprintError
             If no image covers the position.
         InvalidRequestError
-            If several positions are given, or the size is not positive.
+            If the position is no SkyCoord, if several are given, or the size is not positive.
         """
+        positions = scalar_position(position)
         if not position.isscalar:
             raise InvalidRequestError(
                 f"cutout of {position.size} positions: give one at a time, or use cutouts"
             )
         found = self.cutouts(
-            scalar_position(position),
+            positions,
             size,
             band=band,
             level=level,

@@ -55,6 +55,11 @@ def test_failures_are_told_for_each_position(sky_release):
     with pytest.raises(errors.InvalidRequestError, match="keep, raise"):
         sky_release.images.cutouts(positions, SIZE, on_error="ignore")
     assert list(sky_release.images.cutouts(positions[:0], SIZE)) == []
+    for get in (sky_release.images.cutout, sky_release.images.cutouts, sky_release.images.epochs):
+        with pytest.raises(
+            errors.InvalidRequestError, match="is a tuple: give an astropy SkyCoord"
+        ):
+            get((150.0, 2.0), SIZE)
 
 
 @pytest.mark.parametrize("offset", [-10.05, -1.05, 0.05, 1.05, 10.05])
