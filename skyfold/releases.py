@@ -61,11 +61,12 @@ def list_releases(
     >>> skyfold.list_releases("s3://bucket/demo")  # doctest: +SKIP
     """
     store = Store(url, options)
+    place = store.root if store.is_local else store.url
     try:
         entries = store.read_json(CATALOG_KEY)
     except FileNotFoundError as error:
         raise ReleaseNotFoundError(
-            f"no catalog of releases at {store.url}: it has no {CATALOG_KEY}; give the URL of a "
+            f"no catalog of releases at {place}: it has no {CATALOG_KEY}; give the URL of a "
             "product, which is that of a release without its last part"
         ) from error
     with reading(f"{store.url}/{CATALOG_KEY}", "a catalog of releases"):

@@ -235,9 +235,10 @@ def test_a_release_pickles(tiny_release):
     np.testing.assert_array_equal(again.images.read("night1/r", "sources").values, before)
 
 
-def test_what_is_not_a_release(tmp_path, tiny_url):
-    with pytest.raises(errors.ReleaseNotFoundError):
-        open_release(tmp_path / "nothing")
+def test_what_is_not_a_release(tmp_path, tiny_url, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(errors.ReleaseNotFoundError, match=f"{tmp_path.name}/nothing: it has no"):
+        open_release("nothing")
     (tmp_path / "zarr.json").write_text("{}")
     with pytest.raises(errors.ReleaseNotFoundError, match="does not describe"):
         open_release(tmp_path)

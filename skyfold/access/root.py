@@ -19,6 +19,7 @@ def read_root(store: Store) -> tuple[bytes, dict[str, Any]]:
     ------
     ReleaseNotFoundError, FormatVersionError, StoreUnavailableError, CorruptDataError
     """
+    place = store.root if store.is_local else store.url  # whole: a relative one misleads
     try:
         data = store.read(layout.ZARR_KEY, MAX_METADATA_BYTES)
         root = json.loads(data)
@@ -26,11 +27,11 @@ def read_root(store: Store) -> tuple[bytes, dict[str, Any]]:
         version = about.get("format")
     except FileNotFoundError as error:
         raise ReleaseNotFoundError(
-            f"no release at {store.url}: it has no {layout.ZARR_KEY}; check the URL"
+            f"no release at {place}: it has no {layout.ZARR_KEY}; check the URL"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ReleaseNotFoundError(
-            f"{store.url}/{layout.ZARR_KEY} does not describe a skyfold release; check the URL"
+            f"{place}/{layout.ZARR_KEY} does not describe a skyfold release; check the URL"
         ) from error
     if version != layout.FORMAT:
         raise FormatVersionError(
