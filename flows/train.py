@@ -20,6 +20,8 @@ from flows.runner import HOUR, RUNNER, batches, run_batches, step, workers
 from skyfold.errors import InputError, ReleaseError
 from skyfold.images.network import Network
 from skyfold.layout import MODEL_FILES, PROVENANCE_KEY
+from storage.catalogs.archive import find_catalog_files
+from storage.densities.reader import find_density_files
 from storage.images.archive import inspect_image, plan_hold_out, require_few_bad, training_image
 from storage.images.entries import entry_from_note, note_of
 from storage.images.latent_search import searched_latents
@@ -60,6 +62,7 @@ def prepare(job: Job) -> str:
         Digest of the image model; empty for a survey without images.
     """
     logger = get_run_logger()
+    require_inputs(job)
     aside = [*train_catalogs(job), *train_densities(job)]
     job.builder.note("tables", {"set_aside": aside})
     plan = job.plan()
@@ -76,6 +79,21 @@ def prepare(job: Job) -> str:
     job.builder.note("training", note)
     logger.info("model %s is stored", digest[:12])
     return str(digest)
+
+
+def require_inputs(job: Job) -> None:
+    """Find the files of every pattern: a wrong one is told before hours of training, not after.
+
+    Raises
+    ------
+    ConfigError
+        If a pattern matches no file.
+    """
+    for catalog in job.config.catalogs:
+        find_catalog_files(job.config, catalog)
+    for densities in job.config.densities:
+        find_density_files(job.config, densities)
+    _ = job.found  # of the images; it is kept
 
 
 def _model_of_base(job: Job) -> tuple[str, list[dict[str, float]]]:

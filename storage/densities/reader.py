@@ -83,7 +83,7 @@ def open_densities(config: SurveyConfig, densities: DensitiesConfig) -> Densitie
     """
     parts: list[Part] = []
     aside: list[SetAside] = []
-    for file in _files(config, densities):
+    for file in find_density_files(config, densities):
         try:
             part = open_part(config, densities, file)
             _check(part, parts[0] if parts else part)
@@ -96,7 +96,14 @@ def open_densities(config: SurveyConfig, densities: DensitiesConfig) -> Densitie
     return DensitiesInput(densities.name, parts, aside)
 
 
-def _files(config: SurveyConfig, densities: DensitiesConfig) -> list[str]:
+def find_density_files(config: SurveyConfig, densities: DensitiesConfig) -> list[str]:
+    """Files of a set of densities, as the patterns found them.
+
+    Raises
+    ------
+    ConfigError
+        If a pattern matches no file.
+    """
     found: dict[str, None] = {}
     for pattern in densities.files:
         matches = (

@@ -15,7 +15,7 @@ import pytest
 from astropy.io import fits
 
 from skyfold.access.seal import seal_root
-from skyfold.errors import UnknownNameError
+from skyfold.errors import ConfigError, UnknownNameError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Prefect's and TensorFlow's own
 
@@ -150,6 +150,20 @@ def test_counts_alone_are_stored_as_they_are(prefect, tmp_path):
         np.testing.assert_array_equal(release.images.read(f"x/x{number}", "latent").values, one)
     with pytest.raises(UnknownNameError, match="exact at every level"):
         release.choose("photometry", "0.5 sigma")
+
+
+def test_a_wrong_pattern_is_told_before_anything_is_trained(survey, tmp_path, monkeypatch):
+    from flows import train
+    from flows.job import Job
+
+    text = survey.read_text().replace('"raw/', f'"{survey.parent}/raw/')
+    (tmp_path / "survey.toml").write_text(text.replace(".fits", ".fist"))
+    trained = []
+    monkeypatch.setattr(train, "get_run_logger", lambda: None)
+    monkeypatch.setattr(train, "train_catalogs", trained.append)
+    with pytest.raises(ConfigError, match="no file matches"):
+        train.prepare(Job(str(tmp_path / "survey.toml")))
+    assert trained == []
 
 
 def test_measuring_needs_an_encoded_release(prefect, survey, tmp_path):
