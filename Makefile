@@ -56,5 +56,7 @@ lock: setup
 	  --no-annotate --no-header -o requirements/consume.txt
 	echo uv | $(BIN)/uv pip compile --quiet - --universal --python-version 3.11 --generate-hashes --no-annotate --no-header -o requirements/uv.txt
 
+# Only what is made here: a survey that was built in the clone stays, and so does a stack, which may run.
 clean:
-	rm -rf build dist archive demo .pytest_cache .mypy_cache .ruff_cache
+	test ! -d build || find build -mindepth 1 -maxdepth 1 ! -name stack -exec rm -rf {} +
+	rm -rf dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
