@@ -41,13 +41,15 @@ function bytes(value) {
   }
   return `${digits(value)} PB`;
 }
+// The end of an interval that lies farther from 0: a bias may be negative.
+const endOf = (row) => (row[HIGH] === null ? null : Math.max(Math.abs(row[LOW]), Math.abs(row[HIGH])));
 function options(select, items, chosen) {
   select.replaceChildren(...items.map(([value, text]) => make("option", { value }, text)));
   select.value = String(chosen);
   if (select.selectedIndex < 0) select.selectedIndex = 0;
 }
 
-// The choice, by the rule of skyfold.choice.
+// The choice, by the rule of skyfold.fidelity.choice.
 const rowAt = new Map(record.rows.map((row) => [row.slice(0, 5).join(), row]));
 const storedAt = new Map(record.stored.map((row) => [`${row[0]},${row[1]}`, row]));
 
@@ -83,7 +85,7 @@ function judge(now) {
     let worst = { ratio: -1 };
     for (const area of now.areas) for (const bin of [...now.need.required, ...now.need.checked]) {
       const row = rowAt.get([level, area, ...number, bin].join());
-      const high = row ? row[HIGH] : null, must = now.need.required.includes(bin);
+      const high = row ? endOf(row) : null, must = now.need.required.includes(bin);
       const ratio = high === null ? (must ? Infinity : 0) : now.most === 0 ? (high ? Infinity : 0) : high / now.most;
       if (ratio > worst.ratio) worst = { ratio, high, area, bin };
     }
@@ -94,14 +96,20 @@ function judge(now) {
 }
 const meets = (verdict) => verdict.ratio <= 1 + ROUNDING;
 
-// My area.
+// My area, or my rows.
+const rowsOf = (now) => now.areas.reduce((sum, area) => sum + (record.areas[area].rows || 0), 0); // 0 of images
+const rateName = (now) => (rowsOf(now) ? "bytes per row" : rateIn(now.areas));
+const rateOf = (verdict, now) => (rowsOf(now) ? verdict.bytes / rowsOf(now) : verdict.bpp);
 function pixelsOf(now) {
   const number = Math.max(Number($("amount").value) || 0, 0);
   if ($("amount-unit").value === "Mpixel") return 1e6 * number;
   const sizes = now.areas.map((area) => record.areas[area].pixel_deg2).filter((size) => size);
   return number / (sizes.reduce((sum, size) => sum + size, 0) / sizes.length);
 }
-const priceOf = (verdict, now) => (Number.isFinite(verdict.bpp) ? bytes((verdict.bpp * pixelsOf(now)) / 8) : "not stored everywhere");
+function priceOf(verdict, now) {
+  if (!Number.isFinite(verdict.bpp)) return "not stored everywhere";
+  return bytes(rowsOf(now) ? rateOf(verdict, now) * 1e6 * Math.max(Number($("amount").value) || 0, 0) : (verdict.bpp * pixelsOf(now)) / 8);
+}
 
 function fillAnswer(now, verdicts) {
   const found = verdicts.find(meets), box = $("answer");
@@ -116,8 +124,8 @@ function fillAnswer(now, verdicts) {
     const why = found.name === LOSSLESS ? "It is the stored array bit for bit, so nothing is lost."
       : `Upper end of its recorded loss: ${amount(found.high, now.measure)} (${place(found)}), within the ${allowed} allowed.`;
     box.replaceChildren(
-      make("p", { class: "big" }, make("code", {}, found.name), ` at ${digits(found.bpp)} ${rateIn(now.areas)}`),
-      make("p", {}, `My area: ${priceOf(found, now)}. ${why}`));
+      make("p", { class: "big" }, make("code", {}, found.name), ` at ${digits(rateOf(found, now))} ${rateName(now)}`),
+      make("p", {}, `${$("amount-name").textContent}: ${priceOf(found, now)}. ${why}`));
     return found;
   }
   const nearest = verdicts.reduce((best, one) => (best && best.ratio <= one.ratio ? best : one), null);
@@ -131,13 +139,13 @@ function fillAnswer(now, verdicts) {
   return null;
 }
 function fillVerdicts(now, verdicts, chosen) {
-  const head = ["level", "meets the need", rateIn(now.areas), "my area", "upper end of the loss"];
+  const head = ["level", "meets the need", rateName(now), rowsOf(now) ? "my rows" : "my area", "upper end of the loss"];
   const rows = verdicts.map((one) => {
     const exact = one.name === LOSSLESS, open = one.high === null && !exact;
     const [kind, text] = meets(one) ? ["yes", "✓ yes"] : open ? ["unknown", "? too few objects"] : ["no", "✗ no"];
     return make("tr", chosen && one.level === chosen.level ? { class: "chosen" } : {},
       make("th", { scope: "row" }, make("code", {}, one.name)), make("td", { class: kind }, text),
-      ...[digits(one.bpp), priceOf(one, now), exact ? "0" : amount(one.high, now.measure)].map((value) => make("td", { class: "n" }, value)));
+      ...[Number.isFinite(one.bpp) ? digits(rateOf(one, now)) : "–", priceOf(one, now), exact ? "0" : amount(one.high, now.measure)].map((value) => make("td", { class: "n" }, value)));
   });
   $("verdicts").replaceChildren(
     make("caption", {}, "Every level against this need"),
@@ -158,7 +166,7 @@ function fillCode(now, chosen) {
   if (!chosen) return;
   const place = $("area").value === "all" ? null : record.areas[now.areas[0]];
   const area = record.areas[now.areas[0]], need = now.need.before + now.shown + now.need.after;
-  const where = (place ? `, set=${quotePython(place.set)}, band=${quotePython(place.band)}` : "")
+  const where = (place ? `, set=${quotePython(place.set)}${place.band ? `, band=${quotePython(place.band)}` : ""}` : "")
     + (now.lossy ? `, levels=${JSON.stringify(record.levels.filter((name) => name !== LOSSLESS))}` : "");
   const open = [`release = skyfold.open_release(${quotePython(address())})`,
     `level = release.choose(${quotePython(now.one.name)}, ${quotePython(need)}${where})  # ${chosen.name}`];
@@ -167,19 +175,21 @@ function fillCode(now, chosen) {
     ? ["import skyfold", "from astropy import units as u", "from astropy.coordinates import SkyCoord", "", ...open,
       `position = SkyCoord(${ra}, ${dec}, unit="deg")  # your own`,
       `cutout = release.images.cutout(position, 30 * u.arcsec, band=${quotePython(area.band)}, level=level)`]
-    : ["import skyfold", "", ...open, ...(area.image ? [`window = release.images.read(${quotePython(area.image)}, level)`] : [])];
+    : ["import skyfold", "", ...open, ...(area.image ? [`window = release.images.read(${quotePython(area.image)}, level)`]
+      : area.rows ? [`${area.kind === "catalogs" ? "table" : "pdf"} = release.${area.kind}[${quotePython(area.set)}].read(level=level)`] : [])];
   const url = quoteShell(address());
   const shell = [`skyfold choose ${url} ${quoteShell(now.one.name)} ${quoteShell(need)}`, area.position
     ? `skyfold cutout ${url} --ra ${ra} --dec ${dec} --size 30 --band ${quoteShell(area.band)} --level ${chosen.name} -o cutout.fits`
-    : area.image ? `skyfold decode ${url} ${quoteShell(area.image)} --level ${chosen.name} -o image.fits` : ""];
+    : area.image ? `skyfold decode ${url} ${quoteShell(area.image)} --level ${chosen.name} -o image.fits`
+      : area.rows ? `skyfold ${area.kind === "catalogs" ? "catalog" : "densities"} ${url} ${quoteShell(area.set)} --level ${chosen.name} -o ${area.kind === "catalogs" ? "table.parquet" : "pdf.npz"}` : ""];
   $("python").textContent = python.join("\n");
   $("shell").textContent = shell.filter(Boolean).join("\n");
 }
 
 // Controls.
 function span(measure, number) {
-  const mine = record.rows.filter((row) => row[CASE] === number[0] && row[MEASURE] === number[1] && row[HIGH] > 0);
-  const highs = mine.map((row) => row[HIGH]).sort((a, b) => a - b);
+  const mine = record.rows.filter((row) => row[CASE] === number[0] && row[MEASURE] === number[1] && endOf(row) > 0);
+  const highs = mine.map(endOf).sort((a, b) => a - b);
   if (!highs.length) return { low: 1e-3, high: 1, start: 0.1 };
   const start = measure.unit === "sigma" ? 0.5 : isRate(measure) ? 0.05 : Number(highs[highs.length >> 1].toPrecision(1));
   return { low: Math.min(highs[0] / 2, start), high: Math.max(highs[highs.length - 1] * 2, start), start };
@@ -208,10 +218,12 @@ function fillBins(wanted) {
   slideTo(range.start);
 }
 function update() {
-  const now = state(), verdicts = judge(now);
+  const now = state(), isAsked = now.most >= 0, verdicts = isAsked ? judge(now) : [];
+  $("verdicts").closest(".card").hidden = !isAsked;
   const withSky = now.areas.every((area) => record.areas[area].pixel_deg2);
   const unit = $("amount-unit").value;
-  options($("amount-unit"), [["Mpixel", "Mpixel"], ...(withSky ? [["deg2", "square degrees"]] : [])], unit || "Mpixel");
+  options($("amount-unit"), rowsOf(now) ? [["Mrow", "million rows"]] : [["Mpixel", "Mpixel"], ...(withSky ? [["deg2", "square degrees"]] : [])], unit || "Mpixel");
+  $("amount-name").textContent = rowsOf(now) ? "My rows" : "My area";
   const chosen = fillAnswer(now, verdicts);
   fillVerdicts(now, verdicts, chosen);
   fillCode(now, chosen);

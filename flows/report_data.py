@@ -72,7 +72,7 @@ def embedded_record(release: DataRelease, entries: list[ImageEntry]) -> dict[str
     return {
         "url": release.url if "://" in release.url else None,
         "levels": levels,
-        "areas": [_area(area, entries) for area in areas],
+        "areas": [_area(area, entries) | {"rows": _rows(release, *area[:2])} for area in areas],
         "bins": [_where(name)[0] for name in bins],
         "cases": cases,
         "stored": list(stored.values()),
@@ -163,6 +163,14 @@ def _area(area: tuple[str, str, str], entries: list[ImageEntry]) -> dict[str, An
         "pixel_deg2": float(proj_plane_pixel_area(wcs)) if wcs is not None else None,
         "position": [round(placed.ra or 0.0, 5), round(placed.dec or 0.0, 5)] if placed else None,
     }
+
+
+def _rows(release: DataRelease, kind: str, name: str) -> int | None:
+    """Rows of a catalog or of densities; None for images."""
+    if kind not in ("catalogs", "densities"):
+        return None
+    tables: Any = release.catalogs if kind == "catalogs" else release.densities
+    return len(tables[name]) if name in tables else None
 
 
 def embedded_history(history: list[dict[str, float]]) -> dict[str, list[list[float]]]:

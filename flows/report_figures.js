@@ -14,18 +14,23 @@ function ticks(low, high) {
   const tens = inside.filter((value) => /^1(0*|e.*)$|^0\.0*1$/.test(String(value)));
   return inside.length <= 6 ? inside : tens.length > 6 ? tens.filter((_, i) => i % Math.ceil(tens.length / 6) === 0) : tens;
 }
+// A series has one colour and mark in all panels of a case.
+function binsOf(number) {
+  return [...new Set(record.rows.filter((row) => row[CASE] === number).map((row) => row[BIN]))];
+}
 function curvesOf(number, areas) {
   const measure = record.cases[number[0]].measures[number[1]];
   const bins = [...new Set(record.rows.filter((row) => row[CASE] === number[0] && row[MEASURE] === number[1]).map((row) => row[BIN]))];
-  const lines = bins.map((bin, i) => ({
-    label: record.bins[bin], style: i % MARKS.length,
+  const series = binsOf(number[0]);
+  const lines = bins.map((bin, place) => ({
+    label: record.bins[bin], place, style: series.indexOf(bin) % MARKS.length,
     points: record.levels.flatMap((name, level) => {
       const rows = areas.map((area) => rowAt.get([level, area, ...number, bin].join())).filter((row) => row && row[HIGH] !== null);
       if (!rows.length) return [];
-      const row = rows.reduce((worst, one) => (one[HIGH] > worst[HIGH] ? one : worst));
+      const row = rows.reduce((worst, one) => (endOf(one) > endOf(worst) ? one : worst));
       const price = cost(level, areas.filter((area) => storedAt.has(`${level},${area}`)));
       const size = (value) => Math.abs(value);
-      return [{ name, bpp: price.bpp, value: size(row[VALUE]), low: Math.max(row[LOW], 0), high: size(row[HIGH]), count: row[COUNT], area: row[AREA] }];
+      return [{ name, bpp: price.bpp, value: size(row[VALUE]), low: row[LOW] > 0 || row[HIGH] < 0 ? Math.min(size(row[LOW]), size(row[HIGH])) : 0, high: endOf(row), count: row[COUNT], area: row[AREA] }];
     }),
   }));
   return { measure, lines };
@@ -71,7 +76,7 @@ function frame(svg, x, y, zero, measure, points, rate) {
 }
 function curve(line, x, height, measure, count) {
   const group = draw("g", { class: `s${line.style}` });
-  const shift = (line.style - (Math.min(count, MARKS.length) - 1) / 2) * 3; // so that intervals stand side by side
+  const shift = ((line.place % MARKS.length) - (Math.min(count, MARKS.length) - 1) / 2) * 3; // so that intervals stand side by side
   const place = (point) => [x.at(point.bpp) + shift, height(point.value)];
   group.append(draw("path", { class: "line", opacity: 0.55, d: line.points.map((point, i) => `${i ? "L" : "M"}${place(point).map((at) => at.toFixed(1))}`).join("") }));
   for (const point of line.points) {
@@ -98,17 +103,17 @@ function numbers(number, areas) {
   return make("table", {}, make("thead", {}, make("tr", {}, ...head.map((text, i) => make("th", { scope: "col", ...(i > 2 ? { class: "n" } : {}) }, text)))), body);
 }
 function card(i, now) {
-  const one = record.cases[i], areas = areasOf(i, $("shown").value), longest = [];
+  const one = record.cases[i], areas = areasOf(i, $("shown").value), series = new Map();
   const panels = one.measures.map((measure, j) => {
     const { lines } = curvesOf([i, j], areas);
-    if (lines.length > longest.length) longest.splice(0, longest.length, ...lines);
+    for (const line of lines) if (line.points.length) series.set(line.label, line);
     return panel([i, j], areas, now.one === one && now.measure === measure ? now.most : null);
   });
   const table = make("details", {}, make("summary", {}, "The same as a table"));
   const place = make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `${one.name}, numbers` });
   table.append(place);
   table.addEventListener("toggle", () => place.childElementCount || place.append(numbers(i, areas)));
-  return make("div", { class: "card" }, make("h3", {}, one.name), legend(longest), make("div", { class: "panels" }, ...panels), table);
+  return make("div", { class: "card" }, make("h3", {}, one.name), legend([...series.values()]), make("div", { class: "panels" }, ...panels), table);
 }
 function drawFigures(now) {
   record.cases.forEach((one, i) => {

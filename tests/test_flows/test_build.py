@@ -67,6 +67,7 @@ def test_build_seals_a_release_that_decodes(built, survey):
 def test_tables_are_in_the_release(built, survey):
     import pyarrow.parquet as pq
 
+    from flows.report_data import embedded_record
     from skyfold import open_release
 
     release = open_release(built)
@@ -78,6 +79,11 @@ def test_tables_are_in_the_release(built, survey):
     assert pdf.astype(expected.dtype).tobytes() == expected.tobytes()
     kinds = {row["kind"] for row in release.fidelity.rows()}
     assert kinds == {"images", "catalogs", "densities"}
+    assert {a["kind"]: a["rows"] for a in embedded_record(release, [])["areas"]} == {
+        "images": None,
+        "catalogs": len(table),
+        "densities": len(pdf),
+    }
 
 
 def test_nothing_of_the_making_stays(built):

@@ -319,8 +319,15 @@ const answers = QUERIES.map((query) => {
   return { level: big && big.textContent, words: document.getElementById("answer").textContent,
     python: big && document.getElementById("python").textContent,
     pasted: getComputedStyle(document.getElementById("paste")).display !== "none",
-    shell: big && document.getElementById("shell").textContent };
+    shell: big && document.getElementById("shell").textContent,
+    judged: document.getElementById("verdicts").checkVisibility() };
 });
+const series = [...document.querySelectorAll("#figures .card")].map((card) => ({
+  legend: [...card.querySelectorAll(".legend li")].map((one) =>
+    [one.textContent, one.querySelector("svg").getAttribute("class")]),
+  panels: [...card.querySelectorAll(".panels svg")].map((svg) =>
+    [...svg.querySelectorAll("g")].map((one) => one.getAttribute("class"))) }));
+answers[0].figures = series;
 const out = document.createElement("pre");
 out.id = "out";
 out.textContent = JSON.stringify(answers);
@@ -394,8 +401,11 @@ def varied(rows):
     for row in rows:
         high = typical[row["level"]] * rng.lognormal(0, 0.5)
         high = min(high, 1.0) if row["unit"] == "fraction" else high
+        low = high / 2
+        if row["unit"] != "fraction" and rng.random() < 0.3:
+            low, high = -high, low  # a bias
         known = row["level"] == "exact" or rng.random() > 0.1
-        yield row | {"low": high / 2 if known else None, "high": high if known else None}
+        yield row | {"low": low if known else None, "high": high if known else None}
 
 
 @needs_browser
@@ -413,6 +423,40 @@ def test_page_chooses_as_the_record_does(tiny_release, tmp_path):
     refused = [answer for answer in answers if answer["level"] is None]
     assert all("No level is recorded to meet this" in one["words"] for one in refused)
     assert any("The nearest is" in one["words"] for one in refused)
+
+
+def table_rows():
+    """A record of densities: all of them in one measure, stacks of them in another."""
+    names = "kind set band level case measure bin unit statistic note"
+    text = "densities pz  {} densities {} {} {} mean "
+    numbers = dict.fromkeys(("bias", "scatter", "p50", "p90", "p99"), 0.2)
+    numbers |= {"n": 900, "exposure_lost": None, "bytes": 14_700, "bpp": 0.5, "held_out": False}
+    for level, low, high in (("latent", -0.9, 0.1), ("exact", 0.0, 0.0)):
+        for measure, name in (("stack", "n1"), ("stack", "n2"), ("kld", "all")):
+            words = text.format(level, measure, name, "").split(" ")
+            row = dict(zip(names.split(), words, strict=True)) | numbers
+            yield row | {
+                "low": low,
+                "high": high,
+                "bytes": 14_700 if level == "latent" else 509_000,
+            }
+
+
+@needs_browser
+def test_tables_are_counted_in_rows(tiny_url, tmp_path):
+    release = copy_release(tiny_url, tmp_path, about={"images": []}, rows=list(table_rows()))
+    html = render_report(release, []).replace('"rows":null', '"rows":1000')
+    query = {"case": 0, "measure": 1, "bin": 0, "area": 0, "lossy": False}
+    answers = drive(html, tmp_path, [query | {"most": most} for most in (1, 0.5, "")])
+    assert [one["level"] for one in answers] == ["latent", "exact", None]
+    assert "latent at 14.7 bytes per row" in answers[0]["words"]
+    assert "My rows: 1.47 GB" in answers[0]["words"]  # 100 million
+    assert answers[0]["python"].endswith('\npdf = release.densities["pz"].read(level=level)')
+    assert "densities " in answers[0]["shell"].splitlines()[-1]
+    assert [one["judged"] for one in answers] == [True, True, False]
+    (figures,) = answers[0]["figures"]
+    assert figures["legend"] == [["n1", "s0"], ["n2", "s1"], ["all objects", "s2"]]
+    assert figures["panels"] == [["s0", "s1"], ["s2"]]
 
 
 @needs_browser
