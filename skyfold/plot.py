@@ -148,36 +148,60 @@ def plot_fidelity(
         If matplotlib is not installed.
     """
     pyplot = _pyplot()
-    rows = [
-        row for row in release.fidelity.rows() if row["case"] == case and row["p90"] is not None
-    ]
-    measures = list(dict.fromkeys(row["measure"] for row in rows))
+    of_case = [row for row in release.fidelity.rows() if row["case"] == case]
+    measures = list(dict.fromkeys(row["measure"] for row in of_case if _loss(row) is not None))
     measure = measure or next(iter(measures), None)
-    rows = [row for row in rows if row["measure"] == measure]
-    if not rows:
+    rows = [row for row in of_case if row["measure"] == measure]
+    if measure not in measures:
         cases = sorted({row["case"] for row in release.fidelity.rows()})
         raise InvalidRequestError(
             f"the record of {release.url} has no {measure or 'measure'} of {case}; it has the "
             f"cases {', '.join(cases)}, and of this one {', '.join(measures) or 'nothing'}"
         )
     ax = ax or pyplot.figure().add_subplot()
-    for number, line in enumerate(dict.fromkeys((r["set"], r["band"], r["bin"]) for r in rows)):
-        points = [row for row in rows if (row["set"], row["band"], row["bin"]) == line]
-        points.sort(key=lambda row: row["bpp"])
+    known = [row for row in rows if _loss(row) is not None]
+    sizes = [size for size in map(_loss, known) if size]
+    least = min(sizes, default=1.0)
+    ax.set_xscale("log")
+    ax.set_yscale("symlog", linthresh=10 ** np.floor(np.log10(least)))  # exact loses 0
+    for number, (label, points) in enumerate(_lines(rows).items()):
         ax.plot(
             [row["bpp"] for row in points],
-            [row["p90"] for row in points],
-            label=" ".join(part for part in line if part),
+            [_loss(row) for row in points],
+            label=label,
             color=COLOURS[number % len(COLOURS)],
             ls=STYLES[number // len(COLOURS) % len(STYLES)],
             marker="o",
         )
-    ax.set_xscale("log")
-    ax.set_yscale("symlog", linthresh=1e-3)
-    ax.set_xlabel("bits per pixel")
-    ax.set_ylabel(f"{case}: {measure}, 90th percentile [{rows[0]['unit']}]")
-    for row in {row["level"]: row for row in rows}.values():
-        place = (row["bpp"], row["p90"])
+    ax.set_ylim(0, 2 * max(sizes, default=1.0))
+    what = "90th percentile" if rows[0]["statistic"] == "p90" else "size of the mean"
+    unit = f" [{rows[0]['unit']}]" if rows[0]["unit"] else ""
+    ax.set_xlabel(f"bits per {'pixel' if rows[0]['kind'] == 'images' else 'value'}")
+    ax.set_ylabel(f"{case}: {measure}, {what}{unit}")
+    for row in {row["level"]: row for row in known}.values():
+        place = (row["bpp"], _loss(row))
         ax.annotate(row["level"], place, textcoords="offset points", xytext=(4, 4))
     ax.legend(fontsize="small")
     return ax
+
+
+def _loss(row: dict[str, Any]) -> float | None:
+    """Size of the number that the row's interval is about; None if too few objects tell."""
+    value = row["p90"] if row["statistic"] == "p90" else row["bias"]
+    return None if value is None else abs(value)
+
+
+def _lines(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Points of each set, band and bin in the record's order, by rate.
+
+    Lines of `exact` alone are left out where there are others: they say that nothing is lost.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        label = " ".join(part for part in (row["set"], row["band"], row["bin"]) if part)
+        found.setdefault(label, [])
+        if _loss(row) is not None:
+            found[label].append(row)
+    found = {label: sorted(of, key=lambda row: row["bpp"]) for label, of in found.items() if of}
+    told = {label: of for label, of in found.items() if any(r["level"] != "exact" for r in of)}
+    return told or found

@@ -84,6 +84,25 @@ def test_pictures(tiny_release, monkeypatch):
         assert len(line.get_xdata()) == 4
         assert (np.diff(line.get_xdata()) >= 0).all()
         np.testing.assert_allclose(line.get_ydata(), 1 / line.get_xdata())
+    told = [
+        row | {"p90": float(row["level"] != "exact")} for row in rows if row["case"] == "shapes"
+    ]
+    for row in told:
+        if (row["level"], row["bin"]) in (("latent", "3-5"), ("sources", "3-5")):
+            row["p90"] = None  # here and there too few: no other place in the order
+        if row["bin"] == "5-10" and row["level"] != "exact":
+            row["p90"] = None
+    record.fidelity = FidelityRecord.from_rows(told)
+    axes = plot_fidelity(record, "shapes")
+    assert axes.get_ylim()[0] == 0
+    shown = [one.get_text() for one in axes.get_legend().get_texts()]
+    assert [one.split()[2] for one in shown[:5]] == ["3-5", "10-20", "20-50", ">50", ">=5"]
+    biases = [row | {"statistic": "mean", "bias": -0.5 * row["bpp"]} for row in known]
+    record.fidelity = FidelityRecord.from_rows(biases)
+    axes = plot_fidelity(record, "photometry")
+    assert "size of the mean" in axes.get_ylabel()
+    for line in axes.get_lines():
+        np.testing.assert_allclose(line.get_ydata(), 0.5 * line.get_xdata())
     with pytest.raises(errors.InvalidRequestError, match="photometry"):
         tiny_release.plot_fidelity("astrology")
     plt.close("all")
