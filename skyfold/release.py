@@ -234,7 +234,7 @@ class DataRelease(ReleaseContents):
         need : str or Need, or a list of them
             Such as ``"0.1 sigma at S/N 10"``.
         **where
-            `kind`, `set`, `band`, as in `FidelityRecord.choose`.
+            `kind`, `set`, `band`, `levels`, as in `FidelityRecord.choose`.
 
         Returns
         -------
