@@ -19,6 +19,7 @@ from small_release import build_release
 
 import storage.images.shards
 from skyfold import DataRelease, open_release
+from storage.objects.tiles import tile_about
 
 TINY = ("night1/g", "night1/r")  # float32 with NaN and padding, and uint16
 SHAPE = (270, 300)  # edge tiles that reach beyond the image on both sides
@@ -132,6 +133,13 @@ def test_offsets_of_rows_and_columns_are_added(ladder, pixels):
     off = np.median(window.values - pixels["striped"], axis=0)
     assert np.abs(off).max() < 20 < 160
     assert np.abs(np.median(window.values - pixels["striped"], axis=1)).max() < 20
+
+
+def test_objects_are_looked_at_without_offsets(ladder):
+    _, release = ladder
+    tile, _ = tile_about(release, "all/striped", 150.0, 135.0)
+    assert np.abs(np.median(tile[10:250, 10:250], axis=0)).max() < 2
+    assert np.abs(np.median(tile[10:250, 10:250], axis=1)).max() < 2
 
 
 def test_cells_of_an_even_number_of_integers_hold_one_more(ladder, pixels):
