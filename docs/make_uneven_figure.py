@@ -87,6 +87,7 @@ def _sources(pixels: Any, variance: Any, network: Any) -> Window:
         dithered=encoded.dithered,
         coarse=encoded.coarse,
         uneven=encoded.uneven,
+        striped=encoded.stripes is not None,
     )
     layers, whole = encoded.layers, [slice(0, side) for side in stored.shape]
     return decode_window(

@@ -30,7 +30,7 @@ from models.pca import patch_basis
 from skyfold.codecs.latent_tables import LatentTables
 from skyfold.codecs.latents import decode_latents, encode_latents
 from skyfold.layout import STRIDE
-from skyfold.noise import background_at, noise_at
+from skyfold.noise import background_at, noise_at, stripes_at
 from storage.images.prepared import Prepared
 from tests.benchmarks.images import Subject
 from tests.benchmarks.peers import Peer
@@ -61,6 +61,8 @@ def stored_units(y: Plane, prepared: Prepared) -> NDArray[np.float64]:
     rows, columns = slice(0, y.shape[0]), slice(0, y.shape[1])
     noise = prepared.noise
     background = background_at(prepared.mesh, noise.background_step, rows, columns)
+    if prepared.stripes is not None:
+        background += stripes_at(prepared.stripes, noise.background_step, rows, columns)
     uneven = prepared.uneven
     factor = None if uneven is None else noise_at(uneven, rows, columns)
     return np.ldexp(background + noise.to_signal(y, factor), noise.grid_exponent)[:ny, :nx]
@@ -68,8 +70,9 @@ def stored_units(y: Plane, prepared: Prepared) -> NDArray[np.float64]:
 
 def mesh_bytes(prepared: Prepared) -> bytes:
     """The meshes, which a codec of noise units needs too, before its own bytes."""
-    meshes = [prepared.mesh] if prepared.uneven is None else [prepared.mesh, prepared.uneven]
-    data = bytes(imagecodecs.zstd_encode(np.stack(meshes).astype("<i4").tobytes(), level=19))
+    meshes = (prepared.mesh, prepared.uneven, prepared.stripes)
+    plain = b"".join(one.astype("<i4").tobytes() for one in meshes if one is not None)
+    data = bytes(imagecodecs.zstd_encode(plain, level=19))
     return struct.pack("<I", len(data)) + data
 
 
