@@ -231,7 +231,7 @@ def test_the_edge_of_a_turned_image_is_no_light(network):
     noise = np.random.default_rng(2).normal(500, 10, y.shape)
     sloped = np.where(np.abs(y) + np.abs(x) < 500, noise + 0.3 * x, 0).astype("f4")
     kept = kept_at_sources(sloped, network)[:1024, :1024]
-    assert kept[sloped != 0].mean() < 0.04
+    assert kept[sloped != 0].mean() < 0.042  # 0.0399, and what lies in troughs of the slope
 
 
 def test_the_mesh_takes_the_mean_error_of_what_is_not_kept(network):
@@ -335,9 +335,9 @@ def test_a_cell_of_few_pixels_takes_the_correction_of_its_neighbours():
     assert np.abs(total - 0.1).max() < 0.15
 
 
-@pytest.mark.parametrize(("dtype", "wide", "is_kept"), [("f4", 96, True), ("i2", 60, False)])
-def test_sources_of_deeper_parts_are_kept_by_the_noise_there(dtype, wide, is_kept, network):
-    """Half as much or less, of a coadd; of counts a quieter strip is overscan."""
+@pytest.mark.parametrize(("dtype", "wide"), [("f4", 96), ("i2", 96), ("i2", 64)])
+def test_sources_of_deeper_parts_are_kept_by_the_noise_there(dtype, wide, network):
+    """Half as much or less, of a coadd; of counts, an amplifier narrower than three cells too."""
     rng = np.random.default_rng(3)
     y, x = np.indices((512, 512))
     is_deep = (np.abs(y - 160) < 96) & (np.abs(x - 160) < wide)  # an eighth of the image
@@ -347,5 +347,5 @@ def test_sources_of_deeper_parts_are_kept_by_the_noise_there(dtype, wide, is_kep
         sky += 8 * 8 / (1.5 * np.sqrt(np.pi)) * np.exp(-((y - row) ** 2 + (x - column) ** 2) / 4.5)
     kept = kept_at_sources(sky.astype(dtype), network)
     near = [kept[row - 2 : row + 3, column - 2 : column + 3].mean() for row, column in places]
-    assert min(near) == 1 if is_kept else max(near) < 1
+    assert min(near) == 1
     assert kept.mean() < 0.01
