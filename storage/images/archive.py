@@ -104,7 +104,7 @@ def training_image(
     Returns
     -------
     image : ndarray, shape (ny, nx), float32
-        Noise units.
+        Noise units; offsets of rows and columns are left in.
     bad : ndarray of bool, shape (ny, nx)
         No measurement, masked by the survey, or held out.
     None
@@ -117,7 +117,7 @@ def training_image(
     """
     image = read_image(ref, storage_options=options)
     ny, nx = image.stored.shape
-    prepared = prepare(image)
+    prepared = prepare(image).with_stripes()
     held_out = rule.is_held_out(ref.set, (ny, nx), sky.read_wcs(image.header))
     bad = in_pixels(held_out, (ny, nx))
     for rows in slices(ny, TILE):

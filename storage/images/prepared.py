@@ -125,6 +125,14 @@ class Prepared:
         if fit.stripes is not None:
             self.stripes = stripes_in_steps(fit.stripes, exponent, step, max(self.tiles))
 
+    def with_stripes(self) -> Prepared:
+        """This image with its offsets left in, for training.
+
+        A network that saw dead columns and steps draws those that end within an image, too.
+        """
+        self.stripes = None
+        return self
+
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of the stored pixels."""

@@ -66,7 +66,7 @@ def training_patches(cases: Sequence[Case]) -> Patches:
 
 def _training_plane(image: SurveyImage) -> Any:
     try:
-        prepared = prepare(image)
+        prepared = prepare(image).with_stripes()
     except NotLadderableError:
         return None
     ny, nx = prepared.shape

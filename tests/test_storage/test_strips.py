@@ -176,3 +176,15 @@ def test_training_sees_a_window_of_a_large_image(tmp_path, pixels):
         assert bad.mean() < 0.7 * (sky == 0).mean()
     assert np.abs(np.median(y[~bad])) < 0.2
     assert archive.WINDOWS > 1
+
+
+def test_training_sees_offsets_of_rows_and_columns(tmp_path):
+    """A network that never saw a dead column does not draw one that ends in an image."""
+    sky = synthetic.sky(SHAPE, sources=100, sigma=11.0, background=500, seed=3)
+    sky[:, 300] -= 200
+    synthetic.write_fits(tmp_path / "a.fits", sky.astype("f4"))
+    ref = ImageRef("s/a", "s", "r", "a.fits", str(tmp_path / "a.fits"), 0)
+    assert prepare(read_image(ref, storage_options={})).stripes is not None
+    rule, rng = HoldOut(seed=1, order=10, threshold=0.0), np.random.default_rng(3)
+    y, _ = training_image(ref, rule, options={}, pixels=10**7, rng=rng)
+    assert np.median(y[:, 300]) < -15
