@@ -126,7 +126,7 @@ class Prepared:
             self.stripes = stripes_in_steps(fit.stripes, exponent, step, max(self.tiles))
 
     def with_stripes(self) -> Prepared:
-        """This image with its offsets left in, for training.
+        """Leave the offsets in, for training; itself.
 
         A network that saw dead columns and steps draws those that end within an image, too.
         """
