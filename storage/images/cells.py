@@ -86,10 +86,3 @@ def _spread(
     spread: NDArray[np.float64] = np.sqrt(np.maximum(square - mean**2, 0))
     spread[last <= first] = np.nan
     return spread
-
-
-def medians(rows: NDArray[Any]) -> NDArray[np.float64]:
-    """Median of each row without its NaN; NaN where there is nothing else."""
-    ordered = np.sort(rows, axis=-1)
-    count = np.isfinite(ordered).sum(axis=-1)
-    return _middle(ordered, np.zeros_like(count), count)[:, 0]

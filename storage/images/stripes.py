@@ -19,7 +19,7 @@ import numpy as np
 
 from skyfold.ladder import TILE
 from skyfold.noise import MESH, STRIPE_STEP
-from storage.images.cells import medians
+from skyfold.science.sky import row_medians
 from storage.images.mesh import in_steps
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _means(
     if few.size:
         some = blocks[few]
         there = np.isfinite(some).sum(axis=1) >= LEAST_PIXELS
-        means[few] = np.where(there, medians(some), np.nan)
+        means[few] = np.where(there, row_medians(some), np.nan)
     return means
 
 
@@ -102,9 +102,9 @@ def _offsets(blocks: NDArray[np.float32]) -> NDArray[np.float64]:
     if np.count_nonzero(enough) < LEAST_BLOCKS:
         return offsets
     some, count = blocks[enough], count[enough]
-    found = medians(some)
+    found = row_medians(some)
     apart = np.abs(some - found[:, np.newaxis])
-    spread = STD_OF_MAD * medians(apart)
+    spread = STD_OF_MAD * row_medians(apart)
     error = math.sqrt(MEDIAN_VARIANCE * float(np.mean(spread**2 / count)))
     jitter = STD_OF_MAD * float(np.median(np.abs(np.diff(found)))) / math.sqrt(2)
     far = np.abs(found) > FAR * max(error, jitter)
