@@ -1,18 +1,25 @@
-"""Loops that are compiled where they are first called: numba, which a producer has installed.
+"""Loops that are compiled where they are first called: numba, where it is installed.
 
-For loops that wait for their own last step, which numpy cannot take all at once, and for what
-writers do many times; nothing that a reader needs. Machine code is kept beside the module, or where
-numba keeps it for the user, so that the next process need not compile again.
+Nothing needs it: whatever is compiled is written in numpy too, and gives the same bits. A producer
+has it; who reads much installs it with ``pip install skyfold[fast]``. Machine code is kept beside
+the module, or where numba keeps it for the user, so that the next process need not compile again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache, wraps
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, cached_property, update_wrapper
 from importlib.util import find_spec
-from typing import ParamSpec, TypeVar
+from types import CodeType, FunctionType
+from typing import Any, Generic, ParamSpec, TypeVar
 
 _LOOSE = {"reassoc", "contract"}  # sums in any order: what is compiled so chooses, it codes nothing
+_FEW = 64  # tiles: to read them takes less time than to load numba and its machine code
+_tiles_read = 0
+_choice: bool | None = None
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -23,34 +30,115 @@ def can_compile() -> bool:
     return find_spec("numba") is not None
 
 
-def compiled(function: Callable[P, R]) -> Callable[P, R]:
+@cache
+def _numba_works() -> bool:
+    try:
+        import numba  # noqa: F401
+    except Exception:  # an installation that does not fit its numpy, or half of one
+        return False
+    return True
+
+
+def count_read(tiles: int) -> None:
+    """Note that this process is about to read so many tiles more."""
+    global _tiles_read
+    _tiles_read += tiles
+
+
+def reads_compiled() -> bool:
+    """Whether readers take compiled loops: numba is at hand, and this process reads many tiles."""
+    if _choice is not None:
+        return _choice
+    if _tiles_read <= _FEW and "numba" not in sys.modules:
+        return False
+    return can_compile() and _numba_works()
+
+
+@contextmanager
+def readers(*, compiled: bool) -> Iterator[None]:
+    """Have readers take compiled loops, or none, however much they read: to compare the two."""
+    global _choice
+    before, _choice = _choice, compiled
+    try:
+        yield
+    finally:
+        _choice = before
+
+
+class Compiled(Generic[P, R]):
     """Function of arrays and numbers, compiled by numba at its first call.
 
     Parameters
     ----------
     function : callable
-        In the part of Python that numba knows; it may call numpy, and nothing of ours.
+        In the part of Python that numba knows; it may call numpy, and what is compiled here.
+    fastmath : bool or set of str
+        What numba may do to sums and products.
+    inline : {"never", "always"}
+        Whether it becomes part of what calls it: in loops that saves most of the time, which goes
+        to counting references of arrays.
     """
-    return _compiled(function, _LOOSE)
 
+    def __init__(
+        self, function: Callable[P, R], fastmath: set[str] | bool, inline: str = "never"
+    ) -> None:
+        self._function = function
+        self._options = {"fastmath": fastmath, "nogil": True, "inline": inline}
+        update_wrapper(self, function)
 
-def compiled_exactly(function: Callable[P, R]) -> Callable[P, R]:
-    """As `compiled`, with every number that Python would give: nothing reordered, nothing fused."""
-    return _compiled(function, False)
+    @cached_property
+    def _parts(self) -> dict[str, Compiled[Any, Any]]:
+        """What it calls that is compiled here."""
+        space = self._function.__globals__  # type: ignore[attr-defined]
+        names = self._code.co_names
+        return {name: space[name] for name in names if isinstance(space.get(name), Compiled)}
 
+    @property
+    def _code(self) -> CodeType:
+        return self._function.__code__  # type: ignore[attr-defined]
 
-def _compiled(function: Callable[P, R], fastmath: set[str] | bool) -> Callable[P, R]:
-    @cache
-    def machine_code() -> Callable[P, R]:
+    @cached_property
+    def _digest(self) -> int:
+        """Of all that machine code is made of; numba looks at less when it takes it from before."""
+        consts = [one for one in self._code.co_consts if not isinstance(one, CodeType)]
+        code = (self._code.co_code, consts, self._options)
+        return zlib.crc32(repr((code, [one._digest for one in self._parts.values()])).encode())
+
+    @cached_property
+    def machine_code(self) -> Callable[P, R]:
+        """What numba makes of it, for any types of arguments."""
         from numba import njit
 
+        function = self._function
+        if self._parts:
+            parts = {name: one.machine_code for name, one in self._parts.items()}
+            space = function.__globals__ | parts  # type: ignore[attr-defined]
+            function = FunctionType(self._code, space, self._code.co_name)
+            function.__qualname__ = f"{self._code.co_name}_{self._digest:08x}"
         try:
-            return njit(cache=True, nogil=True, fastmath=fastmath)(function)
+            return njit(cache=True, **self._options)(function)
         except RuntimeError:  # nowhere to keep it: it lives as long as the process
-            return njit(nogil=True, fastmath=fastmath)(function)
+            return njit(**self._options)(function)
 
-    @wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        return machine_code()(*args, **kwargs)
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """What the function gives."""
+        return self.machine_code(*args, **kwargs)
 
-    return run
+
+def compiled(function: Callable[P, R]) -> Compiled[P, R]:
+    """A function that chooses and codes nothing: sums may be taken in any order."""
+    return Compiled(function, _LOOSE)
+
+
+def compiled_exactly(function: Callable[P, R]) -> Compiled[P, R]:
+    """As `compiled`, with every number that Python would give: nothing reordered, nothing fused.
+
+    An index that leaves its array is not noticed: where bytes that anyone may have written choose
+    one, it has to be limited first.
+    """
+    return Compiled(function, fastmath=False)
+
+
+def compiled_inside(function: Callable[P, R]) -> Compiled[P, R]:
+    """As `compiled_exactly`, for what is called in loops."""
+    return Compiled(function, fastmath=False, inline="always")

@@ -296,18 +296,19 @@ def to_grid(stored: NDArray[Any], noise: NoiseModel) -> Int:
 def from_quarters(lattice: Int, noise: NoiseModel, dtype: np.dtype[Any]) -> NDArray[np.float64]:
     """Values in quarters of a grid unit in the stored unit, within the range of integers."""
     values: NDArray[np.float64] = lattice * np.float64(math.ldexp(1.0, noise.grid_exponent - 2))
-    return values if dtype.kind == "f" else np.clip(values, *_limits(dtype))
+    return values if dtype.kind == "f" else np.clip(values, *limits(dtype))
 
 
-def _limits(dtype: np.dtype[Any]) -> tuple[int, int]:
-    limits = np.iinfo(dtype)
-    return int(limits.min), int(limits.max)
+def limits(dtype: np.dtype[Any]) -> tuple[int, int]:
+    """Least and largest of integers of a dtype."""
+    its = np.iinfo(dtype)
+    return int(its.min), int(its.max)
 
 
 def from_grid(lattice: Int, noise: NoiseModel, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Grid values in the stored dtype; integers beyond its range are clipped to it."""
     if dtype.kind != "f":
-        return np.clip(lattice, *_limits(dtype)).astype(dtype)
+        return np.clip(lattice, *limits(dtype)).astype(dtype)
     return (lattice * math.ldexp(1.0, noise.grid_exponent)).astype(dtype)
 
 

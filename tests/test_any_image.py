@@ -10,6 +10,8 @@ import synthetic
 from small_release import build_release
 
 from skyfold import open_release
+from skyfold.compiled import readers
+from skyfold.ladder import LEVELS
 
 SIDES = (1, 2, 17, 63, 64, 65, 200, 256, 257, 300)
 DTYPES = ("u1", "i2", "u2", "i4", "u4", "i8", "f4", "f8")
@@ -128,6 +130,14 @@ def _check(images, image_id, values):
         values = (values ^ values.dtype.type(1 << (8 * values.itemsize - 1))).view(
             f"i{values.itemsize}"
         )
+    for level in LEVELS:
+        with readers(compiled=False):
+            plain = images.read(image_id, level)
+        with readers(compiled=True):
+            fast = images.read(image_id, level)
+        assert fast.values.tobytes() == plain.values.tobytes(), (image_id, level)
+        assert (fast.sigma is None) == (plain.sigma is None)
+        assert plain.sigma is None or fast.sigma.tobytes() == plain.sigma.tobytes()
     exact = images.read(image_id, "exact").values
     assert exact.dtype == values.dtype
     assert exact.tobytes() == values.tobytes(), image_id

@@ -24,6 +24,7 @@ from skyfold.codecs.latents import LatentsCodec, SparseLatentsCodec
 from skyfold.codecs.skewed import SkewedCodec
 from skyfold.codecs.sparse import SparseCodec
 from skyfold.codecs.tagged import TaggedCodec
+from skyfold.compiled import readers
 
 GOLDEN = Path(__file__).parent / "golden"
 CODECS = {
@@ -96,12 +97,14 @@ def codec_of(name: str) -> Any:
 FILES = sorted(GOLDEN.glob("*/*.json"))
 
 
+@pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_golden_bytes_decode(path):
+def test_golden_bytes_decode(path, compiled):
     expected = json.loads(path.read_text())
     codec = codec_of(path.parent.name)
     data = path.with_suffix(".bin").read_bytes()
-    chunk = codec.decode_chunk(data, tuple(expected["shape"]), np.dtype(expected["dtype"]))
+    with readers(compiled=compiled):
+        chunk = codec.decode_chunk(data, tuple(expected["shape"]), np.dtype(expected["dtype"]))
     assert chunk.dtype == np.dtype(expected["dtype"])
     assert hashlib.sha256(chunk.tobytes()).hexdigest() == expected["sha256"]
 

@@ -55,6 +55,15 @@ class Reader:
         return plain
 
 
+def stacked(tables: Names) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where symbols of tables begin and end, and how many bits each leaves off.
+
+    As `skyfold.codecs.read_kernels.group` takes them.
+    """
+    found = [table_of(name) for name in tables]
+    return np.stack([one.sums for one in found]), np.array([one.shift for one in found])
+
+
 class Writer:
     """Writes what `Reader` reads."""
 

@@ -37,11 +37,14 @@ from numpy.typing import NDArray
 
 from skyfold.codecs.blocks import BlocksCodec
 from skyfold.codecs.chunk import ChunkCodec
-from skyfold.codecs.coded import Reader, Writer
+from skyfold.codecs.coded import Reader, Writer, stacked
+from skyfold.codecs.interlaced_kernels import weights_of_sums
 from skyfold.codecs.interlaced_passes import CLIP, COARSEST, SMALLEST, Walk
 from skyfold.codecs.interlaced_plan import Ints, Plan
 from skyfold.codecs.quadtree import decode_mask, encode_mask
 from skyfold.codecs.streams import compress, decompress, needs_more_than
+from skyfold.codecs.words import to_state
+from skyfold.compiled import reads_compiled
 from skyfold.errors import CorruptDataError
 from skyfold.ladder import LEAF
 
@@ -62,6 +65,8 @@ def decode_plane(
     CorruptDataError
         If the words hold none.
     """
+    if reads_compiled():
+        return _decode_compiled(plan, words, shape, used)
     try:
         return _decode_passes(plan, Reader(words, plan.tables), shape, used)
     except AssertionError as error:  # constriction's word for bytes that it cannot have written
@@ -84,6 +89,29 @@ def _decode_passes(
         known.learn(number, residuals + known.predict(number, weights), residuals)
     values = walk.values + np.int32(plan.offset)
     return values if used is None else np.where(used, values, 0)
+
+
+def _decode_compiled(
+    plan: Plan, words: bytes, shape: tuple[int, int], used: NDArray[np.bool_] | None
+) -> NDArray[np.int32]:
+    from skyfold.codecs.kept_kernels import interlaced
+
+    out = np.zeros(shape, np.int32)
+    told = interlaced(
+        *to_state(words),
+        np.ones(shape, np.bool_) if used is None else used,
+        plan.offset,
+        plan.contexts(np.arange(plan.thresholds.max(initial=0) + 1)),
+        *stacked(plan.tables),
+        np.array([one.context for one in plan.weights], np.int64),
+        np.array([one.steep for one in plan.weights]),
+        np.array([weights_of_sums(one.value[0]) for one in plan.weights]),
+        np.array([weights_of_sums(one.value[-1]) for one in plan.weights]),
+        out,
+    )
+    if not told:
+        raise CorruptDataError("words of a predicted plane, which no writer leaves behind")
+    return out
 
 
 def encode_passes(plan: Plan, passes: list[tuple[Ints, Ints]]) -> bytes:

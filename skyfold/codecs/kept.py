@@ -37,7 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfold.codecs.chunk import ChunkCodec
-from skyfold.codecs.coded import Ints, Reader, Writer
+from skyfold.codecs.coded import Ints, Reader, Writer, stacked
 from skyfold.codecs.interlaced import (
     InterlacedCodec,
     coded_leaves,
@@ -50,6 +50,8 @@ from skyfold.codecs.leaf_styles import STYLES
 from skyfold.codecs.leaves import decode_leaves, encode_leaves
 from skyfold.codecs.streams import needs_more_than
 from skyfold.codecs.tables import SCALES, SHAPES
+from skyfold.codecs.words import to_state
+from skyfold.compiled import reads_compiled
 from skyfold.errors import CorruptDataError
 
 STEPS = (1, 2, 3, 5, 7, 10, 15, 30)  # units of doubt
@@ -215,6 +217,8 @@ def _decoded(data: bytes, shape: tuple[int, int]) -> NDArray[np.int32]:
     if style >= len(STYLES):
         raise CorruptDataError(f"skyfold.kept chunk has a mask of style {style}; 0 to 2 is known")
     plan, words = Plan.from_bytes(data[2:])
+    if reads_compiled():
+        return _decoded_compiled(plan, words, shape, (share, style, data[0] >= _TURNED))
     reader = Reader(words, plan.tables)
     leaves = decode_leaves(reader.coder, shape, share, style)
     if data[0] >= _TURNED:
@@ -227,6 +231,30 @@ def _decoded(data: bytes, shape: tuple[int, int]) -> NDArray[np.int32]:
     steps = steps_of(last_doubts(first, second)[:, leaves], plan.unit)
     third[leaves], fourth[leaves] = reader.read(plan.of_steps(steps))
     return plane
+
+
+def _decoded_compiled(
+    plan: Plan, words: bytes, shape: tuple[int, int], mask: tuple[int, int, bool]
+) -> NDArray[np.int32]:
+    """Plane of a plan and words, as `_decoded` gives it; AssertionError as constriction's."""
+    from skyfold.codecs.kept_kernels import kept
+
+    share, style, turned = mask
+    out = np.zeros(shape, np.int32)
+    told = kept(
+        *to_state(words),
+        share,
+        np.frombuffer(STYLES[style], np.uint8),
+        turned,
+        plan.unit,
+        plan.of_depths(np.arange(DEEPEST + 1, dtype=np.uint8)),
+        plan.of_steps(_STEP_OF),
+        *stacked(plan.tables),
+        out,
+    )
+    if not told:
+        raise AssertionError("words that no writer leaves behind")
+    return out
 
 
 def _smallest(chunk: NDArray[Any], plane: NDArray[np.int32], leaves: Mask) -> bytes:

@@ -16,6 +16,7 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
+from skyfold.codecs.words import sums_of
 from skyfold.errors import CorruptDataError, UnknownCodecError
 
 DIRECT = 8  # largest magnitude with a symbol of its own
@@ -98,6 +99,11 @@ class LatentTables:
         make = constriction.stream.model.Categorical
         flat = self.counts.reshape(self.channels, -1, SYMBOLS).astype(np.float64)
         return [[make(row, perfect=False) for row in rows] for rows in flat]
+
+    @cached_property
+    def sums(self) -> NDArray[np.int64]:
+        """Where symbols begin and end, in 2**-24, shape (C, 3 K, SYMBOLS + 1)."""
+        return sums_of(self.counts.reshape(self.channels, -1, SYMBOLS))
 
     def to_bytes(self) -> bytes:
         """Give the tables as bytes: the same tables always as the same bytes."""

@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from skyfold.codecs.chunk import ChunkCodec
 from skyfold.codecs.latent_passes import Known, decode_passes, encode_passes
 from skyfold.codecs.latent_tables import LatentTables, get_tables
-from skyfold.codecs.words import decode_booleans, encode_booleans, to_bytes, to_decoder
+from skyfold.codecs.words import decode_booleans, encode_booleans, to_bytes, to_decoder, to_state
+from skyfold.compiled import reads_compiled
 from skyfold.errors import CorruptDataError, InvalidRequestError
 
 SQUARE = 4  # latents along a side of those that are told to hold nothing
@@ -161,6 +162,8 @@ def _decoded(
     bodies: Sequence[bytes], shape: tuple[int, ...], tables: LatentTables, sparse: bool
 ) -> NDArray[np.int32]:
     """Latents of chunks of which none is empty, shape (len(bodies) * n, h, w, C)."""
+    if reads_compiled():
+        return np.concatenate([_decoded_alone(body, shape, tables, sparse) for body in bodies])
     coders = [to_decoder(body[sparse:]) for body in bodies]
     whole, where = (len(bodies) * shape[0], *shape[1:]), None
     if sparse:
@@ -170,10 +173,36 @@ def _decoded(
         where = _latents_of(np.concatenate(squares), whole)
     known = Known(whole, where)
     decode_passes(known, coders, tables)
-    least, most = known.latents.min(initial=0), known.latents.max(initial=0)
+    return np.moveaxis(_of_16_bits(known.latents), 0, -1)
+
+
+def _decoded_alone(
+    body: bytes, shape: tuple[int, ...], tables: LatentTables, sparse: bool
+) -> NDArray[np.int32]:
+    """As `_decoded`, of one chunk, compiled."""
+    from skyfold.codecs import read_kernels as kernels
+
+    words, state = to_state(body[sparse:])
+    coded = np.ones(shape[:3], np.bool_)
+    told = True
+    if sparse:
+        part = (shape[0], -(-shape[1] // SQUARE), -(-shape[2] // SQUARE))
+        squares = np.zeros(part, np.bool_)
+        told = kernels.booleans(words, state, body[0], squares.reshape(-1))
+        coded = np.ascontiguousarray(_latents_of(squares, shape))
+    out = np.zeros(shape, np.int32)
+    named = (tables.sums, tables.weights, tables.thresholds, tables.value_thresholds)
+    if not (told and kernels.latents(words, state, coded, *named, out)):
+        raise ValueError("words that no writer leaves behind")
+    return _of_16_bits(out)
+
+
+def _of_16_bits(latents: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The latents, if there are such; ValueError otherwise."""
+    least, most = latents.min(initial=0), latents.max(initial=0)
     if least < -32768 or most > 32767:
         raise ValueError(f"values from {least} to {most}, beyond 16 bits")
-    return np.moveaxis(known.latents, 0, -1)
+    return latents
 
 
 def _unsealed(data: bytes, tables: LatentTables) -> bytes:

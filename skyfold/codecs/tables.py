@@ -11,12 +11,14 @@ IEEE 754 rounds the same everywhere, so that a table need not be stored.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 import constriction
 import numpy as np
 from numpy.typing import NDArray
+
+from skyfold.codecs.words import sums_of
 
 Ints = NDArray[np.int32]
 
@@ -44,11 +46,18 @@ class Table:
         Gives symbol i the probability ``(count_i + 1) / 2**24``.
     cost : ndarray, shape (SYMBOLS,), float64
         Bits of each symbol, with the plain bits of a length; an estimate, to choose by.
+    counts : ndarray, shape (SYMBOLS,), float64
     """
 
     shift: int
     model: Any
     cost: NDArray[np.float64]
+    counts: NDArray[np.float64]
+
+    @cached_property
+    def sums(self) -> NDArray[np.int64]:
+        """Where symbols begin and end, in 2**-24, shape (SYMBOLS + 1,)."""
+        return sums_of(self.counts)
 
 
 def scale_of(index: int) -> float:
@@ -98,7 +107,7 @@ def _table(counts: NDArray[np.float64], shift: int) -> Table:
     """Table of counts whose sum is at most the whole; what is missing goes to 0."""
     counts[DIRECT] += _TOTAL - int(counts.sum())
     model = constriction.stream.model.Categorical(counts, perfect=False)
-    return Table(shift, model, 24 - np.log2(counts + 1) + plain_bits() + shift)
+    return Table(shift, model, 24 - np.log2(counts + 1) + plain_bits() + shift, counts)
 
 
 def plain_bits() -> NDArray[np.float64]:

@@ -28,6 +28,23 @@ def to_decoder(data: bytes) -> Any:
     return constriction.stream.queue.RangeDecoder(words)
 
 
+def to_state(data: bytes) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
+    """Words of what `to_bytes` gave, and where a decoder that is compiled begins.
+
+    See `skyfold.codecs.read_kernels`.
+    """
+    words = np.frombuffer(data + bytes(-len(data) % 4), "<u4").astype(np.uint32)
+    first = [*words[:2].tolist(), 0, 0]
+    return words, np.array([first[0] << 32 | first[1], 2**64 - 1, 2], np.uint64)
+
+
+def sums_of(counts: NDArray[Any]) -> NDArray[np.int64]:
+    """Where symbols begin and end, in 2**-24, of counts to each of which constriction adds 1."""
+    sums = np.zeros((*counts.shape[:-1], counts.shape[-1] + 1), np.int64)
+    np.cumsum(counts + 1, axis=-1, out=sums[..., 1:], dtype=np.int64)
+    return sums
+
+
 def encode_booleans(coder: Any, booleans: NDArray[np.bool_]) -> int:
     """Tell booleans in C order, and return what a reader has to know beside the words.
 

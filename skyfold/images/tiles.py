@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skyfold.access.trust import require_memory
+from skyfold.compiled import count_read
 from skyfold.errors import CorruptDataError, SkyfoldError
 from skyfold.images.chunks import LayerBytes, Range
 from skyfold.images.details import decode_places, details_key
@@ -146,6 +147,7 @@ class TileDecoder:
             check_window(job.entry, job.rows, job.columns)
         needed = sum(job.bytes for job in jobs)
         require_memory(needed, self.release.max_bytes, f"decoding {len(jobs)} windows of images")
+        count_read(sum(len(tiles) for job in jobs for tiles in job.tiles()))
         groups = _groups(jobs)
         self._open(jobs)
         with ThreadPoolExecutor(1, "skyfold-fetch") as ahead:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 from skyfold import ladder
 from skyfold.errors import CorruptDataError, InvalidRequestError, LevelNotStoredError
 from skyfold.images.index import FLAG_FILL
-from skyfold.ladder import BLOCK, LEAF, LEVELS, TILE
+from skyfold.images.refined import Given, Refined, refine, smooth_values, sources_values
+from skyfold.ladder import LEVELS, TILE
 from skyfold.layout import STRIDE
 from skyfold.noise import Factor, NoiseModel, background_at, noise_at, stripes_at
 from skyfold.quantum import Quantum, QuantumWindow
@@ -163,6 +165,11 @@ def check_window(entry: ImageEntry, rows: slice, columns: slice) -> None:
             )
 
 
+@cache
+def _no_cells() -> NDArray[np.int32]:
+    return np.zeros((TILE, TILE), np.int32)
+
+
 def _pixels_of(name: tuple[int, int]) -> tuple[slice, slice]:
     """Rows and columns of a tile in its image."""
     y, x = name
@@ -247,15 +254,21 @@ class _Decoder:
     def _tile(
         self, y: NDArray[np.float32], place: tuple[slice, slice], name: tuple[int, int]
     ) -> tuple[NDArray[Any], NDArray[np.float64]]:
-        noise = self._noise
-        background, factor = self._background(name), self._factor(name)
-        smooth = noise.to_signal(y, factor)
-        smooth += background
-        predicted = ladder.round_prediction(smooth, noise, self.layers["guard"][place])
-        sigma = noise.pixel_sigma(predicted - background, factor)
-        values = self._refine(smooth, predicted, sigma, place, name)
-        sigma *= math.ldexp(1.0, noise.grid_exponent)
+        given = Given(y, self._background(name), self._factor(name), self.layers["guard"][place])
+        refined = refine(self.entry, self._noise, self.level, given, self._cells(place))
+        values = self._values(refined, place, name)
+        sigma = refined.sigma
+        sigma *= math.ldexp(1.0, self._noise.grid_exponent)
         return values, sigma
+
+    def _cells(self, place: tuple[slice, slice]) -> NDArray[np.int32]:
+        """Cells of one tile at the level; of `latent`, which has none, zeros."""
+        if self.level == "latent":
+            return _no_cells()
+        cells: NDArray[np.int32] = self.layers["sources"][place]
+        if self.level == "sources":
+            return cells
+        return ladder.joined_cells(cells, self.layers["bounded"][place], self.entry.coarse)
 
     def _background(self, name: tuple[int, int]) -> NDArray[np.float64]:
         step, place = self._noise.background_step, _pixels_of(name)
@@ -268,11 +281,6 @@ class _Decoder:
         """Factors of a tile's noise, of an image that is not equally deep all over."""
         return noise_at(self.layers["noise"], *_pixels_of(name)) if self.entry.uneven else None
 
-    def _unrounded(self, smooth: NDArray[np.float64]) -> NDArray[Any]:
-        """The network's own values, in grid units, as floats [stored unit]."""
-        smooth *= math.ldexp(1.0, self._noise.grid_exponent)
-        return smooth.astype(self._float)
-
     @property
     def _noise(self) -> NoiseModel:
         if self.entry.noise is None:
@@ -281,53 +289,22 @@ class _Decoder:
             )
         return self.entry.noise
 
-    def _refine(
-        self,
-        smooth: NDArray[np.float64],
-        predicted: NDArray[np.int64],
-        sigma: NDArray[np.float64],
-        place: tuple[slice, slice],
-        name: tuple[int, int],
+    def _values(
+        self, refined: Refined, place: tuple[slice, slice], name: tuple[int, int]
     ) -> NDArray[Any]:
         """Values of one tile at the level."""
-        flags = self.layers["flags"][place]
-        if self.level == "latent":
-            self._check(predicted, name, "latent")
-            return self._fill(self._unrounded(smooth), flags)
-        step, odd = self.entry.step, self.entry.odd_cells
-        width = ladder.cell_width(predicted, sigma, step, self.dtype, odd=odd)
-        cells = self.layers["sources"][place]
-        shift = ladder.dither(width) if self.entry.dithered else np.zeros_like(width)
-        if self.level == "sources":
-            refined = self._kept(cells, predicted, shift, width, name)
-            values = self._unrounded(smooth)
-            np.copyto(values, refined, where=ladder.used_squares(cells, BLOCK), casting="unsafe")
+        flags, level = self.layers["flags"][place], self.level
+        if level != "exact":
+            self._check(refined.centres, name, level)
+        if level == "latent":
+            return self._fill(smooth_values(refined, self._noise, self._float), flags)
+        if level == "sources":
+            values = sources_values(self.entry, self._noise, refined, self._float)
             return self._fill(values, flags)
-        cells = ladder.joined_cells(cells, self.layers["bounded"][place], self.entry.coarse)
-        centres = ladder.from_cells(cells, predicted + shift, width)
-        bounded = ladder.from_grid(centres, self._noise, self.dtype)
-        if self.level == "bounded":
-            self._check(centres, name, "bounded")
-            return self._fill(bounded, flags)
-        return self._exact(centres, width, self._fill(bounded, flags), flags, place, name)
-
-    def _kept(
-        self,
-        cells: NDArray[np.int32],
-        predicted: NDArray[np.int64],
-        shift: NDArray[np.int64],
-        width: NDArray[np.int64],
-        name: tuple[int, int],
-    ) -> NDArray[Any]:
-        """Values of a tile at `sources`, wherever it keeps pixels."""
-        predicted += shift * ladder.used_squares(cells, LEAF)
-        if self.entry.coarse is None:
-            centres = ladder.from_cells(cells, predicted, width)
-            self._check(centres, name, "sources")
-            return ladder.from_grid(centres, self._noise, self.dtype)
-        centres = ladder.coarse_centres(cells, predicted, width, self.entry.coarse)
-        self._check(centres, name, "sources")
-        return ladder.from_quarters(centres, self._noise, self.dtype)
+        bounded = self._fill(ladder.from_grid(refined.centres, self._noise, self.dtype), flags)
+        if level == "bounded":
+            return bounded
+        return self._exact(refined.centres, refined.width, bounded, flags, place, name)
 
     def _exact(
         self,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import numpy as np
 
 from skyfold.ladder import LEAF, TILE
+from skyfold.ladder_kernels import evenly
 from skyfold.layout import STRIDE
 from skyfold.noise import MESH
 from skyfold.science.sources import star_widths, typical_width
@@ -22,7 +23,7 @@ from storage.images.filtered import measure_levels, sample_levels
 from storage.images.latent_search import search_latents
 from storage.images.mesh import mesh_correction
 from storage.images.selection import HALO, blank_leaves, lit_leaves, pixels_of, select_leaves
-from storage.images.tile_kernels import evenly, significance
+from storage.images.tile_kernels import significance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -16,6 +16,7 @@ from skyfold import ladder
 from skyfold.compiled import can_compile
 from skyfold.images.index import FLAG_FILL
 from skyfold.ladder import LEAF, LEVELS, TILE
+from skyfold.ladder_kernels import evenly, narrower
 from skyfold.layout import STRIDE
 from skyfold.noise import MESH, NOISE_CELL
 from storage.images import tile_kernels as kernels
@@ -167,14 +168,14 @@ class StripLayers:
         apart = kernels.cells(
             y,
             self.strip.background(*name),
-            kernels.evenly(self.strip.factor(*name)),
+            evenly(self.strip.factor(*name)),
             grid,
             self.strip.coded[place],
             self._extent(*name),
             (noise.sigma, noise.slope, noise.stretch, noise.round_step),
             how.tolerance,
             how.step,
-            {"f4": 22, "f8": 62}.get(dtype.str[1:], 0),
+            narrower(dtype),
             how.odd,
             how.dithered,
             self.layers["guard"][place],

@@ -1,31 +1,18 @@
 """The arithmetic of tiles, compiled, for the writer: the numbers of `skyfold.ladder`, bit for bit.
 
-Readers have no compiler, and `skyfold.ladder` is what the format says: a test compares the two.
+`skyfold.ladder` is what the format says: a test compares the two.
 """
 
 # mypy: disable-error-code="assignment,arg-type"
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
-from numpy.typing import NDArray
 
 from skyfold.compiled import compiled_exactly
-from skyfold.ladder import MODULUS, ROUND_UP, TILE, WIDE
-from skyfold.noise import PREDICTION_LIMIT, Factor
+from skyfold.ladder import MODULUS, ROUND_UP, WIDE
+from skyfold.noise import PREDICTION_LIMIT
 
 BELOW_TIE = 1 - ROUND_UP
-
-
-def evenly(factor: Factor) -> NDArray[np.float64]:
-    """Factors of a tile's noise, 1 where there are none."""
-    return _ones() if factor is None else factor
-
-
-@cache
-def _ones() -> NDArray[np.float64]:
-    return np.ones((TILE, TILE))
 
 
 @compiled_exactly
@@ -104,8 +91,7 @@ def cells(  # type: ignore[no-untyped-def]
     tolerance, step : float
         Of the network; cell width in noise units.
     narrower : int
-        Binary digits of a prediction above the one that a cell is narrower by: 22 for single
-        precision, 62 for double, 0 for integers.
+        See `skyfold.ladder_kernels.narrower`.
     odd, dithered : bool
     guard : ndarray, shape of `y`, uint8
     predicted, width, shift, found : ndarray, shape of `y`, int64

@@ -92,9 +92,9 @@ def _odd() -> tuple[int, np.ndarray]:
 def _chunk_target(codec: Any, shape: tuple[int, ...], seeds: Callable[[], list[Any]]) -> Target:
     """The first byte chooses the dtype, and the rest is the chunk."""
 
-    def run(data: bytes) -> None:
+    def run(data: bytes) -> np.ndarray:
         dtype = np.dtype(_DTYPES[data[0] % len(_DTYPES)] if data else "i4")
-        _as_zarr_reads(codec, data[1:], shape, dtype)
+        return _as_zarr_reads(codec, data[1:], shape, dtype)
 
     def made() -> list[bytes]:
         chunks = seeds()
@@ -106,7 +106,7 @@ def _chunk_target(codec: Any, shape: tuple[int, ...], seeds: Callable[[], list[A
     return Target(run, made)
 
 
-def _as_zarr_reads(codec: Any, data: bytes, shape: tuple[int, ...], dtype: np.dtype) -> None:
+def _as_zarr_reads(codec: Any, data: bytes, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Decode through the codec's meeting with Zarr, which names foreign errors."""
     from zarr.core.array_spec import ArrayConfig, ArraySpec
     from zarr.core.buffer import default_buffer_prototype
@@ -124,6 +124,7 @@ def _as_zarr_reads(codec: Any, data: bytes, shape: tuple[int, ...], dtype: np.dt
     decoded = ZarrCodec(codec)._decode_sync(stored, spec).as_numpy_array()
     assert decoded.shape == shape
     assert decoded.dtype == dtype
+    return decoded
 
 
 def _sealed(codec: Any, shape: tuple[int, ...], dtype: str, chunks: list[Any]) -> Target:
@@ -166,10 +167,10 @@ def _tables() -> LatentTables:
     return fit_tables(np.rint(spectrum).astype(np.int16))
 
 
-def _latents(data: bytes, sparse: bool) -> None:
+def _latents(data: bytes, sparse: bool) -> np.ndarray:
     tables = _tables()
     crc = zlib.crc32(data, zlib.crc32(tables.digest.encode())).to_bytes(4, "little")
-    decode_together([crc + data], (1, 8, 8, 3), tables, sparse)
+    return decode_together([crc + data], (1, 8, 8, 3), tables, sparse)
 
 
 def _latent_seeds(sparse: bool) -> list[bytes]:

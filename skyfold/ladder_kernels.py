@@ -1,0 +1,180 @@
+"""The arithmetic of `skyfold.ladder`, compiled: the same numbers, without a pass for each step.
+
+`skyfold.ladder` and `skyfold.noise` are what the format says; tests compare the two, bit for bit.
+"""
+
+# mypy: disable-error-code="assignment,arg-type"
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skyfold.compiled import compiled_exactly
+from skyfold.ladder import BLOCK, LEAF, MODULUS, ROUND_UP, TILE
+from skyfold.noise import PREDICTION_LIMIT, Factor
+
+LATENT, SOURCES, BOUNDED = 0, 1, 2
+
+
+def evenly(factor: Factor) -> NDArray[np.float64]:
+    """Factors of a tile's noise, 1 where there are none."""
+    return _ones() if factor is None else factor
+
+
+@cache
+def _ones() -> NDArray[np.float64]:
+    return np.ones((TILE, TILE))
+
+
+def narrower(dtype: np.dtype[np.generic]) -> int:
+    """Binary digits of a prediction above the one that a cell of a stored dtype is narrower by.
+
+    22 for single precision, 62 for double, 0 for integers.
+    """
+    return {"f4": 22, "f8": 62}.get(dtype.str[1:], 0)
+
+
+@compiled_exactly
+def refine(  # type: ignore[no-untyped-def]
+    level,
+    y,
+    background,
+    factor,
+    guard,
+    cells,
+    noise,
+    step,
+    narrower,
+    odd,
+    dithered,
+    coarse,
+    smooth,
+    sigma,
+    width,
+    centres,
+    used,
+):
+    """Prediction, noise, w and centres of a tile at a level, filled in.
+
+    Parameters
+    ----------
+    level : int
+        0 latent, 1 sources, 2 bounded.
+    y : ndarray, shape (256, 256), float32
+        What the network predicts [noise units].
+    background, factor : ndarray, shape of `y`, float64
+        [grid units]; of the noise.
+    guard : ndarray, shape of `y`, uint8
+    cells : ndarray, shape of `y`, int32
+        K at `sources`, k at `bounded`.
+    noise : (float, float, float, int)
+        Sigma, slope, stretch and step of rounding, of the noise model.
+    step : float
+        Cell width in noise units.
+    narrower : int
+        See the function of this name.
+    odd, dithered : bool
+    coarse : int
+        q; 0 where both layers hold k.
+    smooth, sigma : ndarray, shape of `y`, float64
+        The sum of background and signal; noise of each pixel [grid units].
+    width : ndarray, shape of `y`, int64
+        w; not filled in at `latent`.
+    centres : ndarray, shape of `y`, int64
+        M at `latent`, S in quarters of a grid unit at `sources` unless `coarse` is 0, else C.
+    used : ndarray of bool, shape of `y`
+        At `sources`, where blocks hold any cell that is not 0.
+    """
+    scale, slope, stretch, unit = noise
+    per_step, least, curve = 1.0 / unit, scale * scale, stretch / 4
+    across = y.shape[1]
+    lowest, highest = -PREDICTION_LIMIT, PREDICTION_LIMIT
+    for i in range(y.shape[0]):  # row by row, in loops that take several pixels at once
+        rounded = np.empty(across)
+        for j in range(across):
+            wide = np.float64(y[i, j]) * factor[i, j]
+            wide = wide if wide == wide else 0.0
+            wide = min(max(wide, lowest), highest)
+            smooth[i, j] = (max(wide, 0.0) * curve * wide + wide) * scale + background[i, j]
+            rounded[j] = np.floor(smooth[i, j] * per_step + ROUND_UP)
+        for j in range(across):
+            if guard[i, j]:
+                steps, code = smooth[i, j] * per_step, np.int64(guard[i, j])
+                if code < 3:
+                    rounded[j] = np.floor(steps) + (code == 2)
+                else:
+                    apart = (code - 3 - np.int64(rounded[j])) % MODULUS
+                    rounded[j] += apart - MODULUS if apart > MODULUS // 2 else apart
+        for j in range(across):
+            rounded[j] *= unit
+            sigma[i, j] = scale * factor[i, j]
+        if slope > 0:
+            for j in range(across):
+                variance = max(rounded[j] - background[i, j], 0.0) * slope + least
+                sigma[i, j] = np.sqrt(variance) * factor[i, j]
+        for j in range(across):
+            centres[i, j] = np.int64(rounded[j])
+        if level != LATENT:
+            for j in range(across):
+                w = np.int64(np.floor(step * sigma[i, j]))
+                if narrower > 0:
+                    w -= 1 + (abs(centres[i, j]) >> narrower)
+                elif odd:
+                    w |= 1
+                width[i, j] = max(w, 1)
+    if level == BOUNDED:
+        for i in range(y.shape[0]):
+            for j in range(across):
+                w, d = width[i, j], np.int64(0)
+                if dithered:
+                    d = ((49471 * j + 37345 * i) % 65536 * w >> 16) - (w >> 1)
+                centres[i, j] += d + np.int64(cells[i, j]) * w
+    if level == SOURCES:
+        quarters = 4 if coarse > 0 else 1
+        times = coarse if coarse > 0 else 1
+        for top in range(0, y.shape[0], BLOCK):
+            for left in range(0, across, BLOCK):
+                some = 0
+                for i in range(top, top + BLOCK):
+                    for j in range(left, left + BLOCK):
+                        some |= cells[i, j]
+                        centres[i, j] *= quarters
+                used[top : top + BLOCK, left : left + BLOCK] = some != 0
+                if some == 0:
+                    continue
+                for i in range(top, top + BLOCK):
+                    for j in range(left, left + BLOCK):
+                        up, over = i - i % LEAF, j - j % LEAF
+                        kept = cells[up, over] | cells[up, over + 1]
+                        kept |= cells[up + 1, over] | cells[up + 1, over + 1]
+                        w = width[i, j]
+                        if kept and dithered:
+                            d = ((49471 * j + 37345 * i) % 65536 * w >> 16) - (w >> 1)
+                            centres[i, j] += quarters * d
+                        centres[i, j] += np.int64(cells[i, j]) * w * times
+
+
+@compiled_exactly
+def sources_values(  # type: ignore[no-untyped-def]
+    smooth, unit, centres, lattice, least, most, used, out
+):
+    """Values of a tile at `sources` [stored unit], filled in.
+
+    Parameters
+    ----------
+    smooth, centres, used : ndarray
+        As of `refine`.
+    unit, lattice : float
+        Unit of `smooth` and of `centres` [stored unit].
+    least, most : float
+        Range of what is stored.
+    out : ndarray, shape of `smooth`, floating
+    """
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            if used[i, j]:
+                out[i, j] = min(max(centres[i, j] * lattice, least), most)
+            else:
+                out[i, j] = smooth[i, j] * unit
