@@ -370,13 +370,10 @@ def _from_ordered(bits: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 def checksum(values: NDArray[Any], ny: int = TILE, nx: int = TILE) -> int:
     """CRC-32 of a tile's little-endian bytes in C order, zeros beyond its ``[:ny, :nx]``."""
     if ny < TILE or nx < TILE:
-        values = np.where(_corner(values.shape, ny, nx), values, 0).astype(values.dtype)
+        inside, values = values[:ny, :nx], np.zeros((TILE, TILE), values.dtype)
+        values[: inside.shape[0], : inside.shape[1]] = inside
     little = values.astype(values.dtype.newbyteorder("<"), order="C", copy=False)
     return zlib.crc32(little.data)
-
-
-def _corner(shape: tuple[int, ...], ny: int, nx: int) -> NDArray[np.bool_]:
-    return (np.arange(shape[0]) < ny)[:, np.newaxis] & (np.arange(shape[1]) < nx)
 
 
 def _block_maximum(values: NDArray[Any]) -> NDArray[Any]:

@@ -6,7 +6,7 @@
 # mypy: disable-error-code="assignment,arg-type"
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +18,14 @@ from skyfold.noise import PREDICTION_LIMIT, Factor
 LATENT, SOURCES, BOUNDED = 0, 1, 2
 
 
-def evenly(factor: Factor) -> NDArray[np.float64]:
+def evenly(factor: Factor, shape: tuple[int, int] = (TILE, TILE)) -> NDArray[np.float64]:
     """Factors of a tile's noise, 1 where there are none."""
-    return _ones() if factor is None else factor
+    return _ones(shape) if factor is None else factor
 
 
-@cache
-def _ones() -> NDArray[np.float64]:
-    return np.ones((TILE, TILE))
+@lru_cache(64)
+def _ones(shape: tuple[int, int]) -> NDArray[np.float64]:
+    return np.ones(shape)
 
 
 def narrower(dtype: np.dtype[np.generic]) -> int:
@@ -62,8 +62,8 @@ def refine(  # type: ignore[no-untyped-def]
     ----------
     level : int
         0 latent, 1 sources, 2 bounded.
-    y : ndarray, shape (256, 256), float32
-        What the network predicts [noise units].
+    y : ndarray, shape (ny, nx), float32
+        What the network predicts [noise units]; sides multiples of 8.
     background, factor : ndarray, shape of `y`, float64
         [grid units]; of the noise.
     guard : ndarray, shape of `y`, uint8

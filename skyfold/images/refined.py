@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Given:
-    """What is known of a tile before its cells: arrays of its shape.
+    """What is known of a tile before its cells: arrays of its shape, sides multiples of 8.
 
     Attributes
     ----------
@@ -114,7 +114,7 @@ def refine(
 def _compiled(
     entry: ImageEntry, noise: NoiseModel, level: str, given: Given, cells: NDArray[np.int32]
 ) -> Refined:
-    shape, dtype = given.y.shape, np.dtype(entry.dtype)
+    shape, dtype = (given.y.shape[0], given.y.shape[1]), np.dtype(entry.dtype)
     refined = Refined(
         np.empty(shape),
         np.empty(shape),
@@ -124,9 +124,9 @@ def _compiled(
     )
     kernels.refine(
         min(LEVELS.index(level), kernels.BOUNDED),
-        given.y,
+        np.ascontiguousarray(given.y),
         given.background,
-        kernels.evenly(given.factor),
+        kernels.evenly(given.factor, shape),
         np.ascontiguousarray(given.guard),
         np.ascontiguousarray(cells),
         (noise.sigma, noise.slope, noise.stretch, noise.round_step),

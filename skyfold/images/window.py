@@ -8,9 +8,8 @@ network's rounding takes part and checked by a CRC of every tile; `latent` and t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -20,7 +19,7 @@ from skyfold import ladder
 from skyfold.errors import CorruptDataError, InvalidRequestError, LevelNotStoredError
 from skyfold.images.index import FLAG_FILL
 from skyfold.images.refined import Given, Refined, refine, smooth_values, sources_values
-from skyfold.ladder import LEVELS, TILE
+from skyfold.ladder import BLOCK, LEVELS, TILE
 from skyfold.layout import STRIDE
 from skyfold.noise import Factor, NoiseModel, background_at, noise_at, stripes_at
 from skyfold.quantum import Quantum, QuantumWindow
@@ -165,15 +164,7 @@ def check_window(entry: ImageEntry, rows: slice, columns: slice) -> None:
             )
 
 
-@cache
-def _no_cells() -> NDArray[np.int32]:
-    return np.zeros((TILE, TILE), np.int32)
-
-
-def _pixels_of(name: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns of a tile in its image."""
-    y, x = name
-    return slice(y * TILE, (y + 1) * TILE), slice(x * TILE, (x + 1) * TILE)
+_NO_CELLS = np.zeros((0, 0), np.int32)
 
 
 class _Decoder:
@@ -203,28 +194,44 @@ class _Decoder:
             (tiles_x.stop - tiles_x.start) * TILE,
         )
         if "direct" in self.layers:
-            return self._run_direct(tiles_y, tiles_x, shape)
+            return self._run_direct(shape)
         predictions = self._predict(shape)
         values = np.empty(shape, self.dtype if self.level in ("bounded", "exact") else self._float)
         sigma = np.empty(shape)
-        for number, (ty, tx) in enumerate(np.ndindex(shape[0] // TILE, shape[1] // TILE)):
-            place = (slice(ty * TILE, (ty + 1) * TILE), slice(tx * TILE, (tx + 1) * TILE))
-            name = (tiles_y.start + ty, tiles_x.start + tx)
+        for number, (name, place) in enumerate(self._tiles(shape)):
             values[place], sigma[place] = self._tile(predictions[number], place, name)
         return values, self.layers["flags"].copy(), sigma
+
+    def _tiles(
+        self, shape: tuple[int, int]
+    ) -> Iterator[tuple[tuple[int, int], tuple[slice, slice]]]:
+        """Each tile of the window: its name, and where its pixels lie; those that hold an image."""
+        for ty, tx in np.ndindex(shape[0] // TILE, shape[1] // TILE):
+            name = (self.origin[0] + ty, self.origin[1] + tx)
+            ny, nx = (one.stop - one.start for one in self._pixels_of(name))
+            yield name, (slice(ty * TILE, ty * TILE + ny), slice(tx * TILE, tx * TILE + nx))
+
+    def _pixels_of(self, name: tuple[int, int]) -> tuple[slice, slice]:
+        """Rows and columns of a tile in its image, and up to 7 beyond: what leaves and blocks do.
+
+        The rest of a tile at the edge is left out; nothing of it is asked for.
+        """
+        y, x = (
+            slice(at * TILE, min((at + 1) * TILE, -(-side // BLOCK) * BLOCK))
+            for at, side in zip(name, self.entry.plane, strict=True)
+        )
+        return y, x
 
     @property
     def _float(self) -> np.dtype[Any]:
         return np.dtype("f8" if self.dtype.itemsize == 8 else "f4")
 
     def _run_direct(
-        self, tiles_y: slice, tiles_x: slice, shape: tuple[int, int]
+        self, shape: tuple[int, int]
     ) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.float64] | None]:
         values = self.layers["direct"].copy()
         sigma = None if self.entry.noise is None else np.empty(shape)
-        for ty, tx in np.ndindex(shape[0] // TILE, shape[1] // TILE):
-            place = (slice(ty * TILE, (ty + 1) * TILE), slice(tx * TILE, (tx + 1) * TILE))
-            name = (tiles_y.start + ty, tiles_x.start + tx)
+        for name, place in self._tiles(shape):
             self._check(values[place], name, "exact")
             if sigma is not None:
                 sigma[place] = self._sigma_of(values[place], self.layers["flags"][place], name)
@@ -254,7 +261,9 @@ class _Decoder:
     def _tile(
         self, y: NDArray[np.float32], place: tuple[slice, slice], name: tuple[int, int]
     ) -> tuple[NDArray[Any], NDArray[np.float64]]:
-        given = Given(y, self._background(name), self._factor(name), self.layers["guard"][place])
+        guard = self.layers["guard"][place]
+        y = y[: guard.shape[0], : guard.shape[1]]
+        given = Given(y, self._background(name), self._factor(name), guard)
         refined = refine(self.entry, self._noise, self.level, given, self._cells(place))
         values = self._values(refined, place, name)
         sigma = refined.sigma
@@ -262,16 +271,16 @@ class _Decoder:
         return values, sigma
 
     def _cells(self, place: tuple[slice, slice]) -> NDArray[np.int32]:
-        """Cells of one tile at the level; of `latent`, which has none, zeros."""
+        """Cells of one tile at the level; none of `latent`."""
         if self.level == "latent":
-            return _no_cells()
+            return _NO_CELLS
         cells: NDArray[np.int32] = self.layers["sources"][place]
         if self.level == "sources":
             return cells
         return ladder.joined_cells(cells, self.layers["bounded"][place], self.entry.coarse)
 
     def _background(self, name: tuple[int, int]) -> NDArray[np.float64]:
-        step, place = self._noise.background_step, _pixels_of(name)
+        step, place = self._noise.background_step, self._pixels_of(name)
         background = background_at(self.layers["background"], step, *place)
         if self.entry.striped:
             background += stripes_at(self.layers["stripes"], step, *place)
@@ -279,7 +288,7 @@ class _Decoder:
 
     def _factor(self, name: tuple[int, int]) -> Factor:
         """Factors of a tile's noise, of an image that is not equally deep all over."""
-        return noise_at(self.layers["noise"], *_pixels_of(name)) if self.entry.uneven else None
+        return noise_at(self.layers["noise"], *self._pixels_of(name)) if self.entry.uneven else None
 
     @property
     def _noise(self) -> NoiseModel:
@@ -327,7 +336,7 @@ class _Decoder:
         return values
 
     def _quantum(self, quantum: Quantum, name: tuple[int, int]) -> QuantumWindow:
-        return quantum.window(self.layers["quantum"], self.entry.plane, *_pixels_of(name))
+        return quantum.window(self.layers["quantum"], self.entry.plane, *self._pixels_of(name))
 
     def _fill(self, values: NDArray[Any], flags: NDArray[np.uint8]) -> NDArray[Any]:
         """Values where flags say that there is no measurement: NaN, blank, padding."""
