@@ -7,6 +7,7 @@ the module, or where numba keeps it for the user, so that the next process need 
 
 from __future__ import annotations
 
+import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 _LOOSE = {"reassoc", "contract"}  # sums in any order: what is compiled so chooses, it codes nothing
 _FEW = 64  # tiles: to read them takes less time than to load numba and its machine code
+ENVIRONMENT = "SKYFOLD_THREADS"
+MOST_THREADS = 8
 _tiles_read = 0
 _choice: bool | None = None
 P = ParamSpec("P")
@@ -52,6 +55,21 @@ def reads_compiled() -> bool:
     if _tiles_read <= _FEW and "numba" not in sys.modules:
         return False
     return can_compile() and _numba_works()
+
+
+def reader_threads() -> int:
+    """How many threads readers take: one, or with compiled loops one for each core.
+
+    Cores that the process may use, at most `MOST_THREADS`; or as many as the environment variable
+    `SKYFOLD_THREADS` says.
+    """
+    if not reads_compiled():
+        return 1
+    given = os.environ.get(ENVIRONMENT, "")
+    if given.isdigit() and int(given):
+        return int(given)
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(mine or 1, MOST_THREADS)
 
 
 @contextmanager

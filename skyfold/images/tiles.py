@@ -2,8 +2,9 @@
 
 Requests become pieces of at most a group's tiles. A group is fetched in one round while the one
 before it is decoded, blocks of tiles side by side, so that memory is bounded by two groups however
-much is asked for. Decoding takes one thread: most of it holds the interpreter's lock, so that a
-second thread makes it slower. Who has more cores takes as many processes; releases pickle.
+much is asked for. With compiled loops (`skyfold.compiled`) decoding takes a thread a core. Without
+them it takes one: most of it then holds the interpreter's lock, so that a second makes it slower.
+Who has more cores takes as many processes; releases pickle.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skyfold.access.trust import require_memory
-from skyfold.compiled import count_read
+from skyfold.compiled import count_read, reader_threads
 from skyfold.errors import CorruptDataError, SkyfoldError
 from skyfold.images.chunks import LayerBytes, Range
 from skyfold.images.details import decode_places, details_key
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _GROUP_TILES = 128  # fetched in one round, and decoded into at most 140 MB
 _BLOCK_TILES = 16  # neighbours that are decoded in one call: side by side, they cost half as much
 _ACROSS = 4  # of them in a row
+_THREAD_TILES = 4  # in one call of one of several threads
 Tile = tuple[int, int]
 
 
@@ -150,7 +152,11 @@ class TileDecoder:
         count_read(sum(len(tiles) for job in jobs for tiles in job.tiles()))
         groups = _groups(jobs)
         self._open(jobs)
-        with ThreadPoolExecutor(1, "skyfold-fetch") as ahead:
+        threads = reader_threads()
+        with (
+            ThreadPoolExecutor(1, "skyfold-fetch") as ahead,
+            ThreadPoolExecutor(threads, "skyfold-decode") as several,
+        ):
             fetched: Future[None] | None = None
             done = 0
             for number, group in enumerate(groups):
@@ -161,7 +167,7 @@ class TileDecoder:
                 fetched = None
                 if number + 1 < len(groups):
                     fetched = ahead.submit(self._fetch, groups[number + 1])
-                self._decode(group)
+                self._decode(group, several if threads > 1 else None)
                 done += len(group.pieces)
                 groups[number] = _Group()  # its bytes are not needed any more
                 yield done
@@ -231,15 +237,19 @@ class TileDecoder:
             else:
                 layers.held[place] = part
 
-    def _decode(self, group: _Group) -> None:
+    def _decode(self, group: _Group, several: ThreadPoolExecutor | None) -> None:
         """Decode a group's tiles and hand them to the jobs."""
         failed = {job.entry.id for job, _ in group.pieces if job.error is not None}
+        most = _BLOCK_TILES if several is None else _THREAD_TILES
+        work = [
+            (layers, block, group.levels(image_id))
+            for image_id, layers in group.layers.items()
+            for block in (_blocks(group.tiles[image_id], most) if image_id not in failed else ())
+        ]
         decoded: dict[tuple[str, str, Tile], Window | SkyfoldError] = {}
-        for image_id, layers in group.layers.items():
-            levels = group.levels(image_id)
-            for block in _blocks(group.tiles[image_id]) if image_id not in failed else ():
-                for level, parts in zip(levels, self._parts(layers, block, levels), strict=True):
-                    decoded |= {(image_id, level, tile): part for tile, part in parts.items()}
+        mapped = map if several is None or len(work) == 1 else several.map
+        for one in mapped(self._parts, *zip(*work, strict=True)) if work else ():
+            decoded |= one
         for job, tiles in group.pieces:
             for tile in tiles if job.error is None else ():
                 part = decoded[job.entry.id, job.level, tile]
@@ -250,18 +260,20 @@ class TileDecoder:
 
     def _parts(
         self, layers: LayerBytes, block: list[Tile], levels: list[str]
-    ) -> Iterator[dict[Tile, Window | SkyfoldError]]:
+    ) -> dict[tuple[str, str, Tile], Window | SkyfoldError]:
         """What holds the pixels of each tile of a block at each level, or what went wrong."""
+        found: dict[tuple[str, str, Tile], Window | SkyfoldError] = {}
         network = self.release.network(layers.entry.model) if layers.entry.model else None
         shared = Shared(layers.window, network)
         for level in levels:
             part = self._block(shared, layers.entry, block, level)
-            parts = dict.fromkeys(block, part)
-            if isinstance(part, SkyfoldError) and len(block) > 1:  # one may have spoilt the others
-                for tile in block:
+            for tile in block:
+                one = part
+                if isinstance(part, SkyfoldError) and len(block) > 1:  # it may be another's error
                     alone = Shared(layers.window, network)
-                    parts[tile] = self._block(alone, layers.entry, [tile], level)
-            yield parts
+                    one = self._block(alone, layers.entry, [tile], level)
+                found[layers.entry.id, level, tile] = one
+        return found
 
     def _block(
         self, shared: Shared, entry: ImageEntry, block: list[Tile], level: str
@@ -307,8 +319,8 @@ def pieces(jobs: Iterable[Job]) -> int:
     return sum(len(job.tiles()) for job in jobs)
 
 
-def _blocks(tiles: set[Tile]) -> list[list[Tile]]:
-    """Tiles of an image as rectangles of neighbours, row by row."""
+def _blocks(tiles: set[Tile], most: int) -> list[list[Tile]]:
+    """Tiles of an image as rectangles of so many neighbours at most, row by row."""
     rows: dict[tuple[int, ...], list[int]] = {}
     for ty, members in groupby(sorted(tiles), key=lambda tile: tile[0]):
         for run in _runs([tx for _, tx in members], _ACROSS):
@@ -316,7 +328,7 @@ def _blocks(tiles: set[Tile]) -> list[list[Tile]]:
     return [
         [(ty, tx) for ty in stack for tx in run]
         for run, found in rows.items()
-        for stack in _runs(found, _BLOCK_TILES // len(run))
+        for stack in _runs(found, most // len(run))
     ]
 
 

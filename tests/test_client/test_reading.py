@@ -19,6 +19,7 @@ from astropy.coordinates import SkyCoord
 from skyfold import errors, open_release
 from skyfold.access.cache import DiskCache, MemoryCache
 from skyfold.access.store import Store
+from skyfold.compiled import ENVIRONMENT, MOST_THREADS, reader_threads, readers
 from skyfold.images.details import decode_places, encode_places
 from skyfold.ladder import LEVELS
 from skyfold.layout import LAYERS
@@ -62,6 +63,24 @@ def test_refining_fetches_what_is_missing_alone(tiny_url):
     assert cost.bytes == sum(places[layer][0][1] for layer in new if layer in places)
     fresh = open_release(tiny_url, cache=False).images.section(IMAGE, *TILE, level="bounded")
     np.testing.assert_array_equal(fine.data, fresh.data)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_several_threads_decode_the_same(tiny_url, monkeypatch, level):
+    images = open_release(tiny_url, cache=False).images
+    with readers(compiled=False):
+        assert reader_threads() == 1
+        plain = [images.read(image_id, level) for image_id in images]
+    monkeypatch.setenv(ENVIRONMENT, "3")
+    with readers(compiled=True):
+        assert reader_threads() == 3
+        fast = [images.read(image_id, level) for image_id in images]
+        monkeypatch.setenv(ENVIRONMENT, "")
+        assert 1 <= reader_threads() <= MOST_THREADS
+    for one, other in zip(plain, fast, strict=True):
+        np.testing.assert_array_equal(other.values, one.values)
+        np.testing.assert_array_equal(other.flags, one.flags)
+        np.testing.assert_array_equal(other.sigma, one.sigma)
 
 
 def test_tiles_of_many_cutouts_are_fetched_once(tiny_url):
