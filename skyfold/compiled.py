@@ -18,7 +18,7 @@ from types import CodeType, FunctionType
 from typing import Any, Generic, ParamSpec, TypeVar
 
 _LOOSE = {"reassoc", "contract"}  # sums in any order: what is compiled so chooses, it codes nothing
-_FEW = 64  # tiles: to read them takes less time than to load numba and its machine code
+_FEW = 256  # tiles: to read them takes less time than to load numba and its machine code
 ENVIRONMENT = "SKYFOLD_THREADS"
 MOST_THREADS = 8
 _tiles_read = 0

@@ -164,7 +164,7 @@ def sources_values(  # type: ignore[no-untyped-def]
 
     Parameters
     ----------
-    smooth, centres, used : ndarray
+    smooth, centres, used : ndarray, shape (ny, nx)
         As of `refine`.
     unit, lattice : float
         Unit of `smooth` and of `centres` [stored unit].

@@ -128,7 +128,7 @@ def interlaced(  # type: ignore[no-untyped-def]
     used : ndarray of bool, shape (ny, nx)
         Which pixels are coded; the others are zero.
     offset : int
-    contexts_of : ndarray of uint8
+    contexts_of : ndarray, shape (n,), uint8
         Context of each doubt up to the last that has one of its own.
     sums, shifts
         As `group` takes them; the last table is of the coarsest pixels.

@@ -159,8 +159,10 @@ def latents(words, state, coded, sums, weights, thresholds, cuts, out):  # type:
         Where they are coded; elsewhere they are 0.
     sums : ndarray, shape (C, tables, symbols + 1), int64
         As of `sums_of`.
-    weights, thresholds, cuts : ndarray, int32
-        `weights`, `thresholds` and `value_thresholds` of the tables.
+    weights : ndarray, shape (C, 4, 2, 2 C + 3), int32
+    thresholds : ndarray, shape (C, K - 1), int32
+    cuts : ndarray, shape (C, 2), int32
+        `value_thresholds` of the tables.
     out : ndarray, shape (n, h, w, C), int32
         Zeros.
     """

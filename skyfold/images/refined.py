@@ -28,13 +28,13 @@ class Given:
 
     Attributes
     ----------
-    y : ndarray, float32
+    y : ndarray, shape (ny, nx), float32
         What the network predicts [noise units].
-    background : ndarray, float64
+    background : ndarray, shape (ny, nx), float64
         [grid units]
-    factor : ndarray, float64, or None
+    factor : ndarray, shape (ny, nx), float64, or None
         Of the noise.
-    guard : ndarray, uint8
+    guard : ndarray, shape (ny, nx), uint8
     """
 
     y: NDArray[np.float32]
@@ -49,16 +49,16 @@ class Refined:
 
     Attributes
     ----------
-    smooth : ndarray, float64
+    smooth : ndarray, shape (ny, nx), float64
         The network's own values.
-    sigma : ndarray, float64
+    sigma : ndarray, shape (ny, nx), float64
         Noise of each pixel.
-    width : ndarray, int64
+    width : ndarray, shape (ny, nx), int64
         Of cells; not set at `latent`.
-    centres : ndarray, int64
+    centres : ndarray, shape (ny, nx), int64
         What the tile's checksum is of: the rounded prediction at `latent`, centres of cells above
         it; those at `sources` in quarters of a grid unit, unless the image has no coarse cells.
-    used : ndarray of bool
+    used : ndarray of bool, shape (ny, nx)
         Where `sources` is not the network's own; not set at other levels.
     """
 
@@ -86,7 +86,7 @@ def refine(
     level : str
         One of latent, sources, bounded; `exact` is refined as `bounded`.
     given : Given
-    cells : ndarray, int32
+    cells : ndarray, shape (ny, nx), int32
         K at `sources`, k of both layers at `bounded`; any at `latent`.
     """
     if reads_compiled():
