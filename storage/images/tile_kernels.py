@@ -97,53 +97,56 @@ def cells(  # type: ignore[no-untyped-def]
     predicted, width, shift, found : ndarray, shape of `y`, int64
     """
     sigma, slope, stretch, unit = noise
-    slack, per_step, farthest = np.float32(tolerance), 1.0 / unit, 0.0
-    for top in range(0, y.shape[0], 8):
-        for left in range(0, y.shape[1], 8):
-            largest = np.float32(0)
-            for i in range(top, top + 8):
+    slack, per_step, least, farthest = np.float32(tolerance), 1.0 / unit, sigma * sigma, 0.0
+    across, lowest, highest = y.shape[1], -PREDICTION_LIMIT, PREDICTION_LIMIT
+    scale, steps = np.empty(across), np.empty(across)
+    reach, rounded = np.empty(across), np.empty(across)
+    for i in range(y.shape[0]):  # row by row, in loops that take several pixels at once
+        if i % 8 == 0:
+            for left in range(0, across, 8):
+                largest = np.float32(0)
+                for row in range(i, i + 8):
+                    for j in range(left, left + 8):
+                        largest = max(largest, abs(y[row, j]))
                 for j in range(left, left + 8):
-                    largest = max(largest, abs(y[i, j]))
-            scale = np.float64(slack * (np.float32(1) + largest))
-            for i in range(top, top + 8):
-                for j in range(left, left + 8):
-                    wide = np.float64(y[i, j]) * factor[i, j]
-                    wide = min(max(wide, -PREDICTION_LIMIT), PREDICTION_LIMIT)
-                    signal = (max(wide, 0.0) * (stretch / 4) * wide + wide) * sigma
-                    steps = (background[i, j] + signal) * per_step
-                    below = np.floor(steps)
-                    from_tie = (steps - below) - BELOW_TIE
-                    whole = np.int64(np.floor(steps + ROUND_UP))
-                    rise = sigma * (1 + (stretch / 2) * max(wide, 0.0)) * factor[i, j]
-                    reach = scale * rise / unit
-                    code = 0
-                    if i < extent[0] and j < extent[1]:
-                        farthest = max(farthest, reach)
-                        if reach > WIDE:
-                            code = whole % MODULUS + 3
-                        elif abs(from_tie) <= reach:
-                            code = 2 if from_tie >= 0 else 1
-                    if 0 < code < 3:
-                        whole = np.int64(below) + (code - 1)
-                    guard[i, j] = code
-                    m = whole * unit
-                    noise_there = sigma
-                    if slope > 0:
-                        noise_there = np.sqrt(
-                            max(m - background[i, j], 0.0) * slope + sigma * sigma
-                        )
-                    w = np.int64(np.floor(step * (noise_there * factor[i, j])))
-                    if narrower > 0:
-                        w -= 1 + (abs(m) >> narrower)
-                    elif odd:
-                        w |= 1
-                    w = max(w, 1)
-                    d = 0
-                    if dithered:
-                        phase = (49471 * j + 37345 * i) % 65536
-                        d = (phase * w >> 16) - (w >> 1)
-                    predicted[i, j], width[i, j], shift[i, j] = m, w, d
-                    half = (w - ((i + j) & 1)) >> 1
-                    k = np.floor(np.float64(grid[i, j] - (m + d) + half) / np.float64(w))
-                    found[i, j] = np.int64(k) if coded[i, j] else 0
+                    scale[j] = np.float64(slack * (np.float32(1) + largest))
+        for j in range(across):
+            wide = np.float64(y[i, j]) * factor[i, j]
+            wide = min(max(wide, lowest), highest)
+            signal = (max(wide, 0.0) * (stretch / 4) * wide + wide) * sigma
+            steps[j] = (background[i, j] + signal) * per_step
+            rounded[j] = np.floor(steps[j] + ROUND_UP)
+            rise = sigma * (1 + (stretch / 2) * max(wide, 0.0)) * factor[i, j]
+            reach[j] = scale[j] * rise / unit
+            guard[i, j] = 0
+        for j in range(min(extent[1], across) if i < extent[0] else 0):
+            farthest = max(farthest, reach[j])
+            below = np.floor(steps[j])
+            from_tie = (steps[j] - below) - BELOW_TIE
+            if reach[j] > WIDE:
+                guard[i, j] = np.int64(rounded[j]) % MODULUS + 3
+            elif abs(from_tie) <= reach[j]:
+                guard[i, j] = 2 if from_tie >= 0 else 1
+                rounded[j] = below + (from_tie >= 0)
+        for j in range(across):
+            rounded[j] *= unit
+            reach[j] = sigma * factor[i, j]  # from here on, the noise there
+        if slope > 0:
+            for j in range(across):
+                variance = max(rounded[j] - background[i, j], 0.0) * slope + least
+                reach[j] = np.sqrt(variance) * factor[i, j]
+        for j in range(across):
+            m, w = np.int64(rounded[j]), np.int64(np.floor(step * reach[j]))
+            if narrower > 0:
+                w -= 1 + (abs(m) >> narrower)
+            elif odd:
+                w |= 1
+            predicted[i, j], width[i, j] = m, max(w, 1)
+        for j in range(across):
+            w, d = width[i, j], np.int64(0)
+            if dithered:
+                d = ((49471 * j + 37345 * i) % 65536 * w >> 16) - (w >> 1)
+            half = (w - ((i + j) & 1)) >> 1
+            k = np.floor(np.float64(grid[i, j] - (predicted[i, j] + d) + half) / np.float64(w))
+            shift[i, j], found[i, j] = d, np.int64(k) if coded[i, j] else 0
     return farthest
