@@ -39,7 +39,7 @@ def cutout(
     dec: Annotated[float, typer.Option(help="[deg, ICRS]")],
     size: Annotated[float, typer.Option(help="[arcsec]")],
     output: Output,
-    band: Annotated[str | None, typer.Option()] = None,
+    band: Annotated[str | None, typer.Option(help="Such as `skyfold images` lists.")] = None,
     level: Level = "sources",
 ) -> None:
     """Write a box around a position as FITS: image, mask, uncertainty."""

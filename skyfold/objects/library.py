@@ -448,6 +448,10 @@ class ObjectLibrary:
     # Arrays.
 
     def _number(self, number: int) -> int:
+        if not isinstance(number, (int, np.integer)) or isinstance(number, bool):
+            raise InvalidRequestError(
+                f"object {number!r} is a {type(number).__name__}; give its number, or a SkyCoord"
+            )
         if not 0 <= number < len(self):
             raise InvalidRequestError(
                 f"object {number}: there are {len(self)}, numbered from 0; give one of them"

@@ -170,6 +170,9 @@ def test_pickled_for_workers(objects):
 def test_wrong_requests_say_what_is_allowed(objects):
     with pytest.raises(InvalidRequestError, match="numbered from 0"):
         objects.similar(10**6)
+    for place in ((150.0, 2.0), "M 13", 1.5, True):
+        with pytest.raises(InvalidRequestError, match="SkyCoord"):
+            objects.similar(place)
     with pytest.raises(InvalidRequestError, match="one object at least"):
         objects.novel(0)
     with pytest.raises(UnknownNameError, match="was not searched"):
