@@ -142,7 +142,8 @@ class Sky:
         """The survey's own, of an image that has it."""
         assert self.image.variance is not None
         unit = self.image.bscale**2
-        return np.ldexp(self.image.variance[rows] / unit, -2 * self.fills.exponent)
+        with np.errstate(over="ignore"):  # infinite then: told nothing
+            return np.ldexp(self.image.variance[rows] / unit, -2 * self.fills.exponent)
 
     def told(self, rows: slice) -> NDArray[np.float64]:
         """The survey's variance, in whatever unit."""

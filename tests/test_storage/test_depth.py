@@ -72,6 +72,14 @@ def test_a_relative_weight_tells_it_too():
     assert fit.sigma == pytest.approx(SIGMA, rel=0.05)
 
 
+def test_a_variance_beyond_any_number_tells_nothing():
+    stored, noise = of_depths()
+    tiny, its = stored.astype("f8") * 1e-19, noise * 1e-19
+    expected = factors(tiny, its)
+    its[5, 7] = 1e150
+    np.testing.assert_array_equal(factors(tiny, its), expected)
+
+
 def test_a_plane_is_not_believed_where_pixels_scatter_less():
     stored, noise = of_depths()
     noise[400:700, 100:500] *= 5  # which the pixels do not bear out
