@@ -36,10 +36,11 @@ def can_compile() -> bool:
 @cache
 def _numba_works() -> bool:
     try:
-        import numba  # noqa: F401
+        import numba
+
+        return bool(numba.njit(lambda: True)())
     except Exception:  # an installation that does not fit its numpy, or half of one
         return False
-    return True
 
 
 def count_read(tiles: int) -> None:
