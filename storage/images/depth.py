@@ -17,6 +17,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation, binary_opening, minimum_filter, uniform_filter
 
 from skyfold.noise import MESH, NOISE_CELL
+from storage.images.bends import bends, noise_beneath
 from storage.images.cells import cells_of, clipped
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ STEPS = 32  # of a factor's logarithm, to the base e: finer differences are luck
 
 
 def noise_factors(
-    sky: Sky, sigma: float, slope: float, stated: float | None
+    sky: Sky, sigma: float, slope: float, stated: float | None, structure: bool = False
 ) -> NDArray[np.float64]:
     """Noise of cells of 32 pixels a side over that of the image, 1 wherever it is about that.
 
@@ -61,6 +62,8 @@ def noise_factors(
         Noise of the image, and variance per unit of signal, in the units of `sky`.
     stated : float or None
         The survey's own typical noise, if `sigma` is that, in those units.
+    structure : bool
+        Whether pixels scatter by more than noise all over the image.
 
     Returns
     -------
@@ -69,7 +72,8 @@ def noise_factors(
     """
     image = sky.image
     flat = _Flat(sky, slope / sigma**2)
-    ratio = np.stack([_scatter(cells_of(one, MESH)[0, :, ::EVERY]) for one in flat.strips()])
+    scatter = _beneath if structure else _of_some
+    ratio = np.stack([scatter(cells_of(one, MESH)[0]) for one in flat.strips()])
     ratio /= sigma
     if image.variance is None and image.relative_variance is None:
         factor = _by_pixels(flat, sigma, ratio)
@@ -191,6 +195,17 @@ def _scatter(cells: NDArray[np.float32]) -> NDArray[np.float64]:
     scatter = clipped(cells)[1]
     scatter[np.isfinite(cells).sum(axis=-1) < ENOUGH] = np.nan
     return scatter
+
+
+def _of_some(cells: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Scatter of some of the pixels of each cell."""
+    return _scatter(cells[:, ::EVERY])
+
+
+def _beneath(cells: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Scatter without structure that is much of it."""
+    of_bends = np.stack([_scatter(one) for one in bends(cells)])
+    return noise_beneath(_of_some(cells), of_bends)
 
 
 def _opened(some: NDArray[np.bool_], unknown: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.ndimage import binary_dilation
 
 from skyfold.noise import MESH
+from storage.images.bends import ALIKE, APART, LESS, bends, noise_beneath
 from storage.images.cells import cells_of, clipped
 from storage.images.depth import noise_factors
 from storage.images.fills import slices
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 CELL = 32  # pixels a side of a noise cell: smaller than the structure of most backgrounds
 ENOUGH_CELLS = 1024  # or half as many: their quietest quarter tells the noise to 0.3 %
+FEW_CELLS = 128  # whose bends tell it to 1 %
 TOGETHER = 256  # mesh cells: fewer leave the processor waiting for Python, more for memory
 UNLIKE = 1.5  # factor of noise: where it is more, peaks of noise pass for light
 MIN_INTEGER_SIGMA = 0.3  # below it an integer image holds no noise to speak of
@@ -79,23 +82,23 @@ def fit_noise(image: SurveyImage, fills: Fills) -> NoiseFit:
     """
     background, is_measured = _background(image, fills)
     sky = Sky(image, fills, background)
-    quiet = _quiet_sigma(sky)
+    quiet, structure = _quiet_sigma(sky)
     stripes = find_stripes(sky, quiet) if 0 < quiet < math.inf else None
     if stripes is not None:
         sky = sky.without(stripes)
-        quiet = _quiet_sigma(sky)
+        quiet, structure = _quiet_sigma(sky)
     stated = _stated_sigma(quiet, sky)
     sigma = quiet if stated is None else stated
     if image.stored.dtype.kind != "f" and sigma < MIN_INTEGER_SIGMA:
         sigma = 0.0
     slope, factor = 0.0, np.ones((2 * background.shape[0], 2 * background.shape[1]))
     if sigma > 0 and math.isfinite(sigma):
-        factor = noise_factors(sky, sigma, 0.0, stated)
+        factor = noise_factors(sky, sigma, 0.0, stated, structure)
         other = cells_of(np.abs(np.log(factor)) > math.log(UNLIKE), 2).any(axis=-1)
         beside = binary_dilation(other, np.ones((3, 3)))  # which may be of two depths
         slope = gain_slope(replace(sky, even=~beside), sigma)
         if slope > 0 and (factor != 1).any():
-            factor = noise_factors(sky, sigma, slope, stated)
+            factor = noise_factors(sky, sigma, slope, stated, structure)
     sigma, slope = (math.ldexp(one, fills.exponent) for one in (sigma, slope))
     if stripes is not None:
         rows, columns = (np.ldexp(one, fills.exponent) for one in stripes)
@@ -180,8 +183,11 @@ def _all_values(image: SurveyImage, fills: Fills) -> NDArray[np.float64]:
     return _values(image, fills, slice(None))[fills.usable(slice(None))]
 
 
-def _quiet_sigma(sky: Sky) -> float:
-    """Noise of the quietest quarter of cells, freed from the bias of picking it."""
+def _quiet_sigma(sky: Sky) -> tuple[float, bool]:
+    """Noise of the quietest quarter of cells, freed from the bias of picking it.
+
+    And whether there is structure finer than these, beneath which it was found.
+    """
     # odd, so as not to fall in with the outputs of a detector
     every = math.isqrt(sky.size // (CELL * CELL * ENOUGH_CELLS)) | 1
     found = []
@@ -190,12 +196,26 @@ def _quiet_sigma(sky: Sky) -> float:
         cells = cells_of(signal, CELL)[first::every, ::every]
         found.append(cells.reshape(-1, CELL * CELL).copy())  # a view would keep all of the strip
     cells = np.concatenate(found)
+    scatter = _quiet(cells)
+    some = cells[:: len(cells) // FEW_CELLS | 1]
+    near = [_quiet(one, ALIKE) for one in islice(bends(some), 0, None, len(APART))]
+    if max(near) >= LESS * scatter:  # nothing hides in it
+        return scatter, False
+    of_bends = np.array([_quiet(one, ALIKE) for one in bends(some)])
+    noise = float(noise_beneath(np.array(scatter), of_bends))
+    return noise, noise < scatter
+
+
+def _quiet(cells: NDArray[np.float32], alike: float = 1) -> float:
+    """Scatter of the quietest quarter of cells, of whose values so many count as one."""
     counts = np.isfinite(cells).sum(axis=-1)
+    if not counts.any():
+        return math.nan
     enough = counts >= min(cells.shape[-1] // 4, int(counts.max()))
     _, spread = clipped(cells[enough])
     if len(spread) < 8:
         return float(np.median(spread))
-    expected = 0.6745 / math.sqrt(2 * float(np.median(counts[enough])))
+    expected = 0.6745 / math.sqrt(2 * float(np.median(counts[enough])) / alike)
     return float(np.percentile(spread, 25) / (1 - expected))
 
 

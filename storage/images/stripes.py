@@ -32,6 +32,7 @@ LEAST_BLOCKS = 4  # of a row, for their median to stand for it
 LEAST_PIXELS = MESH // 2  # of a block, for its mean to count
 ROUNDS = 2  # what was far from the mesh is near it once its stripes are known
 FAR = 6.0  # of the errors of rows, or of how they scatter, beyond which one stands out
+INTERLEAVED = 1, 2, 4  # rows or columns of one output of a detector: alike, and no jitter
 AGREE = 0.75  # share of a row's blocks: a column that is dead in part has no offset of its own
 MEDIAN_VARIANCE = 1.57  # of a median, over that of a mean
 STD_OF_MAD = 1.4826
@@ -106,7 +107,8 @@ def _offsets(blocks: NDArray[np.float32]) -> NDArray[np.float64]:
     apart = np.abs(some - found[:, np.newaxis])
     spread = STD_OF_MAD * row_medians(apart)
     error = math.sqrt(MEDIAN_VARIANCE * float(np.mean(spread**2 / count)))
-    jitter = STD_OF_MAD * float(np.median(np.abs(np.diff(found)))) / math.sqrt(2)
+    steps = [np.abs(found[apart:] - found[:-apart]) for apart in INTERLEAVED if apart < len(found)]
+    jitter = STD_OF_MAD * min(float(np.median(one)) for one in steps) / math.sqrt(2)
     far = np.abs(found) > FAR * max(error, jitter)
     near = np.maximum(np.abs(found) / 2, FAR * float(np.median(spread)))
     agree = (apart < near[:, np.newaxis]).sum(axis=1) >= AGREE * count

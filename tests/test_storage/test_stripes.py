@@ -38,12 +38,14 @@ def stripes(plane: np.ndarray, dtype: str = "i4") -> tuple[np.ndarray, np.ndarra
 AMPLIFIERS = np.where(X < 333, 0.0, 6 * SIGMA)
 OVERSCAN = np.where(X >= 640, -30 * SIGMA, 0.0)
 GLOW = 15 * SIGMA * np.exp(-Y / 9)
+# Of channels of 32 columns, even and odd columns of which are read by two outputs.
+CHANNELS = SIGMA * (0.4 * np.where(X % 2, 1, -1) + np.where(X // 32 % 3 == 1, 1.2, 0))
 DEAD_COLUMN = np.where(X == 200, -12 * SIGMA, 0.0)
 
 
 @pytest.mark.parametrize("dtype", ["i4", "f4"])
 @pytest.mark.parametrize(
-    "offsets", [AMPLIFIERS, OVERSCAN, GLOW, DEAD_COLUMN, AMPLIFIERS + OVERSCAN + GLOW]
+    "offsets", [AMPLIFIERS, OVERSCAN, GLOW, DEAD_COLUMN, CHANNELS, AMPLIFIERS + OVERSCAN + GLOW]
 )
 def test_offsets_are_taken_off(offsets, dtype):
     """With its mesh, the sky is then flat everywhere, and its noise is that of pixels."""
