@@ -31,7 +31,7 @@ def run_demo(folder: Path, *, steps: int, images: int, seed: int) -> None:
     """Simulate, build, and print what came out."""
     console = Console(width=None if Console().is_terminal else 110)
     start = time.monotonic()
-    console.print("this takes 4 to 6 minutes on 2 cores, most of it to train the network")
+    console.print("this takes 3 to 6 minutes on 2 cores, most of it to train the network")
     survey = folder / "survey.toml"
     if not survey.exists():
         console.print(f"simulating {images} images of two bands, a catalog and p(z) in {folder}")
