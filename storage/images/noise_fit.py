@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 CELL = 32  # pixels a side of a noise cell: smaller than the structure of most backgrounds
 ENOUGH_CELLS = 1024  # or half as many: their quietest quarter tells the noise to 0.3 %
 FEW_CELLS = 128  # whose bends tell it to 1 %
+ROUNDED = 0.5  # of their step: what numbers scatter by that were rounded to it, 0.29, is no noise
 TOGETHER = 256  # mesh cells: fewer leave the processor waiting for Python, more for memory
 UNLIKE = 1.5  # factor of noise: where it is more, peaks of noise pass for light
 MIN_INTEGER_SIGMA = 0.3  # below it an integer image holds no noise to speak of
@@ -203,7 +204,17 @@ def _quiet_sigma(sky: Sky) -> tuple[float, bool]:
         return scatter, False
     of_bends = np.array([_quiet(one, ALIKE) for one in bends(some)])
     noise = float(noise_beneath(np.array(scatter), of_bends))
+    if noise < ROUNDED * _step(sky):
+        return scatter, False
     return noise, noise < scatter
+
+
+def _step(sky: Sky) -> float:
+    """What stored numbers of about the background are apart."""
+    dtype = sky.image.stored.dtype
+    if dtype.kind != "f":
+        return math.ldexp(1.0, -sky.fills.exponent)
+    return float(np.spacing(np.abs(np.median(sky.background)).astype(dtype)))
 
 
 def _quiet(cells: NDArray[np.float32], alike: float = 1) -> float:

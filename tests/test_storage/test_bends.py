@@ -116,6 +116,17 @@ def test_where_bends_rise_all_the_way_they_tell_nothing():
     np.testing.assert_array_equal(found[[0, 2, 3]], 1)
 
 
+@pytest.mark.parametrize("dtype", ["f4", "i2"])
+def test_rounding_is_no_noise(dtype, monkeypatch):
+    """Of a map of exposure times, or a model."""
+    y, x = np.indices(SHAPE)
+    smooth = 400 * np.sin(x / 30) * np.cos(y / 40)
+    image = survey_image((smooth + 1000).astype(dtype))
+    found = fit_noise(image, find_fills(image)).sigma
+    monkeypatch.setattr("storage.images.noise_fit.LESS", 0.0)
+    assert found == fit_noise(image, find_fills(image)).sigma > 10
+
+
 def test_too_few_pixels_for_bends():
     checkered = np.where(np.indices((64, 300)).sum(axis=0) % 2, np.nan, white()[:64, :300])
     assert fit(checkered).sigma == pytest.approx(SIGMA, rel=0.05)
