@@ -35,10 +35,11 @@ def can_compile() -> bool:
 
 @cache
 def _numba_works() -> bool:
+    """Whether numba compiles: it does not where it was told so, by ``NUMBA_DISABLE_JIT=1``."""
     try:
         import numba
 
-        return bool(numba.njit(lambda: True)())
+        return not numba.config.DISABLE_JIT and bool(numba.njit(lambda: True)())
     except Exception:  # an installation that does not fit its numpy, or half of one
         return False
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from itertools import islice
 from types import SimpleNamespace
 
@@ -57,6 +60,19 @@ def test_tables_are_whole():
                 assert table.sums[0] == 0
                 assert table.sums[-1] == 2**24
                 assert (np.diff(table.sums) > 0).all()
+
+
+def test_numba_that_does_not_compile_is_left_alone():
+    code = "from skyfold import compiled; print(compiled._numba_works())"
+    for disabled in ("0", "1"):
+        told = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"NUMBA_DISABLE_JIT": disabled},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert told.stdout.strip() == str(disabled == "0")
 
 
 def test_compiled_loops_are_for_those_who_read_much(monkeypatch):
