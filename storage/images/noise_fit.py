@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -198,12 +197,10 @@ def _quiet_sigma(sky: Sky) -> tuple[float, bool]:
         found.append(cells.reshape(-1, CELL * CELL).copy())  # a view would keep all of the strip
     cells = np.concatenate(found)
     scatter = _quiet(cells)
-    some = cells[:: len(cells) // FEW_CELLS | 1]
-    near = [_quiet(one, ALIKE) for one in islice(bends(some), 0, None, len(APART))]
-    if max(near) >= LESS * scatter:  # nothing hides in it
-        return scatter, False
-    of_bends = np.array([_quiet(one, ALIKE) for one in bends(some)])
-    noise = float(noise_beneath(np.array(scatter), of_bends))
+    planes = list(bends(cells[:: len(cells) // FEW_CELLS | 1]))
+    if any(_quiet(one, ALIKE) >= LESS * scatter for one in planes[:: len(APART)]):
+        return scatter, False  # bends of neighbours scatter as pixels do: nothing hides in it
+    noise = float(noise_beneath(np.array(scatter), np.array([_quiet(p, ALIKE) for p in planes])))
     if noise < ROUNDED * _step(sky):
         return scatter, False
     return noise, noise < scatter
