@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfold.codecs.latent_passes import CLIP, Known, contexts, split
+from skyfold.codecs.latent_passes import CLIP, Known, find_contexts, split
 from skyfold.codecs.latent_tables import (
     DIRECT,
     FIXED,
@@ -76,16 +76,12 @@ def measure_bits(latents: NDArray[np.int16], tables: LatentTables) -> NDArray[np
 
     The coder adds below 0.1 %; `skyfold.sparse_latents` takes fewer where little is.
     """
-    known, bits = Known(latents.shape), np.zeros(tables.channels)
+    known = find_contexts(latents, None, tables)
     cost = 24 - np.log2(tables.counts + 1.0).reshape(tables.channels, -1, SYMBOLS)
-    for channel in range(tables.channels):
-        for step, (y, x) in enumerate(PASSES):
-            table, turned = contexts(tables, channel, step, known.features(channel, step))
-            values = latents[:, y::2, x::2, channel].astype(np.int32).ravel()
-            symbols, plain_bits, _ = split(np.where(turned, -values, values))
-            bits[channel] += cost[channel, table, symbols].sum() + plain_bits.sum()
-            known.learn(channel, step, values)
-    return bits
+    symbols, plain_bits, _ = split(np.where(known.turned, -known.values, known.values))
+    channel = np.arange(tables.channels)[:, np.newaxis]
+    bits: NDArray[np.float64] = cost[channel, known.tables, symbols].sum(axis=1)
+    return bits + plain_bits.sum(axis=1)
 
 
 def _limit(latents: NDArray[np.int16]) -> NDArray[np.int16]:

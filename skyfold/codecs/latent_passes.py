@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
@@ -22,7 +23,9 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
+from skyfold.codecs import latent_kernels as kernels
 from skyfold.codecs.latent_tables import DIRECT, PASSES, VALUE_CLASSES, Ints, LatentTables
+from skyfold.compiled import reads_compiled
 
 CLIP = 15  # larger magnitudes add no more to an expectation
 PLAIN_BITS = 14  # most that stand beside a symbol
@@ -42,6 +45,8 @@ class Known:
     ----------
     places : list of ndarray, shape (m,), intp
         For each pass, which of its places are coded, in C order.
+    where : list of ndarray, shape (m, 3), intp
+        Image, row and column of each.
     """
 
     def __init__(self, shape: tuple[int, ...], coded: NDArray[np.bool_] | None = None) -> None:
@@ -49,7 +54,12 @@ class Known:
         self.latents = np.zeros((channels, n, h, w), np.int32)
         coded = np.ones((n, h, w), np.bool_) if coded is None else coded
         self.places = [np.flatnonzero(coded[:, y::2, x::2]) for y, x in PASSES]
-        self._in_plane, self._in_padded = _same_places(self.places, (n, h, w))
+        self.where = _where(self.places, (n, h, w))
+        indexes = [one.T for one in self.where]
+        self._in_plane = [(image * h + row) * w + column for image, row, column in indexes]
+        self._in_padded = [
+            (image * (h + 2) + row + 1) * (w + 2) + column + 1 for image, row, column in indexes
+        ]
         # of each pass apart, so that a pass reads them without a gap
         self._features = [
             np.ones((2 * channels + 3, 2, places.size), np.int32) for places in self.places
@@ -93,19 +103,15 @@ class Known:
             _gather(around, in_plane, features[first + 1])
 
 
-def _same_places(
-    places: list[NDArray[np.intp]], shape: tuple[int, int, int]
-) -> tuple[list[NDArray[np.intp]], list[NDArray[np.intp]]]:
-    """Places of passes in planes of n x h x w, and in those with one more on each side."""
+def _where(places: list[NDArray[np.intp]], shape: tuple[int, int, int]) -> list[NDArray[np.intp]]:
+    """Image, row and column of places of passes."""
     n, h, w = shape
-    in_plane, in_padded = [], []
+    where = []
     for some, (y, x) in zip(places, PASSES, strict=True):
         part = (n, len(range(y, h, 2)), len(range(x, w, 2)))
         image, row, column = np.unravel_index(some, part) if some.size else (some, some, some)
-        row, column = y + 2 * row, x + 2 * column
-        in_plane.append((image * h + row) * w + column)
-        in_padded.append((image * (h + 2) + row + 1) * (w + 2) + column + 1)
-    return in_plane, in_padded
+        where.append(np.stack([image, y + 2 * row, x + 2 * column], axis=1))
+    return where
 
 
 def _gather(planes: Ints, places: NDArray[np.intp], out: Ints) -> None:
@@ -181,8 +187,66 @@ def join(symbols: Ints, read_plain: Callable[[Ints], Ints]) -> Ints:
     return np.where(is_tail, large, symbols - DIRECT).astype(np.int32)
 
 
+@dataclass(frozen=True)
+class Contexts:
+    """What is coded of latents, pass by pass, and in which contexts.
+
+    Attributes
+    ----------
+    where : ndarray, shape (m, 3), intp
+        Image, row and column.
+    starts : ndarray, shape (5,), intp
+        Where each pass begins in it.
+    values : ndarray, shape (C, m), int32
+        The latents there.
+    tables : ndarray, shape (C, m), uint8
+        Table of each symbol.
+    turned : ndarray of bool, shape (C, m)
+        Whether its sign is turned.
+    """
+
+    where: NDArray[np.intp]
+    starts: NDArray[np.intp]
+    values: Ints
+    tables: NDArray[np.uint8]
+    turned: NDArray[np.bool_]
+
+
+def find_contexts(
+    latents: NDArray[np.int16], coded: NDArray[np.bool_] | None, tables: LatentTables
+) -> Contexts:
+    """Contexts of latents that are all known: those of a writer.
+
+    Parameters
+    ----------
+    latents : ndarray, shape (n, h, w, C), int16
+    coded : ndarray of bool, shape (n, h, w), or None
+        Where they are coded; elsewhere they are 0. Everywhere, if not given.
+    tables : LatentTables
+    """
+    if reads_compiled():
+        coded = np.ones(latents.shape[:3], np.bool_) if coded is None else coded
+        named = (tables.weights, tables.thresholds, tables.value_thresholds)
+        return Contexts(*kernels.contexts(np.ascontiguousarray(latents), coded, *named))
+    known = Known(latents.shape, coded)
+    where = np.concatenate(known.where)
+    starts = np.cumsum([0, *(len(one) for one in known.where)])
+    values = latents[tuple(where.T)].T.astype(np.int32)
+    found, turned = np.empty(values.shape, np.uint8), np.empty(values.shape, np.bool_)
+    for channel in range(tables.channels):
+        for step in range(len(PASSES)):
+            some = slice(starts[step], starts[step + 1])
+            its = contexts(tables, channel, step, known.features(channel, step))
+            found[channel, some], turned[channel, some] = its
+            known.learn(channel, step, values[channel, some])
+    return Contexts(where, starts, values, found, turned)
+
+
 def encode_passes(
-    latents: NDArray[np.int16], known: Known, coders: Sequence[Any], tables: LatentTables
+    latents: NDArray[np.int16],
+    coded: NDArray[np.bool_] | None,
+    coders: Sequence[Any],
+    tables: LatentTables,
 ) -> None:
     """Encode the latents of chunks side by side, each with a coder of its own.
 
@@ -190,29 +254,29 @@ def encode_passes(
     ----------
     latents : ndarray, shape (n, h, w, C), int16
         As many images of each chunk, one chunk after another.
-    known : Known
-        Of that shape; nothing known yet but which latents are coded.
+    coded
+        As `find_contexts` takes it.
     coders : sequence of constriction RangeEncoder
         One of each chunk.
     tables : LatentTables
     """
-    planes = np.moveaxis(latents, -1, 0).astype(np.int32)
+    known = find_contexts(latents, coded, tables)
     uniform = [_uniform(length) for length in range(1, PLAIN_BITS + 1)]
-    owners = known.owners(len(coders))
+    owners = known.where[:, 0] // (len(latents) // len(coders))
+    every = split(np.where(known.turned, -known.values, known.values))
     for channel, models in enumerate(tables.models):
-        for step, (y, x) in enumerate(PASSES):
-            table, turned = contexts(tables, channel, step, known.features(channel, step))
-            values = planes[channel, :, y::2, x::2].ravel()[known.places[step]]
-            symbols, bits, plain = split(np.where(turned, -values, values))
-            keys = (owners[step] * len(models) + table).astype(np.uint16)
+        for step in range(len(PASSES)):
+            some = slice(known.starts[step], known.starts[step + 1])
+            symbols, bits, plain = (one[channel, some] for one in every)
+            its = owners[some]
+            keys = (its * len(models) + known.tables[channel, some]).astype(np.uint16)
             order = keys.argsort(kind="stable")  # of 16 bits: by digits, several times faster
             _encode_runs(coders, models, keys, symbols[order])
-            some = order[bits[order] > 0]
-            if some.size:
-                lengths = owners[step][some] * PLAIN_BITS + bits[some] - 1
-                ordered = some[lengths.argsort(kind="stable")]
+            large = order[bits[order] > 0]
+            if large.size:
+                lengths = its[large] * PLAIN_BITS + bits[large] - 1
+                ordered = large[lengths.argsort(kind="stable")]
                 _encode_runs(coders, uniform, lengths, plain[ordered])
-            known.learn(channel, step, values)
 
 
 def decode_passes(known: Known, coders: Sequence[Any], tables: LatentTables) -> None:

@@ -81,7 +81,7 @@ def encode_together(
             squares, where = used_squares(latents), coded_places(latents)
             told = zip(coders, np.split(squares, len(some)), strict=True)
             heads = [bytes([encode_booleans(coder, one)]) for coder, one in told]
-        encode_passes(latents, Known(latents.shape, where), coders, tables)
+        encode_passes(latents, where, coders, tables)
         for number, head, coder in zip(some, heads, coders, strict=True):
             coded[number] = _seal(head + to_bytes(coder), tables)
     return coded
@@ -180,7 +180,8 @@ def _decoded_alone(
     body: bytes, shape: tuple[int, ...], tables: LatentTables, sparse: bool
 ) -> NDArray[np.int32]:
     """As `_decoded`, of one chunk, compiled."""
-    from skyfold.codecs import read_kernels as kernels
+    from skyfold.codecs.latent_kernels import read_latents
+    from skyfold.codecs.read_kernels import booleans
 
     words, state = to_state(body[sparse:])
     coded = np.ones(shape[:3], np.bool_)
@@ -188,11 +189,11 @@ def _decoded_alone(
     if sparse:
         part = (shape[0], -(-shape[1] // SQUARE), -(-shape[2] // SQUARE))
         squares = np.zeros(part, np.bool_)
-        told = kernels.booleans(words, state, body[0], squares.reshape(-1))
+        told = booleans(words, state, body[0], squares.reshape(-1))
         coded = np.ascontiguousarray(_latents_of(squares, shape))
     out = np.zeros(shape, np.int32)
     named = (tables.sums, tables.weights, tables.thresholds, tables.value_thresholds)
-    if not (told and kernels.latents(words, state, coded, *named, out)):
+    if not (told and read_latents(words, state, coded, *named, out)):
         raise ValueError("words that no writer leaves behind")
     return _of_16_bits(out)
 

@@ -1,22 +1,19 @@
 """What reads range-coded chunks, compiled: the numbers of the modules that describe them.
 
-`latents` is of `skyfold.codecs.latent_passes`, `leaves` of `skyfold.codecs.leaves`, `group` of
-`skyfold.codecs.coded`. The coder is constriction's, whose state here is three numbers: how far the
-point lies above the lower end of the range, the range, and how many words are taken. Each gives
-False where constriction raises: a point beyond the range, which no writer leaves behind.
+`leaves` is of `skyfold.codecs.leaves`, `group` of `skyfold.codecs.coded`. The coder is
+constriction's, whose state here is three numbers: how far the point lies above the lower end of the
+range, the range, and how many words are taken. Each gives False where constriction raises: a point
+beyond the range, which no writer leaves behind.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from skyfold.codecs.latent_tables import DIRECT, PASSES
-from skyfold.codecs.tables import DIRECT as MOST
-from skyfold.codecs.tables import LENGTHS
+from skyfold.codecs.latent_tables import PASSES
+from skyfold.codecs.tables import DIRECT, LENGTHS
 from skyfold.compiled import compiled_exactly, compiled_inside
 
-_CLIP = 15  # see skyfold.codecs.latent_passes
-_BITS = 15  # lengths of what is beyond, on either side
 _Y = np.array([y for y, _ in PASSES])
 _X = np.array([x for _, x in PASSES])
 _PRECISION = np.uint64(24)
@@ -24,7 +21,7 @@ _ONE = np.uint64(1)
 _WORD = np.uint64(32)
 _LEAST = np.uint64(1 << 32)
 _NONE = np.uint64(0)
-_APART = 1 << 40  # of numbers that are read, from symbols whose plain bits are not
+APART = 1 << 40  # of numbers that are read, from symbols whose plain bits are not
 
 
 @compiled_inside
@@ -120,14 +117,14 @@ def group(words, state, contexts, sums, shifts, out):  # type: ignore[no-untyped
     for table in range(sums.shape[0]):
         first, last, longest = starts[table], starts[table + 1], 0
         for k in range(first, last):
-            one = symbol(words, state, sums[table], MOST)
+            one = symbol(words, state, sums[table], DIRECT)
             if one < 0:
                 return False
-            found[k] = one - MOST
-            if one > 2 * MOST:
-                longest = max(longest, (one - 2 * MOST - 1) % LENGTHS)
+            found[k] = one - DIRECT
+            if one > 2 * DIRECT:
+                longest = max(longest, (one - 2 * DIRECT - 1) % LENGTHS)
                 found[k] = one  # until its plain bits are known
-        tail = 2 * MOST + 1
+        tail = 2 * DIRECT + 1
         for length in range(longest + 1):
             for k in range(first, last):
                 if found[k] < tail or found[k] >= tail + 2 * LENGTHS:
@@ -136,128 +133,16 @@ def group(words, state, contexts, sums, shifts, out):  # type: ignore[no-untyped
                     bits = plain(words, state, length) if length else 0
                     if bits < 0:
                         return False
-                    size = MOST + (1 << length) + bits
-                    found[k] = (size if found[k] - tail < LENGTHS else -size) + _APART
+                    size = DIRECT + (1 << length) + bits
+                    found[k] = (size if found[k] - tail < LENGTHS else -size) + APART
         for k in range(first, last):
-            whole = found[k] - _APART if found[k] > _APART // 2 else found[k]
+            whole = found[k] - APART if found[k] > APART // 2 else found[k]
             if shifts[table] > 0:
                 low = plain(words, state, shifts[table])
                 if low < 0:
                     return False
                 whole = (whole << shifts[table]) + low
             out[order[k]] = whole
-    return True
-
-
-@compiled_exactly
-def latents(words, state, coded, sums, weights, thresholds, cuts, out):  # type: ignore[no-untyped-def]
-    """Latents of one chunk.
-
-    Parameters
-    ----------
-    coded : ndarray of bool, shape (n, h, w)
-        Where they are coded; elsewhere they are 0.
-    sums : ndarray, shape (C, tables, symbols + 1), int64
-        As of `sums_of`.
-    weights : ndarray, shape (C, 4, 2, 2 C + 3), int32
-    thresholds : ndarray, shape (C, K - 1), int32
-    cuts : ndarray, shape (C, 2), int32
-        `value_thresholds` of the tables.
-    out : ndarray, shape (n, h, w, C), int32
-        Zeros.
-    """
-    images, height, width, channels = out.shape
-    across, framed = width + 2, (height + 2) * (width + 2)
-    starts = np.zeros(5, np.int64)
-    where = np.empty((coded.size, 3), np.int64)
-    total = 0
-    for step in range(4):
-        for image in range(images):
-            for y in range(_Y[step], height, 2):
-                for x in range(_X[step], width, 2):
-                    if coded[image, y, x]:
-                        where[total, 0], where[total, 1], where[total, 2] = image, y, x
-                        total += 1
-        starts[step + 1] = total
-    flat = np.empty(total, np.int64)
-    for n in range(total):
-        flat[n] = where[n, 0] * framed + (where[n, 1] + 1) * across + where[n, 2] + 1
-    features = np.empty((2, 2 * channels + 5, total), np.int32)  # the last's are not asked for
-    expected = np.empty((2, total), np.int32)
-    sizes, values = np.zeros(images * framed, np.int32), np.zeros(images * framed, np.int32)
-    keys, order = np.empty(total, np.int64), np.empty(total, np.int64)
-    turned, found = np.empty(total, np.bool_), np.empty(total, np.int64)
-    for channel in range(channels):
-        count = 2 * channel + 3
-        for step in range(4):
-            first, last = starts[step], starts[step + 1]
-            begins = np.zeros(sums.shape[1] + 1, np.int64)
-            for n in range(first, last):
-                at = flat[n]
-                up, down = at - across, at + across
-                features[0, 1, n] = sizes[up] + sizes[down] + sizes[at - 1] + sizes[at + 1]
-                features[1, 1, n] = values[up] + values[down] + values[at - 1] + values[at + 1]
-                corners = sizes[up - 1] + sizes[up + 1] + sizes[down - 1] + sizes[down + 1]
-                features[0, 2, n] = corners
-                corners = values[up - 1] + values[up + 1] + values[down - 1] + values[down + 1]
-                features[1, 2, n] = corners
-            for kind in range(2):
-                for n in range(first, last):
-                    expected[kind, n] = weights[channel, step, kind, 0]
-                for k in range(1, count):
-                    weight = weights[channel, step, kind, k]
-                    for n in range(first, last):
-                        expected[kind, n] += weight * features[kind, k, n]
-            for n in range(first, last):
-                size, value = expected[0, n], expected[1, n]
-                key = 0
-                while key < thresholds.shape[1] and thresholds[channel, key] <= size:
-                    key += 1
-                side = int(abs(value) >= cuts[channel, 0]) + int(abs(value) >= cuts[channel, 1])
-                turned[n] = value < 0 and side > 0
-                keys[n] = key * 3 + side
-                begins[keys[n] + 1] += 1
-            for table in range(sums.shape[1]):
-                begins[table + 1] += begins[table]
-            for n in range(first, last):
-                order[first + begins[keys[n]]] = n
-                begins[keys[n]] += 1
-            longest = 0
-            for k in range(first, last):
-                n = order[k]
-                one = symbol(words, state, sums[channel, keys[n]], DIRECT)
-                if one < 0:
-                    return False
-                found[n] = one
-                if one > 2 * DIRECT:
-                    longest = max(longest, 1 + (one - 2 * DIRECT - 1) % _BITS)
-            for bits in range(longest):
-                for k in range(first, last):
-                    n = order[k]
-                    tail = found[n] - 2 * DIRECT - 1
-                    if tail < 0 or tail >= 2 * _BITS or tail % _BITS != bits:
-                        continue
-                    low = plain(words, state, bits) if bits else 0
-                    if low < 0:
-                        return False
-                    size = DIRECT + (1 << bits) + low
-                    found[n] = _APART + DIRECT + (size if tail < _BITS else -size)
-            for n in range(first, last):
-                one = (found[n] - _APART if found[n] > _APART // 2 else found[n]) - DIRECT
-                one = -one if turned[n] else one
-                out[where[n, 0], where[n, 1], where[n, 2], channel] = one
-                one = min(max(one, -_CLIP), _CLIP)
-                values[flat[n]], sizes[flat[n]] = one, abs(one)
-        for n in range(total):
-            at = flat[n]
-            up, down = at - across, at + across
-            features[0, count, n], features[1, count, n] = sizes[at], values[at]
-            around = sizes[up - 1] + sizes[up] + sizes[up + 1] + sizes[at - 1] + sizes[at + 1]
-            features[0, count + 1, n] = around + sizes[down - 1] + sizes[down] + sizes[down + 1]
-            around = values[up - 1] + values[up] + values[up + 1] + values[at - 1] + values[at + 1]
-            features[1, count + 1, n] = around + values[down - 1] + values[down] + values[down + 1]
-        for n in range(total):
-            sizes[flat[n]], values[flat[n]] = 0, 0
     return True
 
 

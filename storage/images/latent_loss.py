@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from skyfold.codecs.latent_passes import Known, contexts, split
-from skyfold.codecs.latent_tables import PASSES, SYMBOLS, LatentTables
+from skyfold.codecs.latent_passes import find_contexts, split
+from skyfold.codecs.latent_tables import SYMBOLS, LatentTables
 from skyfold.compiled import compiled
 from skyfold.layout import STRIDE
 from skyfold.noise import MESH
@@ -85,30 +85,33 @@ def _highest_of_four(plane: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.maximum(rows[:, ::2], rows[:, 1::2])
 
 
-def latent_bits(latents: NDArray[np.int16], tables: LatentTables) -> NDArray[np.float32]:
+def latent_bits(
+    latents: NDArray[np.int16], coded: NDArray[np.bool_], tables: LatentTables
+) -> NDArray[np.float32]:
     """Bits of each latent if it were one less, as it is, and one more, in its present context.
 
     As if all were coded: what it saves that a square of zeros is not counts for nothing here.
 
+    Parameters
+    ----------
+    latents : ndarray, shape (tiles, h, w, C), int16
+    coded : ndarray of bool, shape (tiles, h, w)
+        Where they are asked for, at least where any is not 0.
+    tables : LatentTables
+
     Returns
     -------
     ndarray, shape (3, *latents.shape), float32
+        Any numbers elsewhere.
     """
-    known, bits = Known(latents.shape), np.empty((3, *latents.shape), np.float32)
-    prices = _prices(tables)
-    for channel in range(tables.channels):
-        for step, (y, x) in enumerate(PASSES):
-            table, turned = contexts(tables, channel, step, known.features(channel, step))
-            values = latents[:, y::2, x::2, channel].astype(np.int32)
-            flat = values.ravel()
-            at = np.clip(np.where(turned, -flat, flat), -_FAR, _FAR) + _FAR + 1
-            at += table * prices.shape[-1]
-            less, same, more = (prices[channel].ravel()[at + step] for step in (-1, 0, 1))
-            for number, found in enumerate(
-                (np.where(turned, more, less), same, np.where(turned, less, more))
-            ):
-                bits[number, :, y::2, x::2, channel] = found.reshape(values.shape)
-            known.learn(channel, step, flat)
+    known, prices = find_contexts(latents, coded, tables), _prices(tables)
+    limited = np.clip(np.where(known.turned, -known.values, known.values), -_FAR, _FAR)
+    at = limited + (_FAR + 1) + known.tables * np.int32(prices.shape[-1])
+    at += np.arange(tables.channels, dtype=np.int32)[:, np.newaxis] * prices[0].size
+    flat, way = prices.ravel(), np.where(known.turned, -1, 1)
+    bits, (image, row, column) = np.empty((3, *latents.shape), np.float32), known.where.T
+    for number, move in enumerate((-1, 0, 1)):
+        bits[number, image, row, column] = flat[at + move * way].T
     return bits
 
 

@@ -122,15 +122,15 @@ def improved_latents(
     latents, predictions : ndarray, shapes of `latents` and `predictions`
         A tile whose loss did not become less is as it was.
     """
-    loss, answers = Loss.of(network.card), _answers(network)
+    loss = Loss.of(network.card)
     pixel_weight, lmbda = np.float32(loss.pixel_weight), np.float32(_ERRORS * loss.lmbda)
-    squares = window_errors(_in_a_tile(answers), pixel_weight)
+    answers, squares = _answers(network), _squares(network, loss.pixel_weight)
     moved, root = latents.astype(np.int32), np.sqrt(weights)
     saved = np.zeros(len(root), np.float32)
     errors, sky, sources = weighed_errors(predictions - y, root)
     before = total_errors(errors, sky, loss.pixel_weight)
-    blocks = np.argwhere(sources | moved.any(axis=-1))
-    bits = latent_bits(latents, get_tables(network.tables))
+    some = sources | moved.any(axis=-1)
+    blocks, bits = np.argwhere(some), latent_bits(latents, some, get_tables(network.tables))
     what = moved, errors, root, sky, answers, squares, bits
     move_latents(*what, blocks, lmbda, pixel_weight, WORTH, SKY, saved)
     again = network.decode(moved.astype(np.int16))
@@ -200,9 +200,12 @@ def _answers(network: Network) -> NDArray[np.float32]:
     return np.ascontiguousarray((twice - once) / _STRONG, np.float32)
 
 
-def _in_a_tile(answers: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Each answer in the middle of a tile of zeros."""
+@lru_cache(4)
+def _squares(network: Network, pixel_weight: float) -> NDArray[np.float32]:
+    """Errors that each answer alone makes, shape (channels,): in the middle of a tile of zeros."""
+    answers = _answers(network)
     tiles = np.zeros((len(answers), TILE, TILE), np.float32)
     block = slice(TILE // 2, TILE // 2 + STRIDE)
     tiles[:, block, block] = answers
-    return tiles
+    found: NDArray[np.float32] = window_errors(tiles, np.float32(pixel_weight))
+    return found

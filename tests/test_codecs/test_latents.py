@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from skyfold.codecs.latent_passes import Known, encode_passes
+from skyfold.codecs.latent_passes import encode_passes, find_contexts
 from skyfold.codecs.latent_tables import (
     DIRECT,
     FIXED,
@@ -32,6 +32,7 @@ from skyfold.codecs.latents import (
 )
 from skyfold.codecs.words import to_bytes
 from skyfold.codecs.zarr_codec import ZarrCodec
+from skyfold.compiled import readers
 from skyfold.errors import CorruptDataError, InvalidRequestError, UnknownCodecError
 
 
@@ -100,10 +101,26 @@ def test_more_chunks_than_are_coded_together():
     assert np.array_equal(found, np.concatenate(chunks))
 
 
+@pytest.mark.parametrize("part", [None, 0.3, 0.0])
+def test_compiled_contexts_are_those_of_numpy(part):
+    rng = np.random.default_rng(5)
+    latents = (rng.standard_t(2, (3, 9, 6, 3)) * [0.4, 1, 9]).round().astype(np.int16)
+    coded = None if part is None else rng.random(latents.shape[:3]) < part
+    if coded is not None:
+        latents[~coded] = 0
+    found = []
+    for one in (False, True):
+        with readers(compiled=one):
+            found.append(find_contexts(latents, coded, TABLES))
+    for name in ("where", "starts", "values", "tables", "turned"):
+        np.testing.assert_array_equal(*(getattr(one, name) for one in found))
+    assert part != 0.3 or (np.unique(found[0].tables).size > 5 and found[0].turned.any())
+
+
 def test_values_beyond_16_bits_are_refused():
     latents = np.full((1, 2, 2, 3), 32767, np.int16)
     coder = constriction.stream.queue.RangeEncoder()
-    encode_passes(latents.astype(np.int32) + 8, Known(latents.shape), [coder], TABLES)
+    encode_passes(latents.astype(np.int32) + 8, None, [coder], TABLES)
     body = to_bytes(coder)
     sealed = zlib.crc32(body, zlib.crc32(TABLES.digest.encode())).to_bytes(4, "little") + body
     with pytest.raises(CorruptDataError, match="16 bits"):

@@ -132,7 +132,7 @@ def test_bits_are_those_of_the_tables(fitted):
     tables = get_tables(fitted.tables)
     latents = fitted.encode(noisy_sky(3))
     latents[0, 3, 3, 0], latents[1, 4, 4, 2] = 50, -50  # with plain bits
-    less, same, more = latent_bits(latents, tables)
+    less, same, more = latent_bits(latents, np.ones(latents.shape[:3], bool), tables)
     assert same.sum() == pytest.approx(measure_bits(latents, tables).sum(), rel=1e-5)
     last = fitted.channels - 1  # the last pass of the last channel is no context of others
     for number, found in ((-1, less), (1, more)):
