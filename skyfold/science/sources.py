@@ -87,7 +87,7 @@ def islands(significance: Plane) -> NDArray[Any]:
     sep = load_sep()
     above = int(np.count_nonzero(significance > THRESHOLD))
     # sep stops with an error where its fixed buffers are too small for a crowded image
-    sep.set_extract_pixstack(max(300_000, 2 * above))
+    sep.set_extract_pixstack(max(min(300_000, significance.size), 2 * above))
     sep.set_sub_object_limit(16_384)
     found = np.asarray(sep.extract(significance, THRESHOLD, minarea=1, filter_kernel=None))
     # rounding can lift an angle past the right angle, which sep's own apertures then refuse

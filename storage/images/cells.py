@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from skyfold.compiled import compiled_exactly
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CLIP = 3.0
+_CUTS = 5
 CLIPPED_STD = 0.98658  # standard deviation of a unit Gaussian cut at 3 sigma
 
 
@@ -29,60 +32,51 @@ def clipped(cells: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float6
     Values are sorted once: what a cut leaves is then a range between two places.
     """
     ordered = np.sort(cells.reshape(-1, cells.shape[-1]), axis=-1)
-    first = np.zeros(len(ordered), int)
-    last = _places(ordered, np.full(len(ordered), np.inf), after=True)
-    above = ordered - _middle(ordered, first, last)  # NaN come last, and count in no range
-    sums = [_running(above), _running(above * above)]
-    for _ in range(5):
-        centre = _middle(ordered, first, last)[:, 0]
-        spread = _spread(sums, first, last)
-        low = _places(ordered, centre - CLIP * spread)
-        high = _places(ordered, centre + CLIP * spread, after=True)
-        if (low == first).all() and (high == last).all():
-            break
-        first, last = np.maximum(first, low), np.minimum(last, high)
+    centre, spread = np.empty(len(ordered), ordered.dtype), np.empty(len(ordered))
+    _cut(ordered, centre, spread)
     shape = cells.shape[:-1]
     return centre.reshape(shape), (spread / CLIPPED_STD).reshape(shape)
 
 
-def _places(
-    ordered: NDArray[Any], limits: NDArray[np.float64], *, after: bool = False
-) -> NDArray[np.intp]:
-    """How many values of each sorted row lie below its limit, or up to it; NaN lie beyond all."""
-    row, width = np.arange(len(ordered)), ordered.shape[1]
-    low, high = np.zeros(len(ordered), int), np.full(len(ordered), width)
-    for _ in range(width.bit_length()):
+@compiled_exactly
+def _place(row, limit, after):  # type: ignore[no-untyped-def]
+    """How many of some rising values lie below a limit, or up to it; NaN lie beyond all."""
+    low, high = 0, row.size
+    while low < high:
         middle = (low + high) // 2
-        met = ordered[row, np.minimum(middle, width - 1)]
-        below = ((met <= limits) if after else (met < limits)) & (middle < high)
-        low, high = np.where(below, middle + 1, low), np.where(below, high, middle)
+        if row[middle] < limit or (after and row[middle] == limit):
+            low = middle + 1
+        else:
+            high = middle
     return low
 
 
-def _middle(
-    ordered: NDArray[Any], first: NDArray[np.intp], last: NDArray[np.intp]
-) -> NDArray[np.float64]:
-    """Median of each sorted row between two places; a column."""
-    row = np.arange(len(ordered))
-    low = np.clip((first + last - 1) // 2, 0, ordered.shape[1] - 1)
-    high = np.clip((first + last) // 2, 0, ordered.shape[1] - 1)
-    middle = (ordered[row, low] + ordered[row, high]) / 2
-    middle[last <= first] = np.nan
-    return middle[:, np.newaxis]
-
-
-def _running(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    sums = np.zeros((len(values), values.shape[1] + 1))
-    np.cumsum(values.astype(np.float64), axis=-1, out=sums[:, 1:])
-    return sums
-
-
-def _spread(
-    sums: list[NDArray[np.float64]], first: NDArray[np.intp], last: NDArray[np.intp]
-) -> NDArray[np.float64]:
-    """Standard deviation of each row between two places."""
-    row, count = np.arange(len(first)), np.maximum(last - first, 1)
-    mean, square = ((total[row, last] - total[row, first]) / count for total in sums)
-    spread: NDArray[np.float64] = np.sqrt(np.maximum(square - mean**2, 0))
-    spread[last <= first] = np.nan
-    return spread
+@compiled_exactly
+def _cut(ordered, centre, spread):  # type: ignore[no-untyped-def]
+    """Median and standard deviation of rising rows between two places, filled in."""
+    width = ordered.shape[1]
+    sums, squares = np.zeros(width + 1), np.zeros(width + 1)
+    above = np.empty(width, ordered.dtype)
+    for n in range(ordered.shape[0]):
+        row = ordered[n]
+        first, last = 0, _place(row, np.inf, True)
+        centre[n], spread[n] = np.nan, np.nan
+        if last:
+            centre[n] = (row[(last - 1) // 2] + row[last // 2]) / 2
+        for k in range(last):
+            above[k] = row[k] - centre[n]
+            sums[k + 1] = sums[k] + above[k]
+            squares[k + 1] = squares[k] + above[k] * above[k]
+        for _ in range(_CUTS):
+            if last <= first:
+                centre[n], spread[n] = np.nan, np.nan
+                break
+            centre[n] = (row[(first + last - 1) // 2] + row[(first + last) // 2]) / 2
+            mean = (sums[last] - sums[first]) / (last - first)
+            square = (squares[last] - squares[first]) / (last - first)
+            spread[n] = np.sqrt(max(square - mean * mean, 0.0))
+            low = _place(row, centre[n] - CLIP * spread[n], False)
+            high = _place(row, centre[n] + CLIP * spread[n], True)
+            if low == first and high == last:
+                break
+            first, last = max(first, low), min(last, high)

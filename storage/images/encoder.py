@@ -18,7 +18,7 @@ from skyfold.ladder import LEVELS, TILE
 from storage.images.fills import slices
 from storage.images.mapped import part_of
 from storage.images.predicted import Predicted
-from storage.images.prepared import NotLadderableError, pad_to_tiles, prepare
+from storage.images.prepared import NotLadderableError, padded, prepare
 from storage.images.refined import Refined
 from storage.images.strip_layers import Layers
 
@@ -93,9 +93,7 @@ class EncodedImage:
         """All layers of all of the image, by name."""
         parts = list(self.strips())
         joined = {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
-        return (
-            joined | self.of_all | {"direct": pad_to_tiles(part_of(self.raw.stored, slice(None)))}
-        )
+        return joined | self.of_all | {"direct": padded(part_of(self.raw.stored, slice(None)))}
 
 
 def encode_image(
@@ -163,7 +161,7 @@ def encode_directly(image: SurveyImage) -> EncodedImage:
 def _direct_layers(image: SurveyImage) -> Iterator[Layers]:
     """Flags and checksums, of one row of tiles after the other."""
     for rows in slices(len(image.stored), TILE):
-        stored = pad_to_tiles(part_of(image.stored, rows))
+        stored = padded(part_of(image.stored, rows))
         flags = np.zeros(stored.shape, np.uint8)
         if image.mask is not None:
             flags[: rows.stop - rows.start, : image.mask.shape[1]][image.mask[rows]] = 1

@@ -39,9 +39,9 @@ class Cells:
     step : float
         Cell width in noise units.
     dithered : bool
-    background : ndarray, shape (256, 256), float64
+    background : ndarray, shape (ny, nx), float64
         [grid units]
-    factor : ndarray, shape (256, 256), float64, or None
+    factor : ndarray, shape (ny, nx), float64, or None
         Of the noise.
     """
 
@@ -84,11 +84,11 @@ def keep_bound(
     Parameters
     ----------
     how : Cells
-    stored : ndarray, shape (256, 256)
-    coded : ndarray of bool, shape (256, 256)
+    stored : ndarray, shape (ny, nx)
+    coded : ndarray of bool, shape (ny, nx)
         Pixels that are measurements.
     tile : Tile
-    guard : ndarray, shape (256, 256), uint8
+    guard : ndarray, shape (ny, nx), uint8
         Of the tile. Both are changed.
 
     Raises

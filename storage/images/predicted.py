@@ -22,6 +22,7 @@ from skyfold.science.sources import star_widths, typical_width
 from storage.images.filtered import measure_levels, sample_levels
 from storage.images.latent_search import search_latents
 from storage.images.mesh import mesh_correction
+from storage.images.prepared import padded
 from storage.images.selection import HALO, blank_leaves, lit_leaves, pixels_of, select_leaves
 from storage.images.tile_kernels import significance
 
@@ -67,8 +68,9 @@ class Look:
         for tile, predictions in zip(strip.tiles, self.predictions, strict=True):
             place = strip.place(*tile)
             above, coded = strip.above[place], strip.coded[place]
-            factor = evenly(strip.factor(*tile))
-            significance(above, coded, predictions, factor, *about, signal[place], residual[place])
+            drawn = cropped(predictions, above.shape)
+            factor = evenly(strip.factor(*tile), drawn.shape)
+            significance(above, coded, drawn, factor, *about, signal[place], residual[place])
         return signal, residual
 
     def sky_units(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -77,8 +79,8 @@ class Look:
         Over the noise of each pixel, which grows with light, bright points would look wide.
         """
         strip, noise = self.strip, np.ones(self.strip.stored.shape, np.float32)
-        for tile in strip.tiles:
-            noise[strip.place(*tile)] = evenly(strip.factor(*tile))
+        for tile in strip.tiles if strip.image.uneven is not None else ():
+            noise[strip.place(*tile)] = strip.factor(*tile)
         return strip.above / np.float32(strip.image.noise.sigma), noise
 
     def diffuse(self) -> NDArray[np.float32] | None:
@@ -88,8 +90,9 @@ class Look:
             return None
         light = np.empty(strip.stored.shape, np.float32)
         for tile in strip.tiles:
-            factor = evenly(strip.factor(*tile))
-            light[strip.place(*tile)] = strip.light(*tile) / (image.noise.sigma * factor)
+            about = strip.light(*tile)
+            factor = evenly(strip.factor(*tile), about.shape)
+            light[strip.place(*tile)] = about / (image.noise.sigma * factor)
         light *= strip.coded
         return light
 
@@ -111,7 +114,7 @@ class Predicted:
     fwhm : float
         Of points [pixel].
     leaves, core : ndarray of bool, shape (ny / 2, nx / 2)
-        What `sources` keeps, and what of it is the core of something.
+        What `sources` keeps, and what of it is the core of something; of all strips.
     coded : ndarray of int, shape (tiles,)
         Pixels of each tile that are measurements.
     share : float
@@ -125,7 +128,8 @@ class Predicted:
         self.rows = [(first, min(first + rows, down)) for first in range(0, down, rows)]
         side = TILE // STRIDE
         self.latents = np.zeros((down * across, side, side, network.channels), np.int16)
-        self.leaves, self.core = np.zeros((2, down * TILE // LEAF, across * TILE // LEAF), bool)
+        ny, nx = (-(-length // MESH) * MESH // LEAF for length in image.shape)
+        self.leaves, self.core = np.zeros((2, ny, nx), bool)
         self.coded = np.zeros(down * across, np.int64)
         self._only = self._new_look(*self.rows[0]) if len(self.rows) == 1 else None
         self.fwhm = self._encode(fwhm_pix)
@@ -180,7 +184,7 @@ class Predicted:
     def _search_strip(self, three: _Three[Look]) -> None:
         own, across = three[1], self.image.tiles[1]
         y, inner = _joined(three, lambda one: one.y, across)
-        coded, _ = _joined(three, lambda one: one.strip.coded, TILE)
+        coded, _ = _joined(three, lambda one: padded(one.strip.coded), TILE)
         above = inner.start // across
         search_latents(self.network, own.latents, own.predictions, y, coded, self.fwhm, above)
 
@@ -188,13 +192,11 @@ class Predicted:
         """Leaves to keep, and the background by what else is left; the share of what is kept."""
         seen = (self._seen(*rows) for rows in self.rows)
         judged = (self._judged(three, levels) for three in _neighbours(seen))
-        correction, kept = np.zeros(self.image.mesh.shape), 0
+        corrections, kept = [], 0
         for three in _neighbours(judged):
-            own = three[1]
-            kept += own.kept
-            nodes = slice(own.first * TILE // MESH, own.last * TILE // MESH)
-            correction[nodes] = self._correction(three)
-        self.image.correct(correction)
+            kept += three[1].kept
+            corrections.append(self._correction(three))
+        self.image.correct(np.concatenate(corrections))
         return kept / max(int(self.coded.sum()), 1)
 
     def _seen(self, first: int, last: int) -> _Seen:
@@ -258,6 +260,11 @@ class _Judged:
     last: int
     sky: NDArray[np.float32]
     kept: int
+
+
+def cropped(tile: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The first rows and columns of a tile."""
+    return np.ascontiguousarray(tile[: shape[0], : shape[1]])
 
 
 def _neighbours(items: Iterable[T]) -> Iterator[_Three[T]]:

@@ -139,7 +139,12 @@ class Prepared:
         return self.raw.stored.dtype.newbyteorder("=")
 
     def correct(self, correction: NDArray[np.float64]) -> None:
-        """Add to the mesh, in units of the noise there."""
+        """Add to the mesh, in units of the noise there; beyond its end as at its end."""
+        beyond = [
+            (0, all_of - have)
+            for all_of, have in zip(self.mesh.shape, correction.shape, strict=True)
+        ]
+        correction = np.pad(correction, beyond, mode="edge")
         factor: Any = 1
         if self.uneven is not None:
             factor = 1 + cells_of(self.uneven, MESH // NOISE_CELL).mean(axis=-1) * NOISE_STEP
@@ -170,7 +175,7 @@ class Prepared:
 
 
 class Strip:
-    """Rows of tiles of an image, padded to whole tiles.
+    """Rows of tiles of an image: of those at its edges, the cells of the mesh that hold any of it.
 
     Attributes
     ----------
@@ -179,6 +184,7 @@ class Strip:
     tiles : list of (int, int)
         Row and column of each of its tiles in the image, in C order.
     stored, flags : ndarray, shape (ny, nx)
+        Zeros beyond the image; sides are multiples of 64.
     coded : ndarray of bool, shape (ny, nx)
         Whether there is a measurement.
     """
@@ -188,19 +194,24 @@ class Strip:
         self.tiles = [(ty, tx) for ty in range(first, last) for tx in range(image.tiles[1])]
         rows = slice(first * TILE, min(last * TILE, image.shape[0]))
         flags = image.fills.flags(rows)
-        self.stored = pad_to_tiles(part_of(image.raw.stored, rows))
-        self.flags = pad_to_tiles(flags)
+        self.stored = padded(part_of(image.raw.stored, rows), MESH)
+        self.flags = padded(flags, MESH)
         self.coded = np.zeros(self.stored.shape, bool)
         self.coded[: flags.shape[0], : flags.shape[1]] = flags < FLAG_FILL
 
     def place(self, ty: int, tx: int) -> tuple[slice, slice]:
         """Pixels of a tile among those of the strip."""
-        ty -= self.first
-        return slice(ty * TILE, (ty + 1) * TILE), slice(tx * TILE, (tx + 1) * TILE)
+        return _pixels_of(ty - self.first, tx, self.stored.shape)
+
+    def pixels(self, ty: int, tx: int) -> tuple[slice, slice]:
+        """Those in the image."""
+        rows, columns = self.place(ty, tx)
+        top = self.first * TILE
+        return slice(rows.start + top, rows.stop + top), columns
 
     def background(self, ty: int, tx: int) -> NDArray[np.float64]:
         """Background of a tile [grid units]."""
-        image, place = self.image, _pixels_of(ty, tx)
+        image, place = self.image, self.pixels(ty, tx)
         background = background_at(image.mesh, image.noise.background_step, *place)
         if image.stripes is not None:
             background += stripes_at(image.stripes, image.noise.background_step, *place)
@@ -209,13 +220,13 @@ class Strip:
     def factor(self, ty: int, tx: int) -> Factor:
         """Factors of the noise of a tile; None where they are 1."""
         mesh = self.image.uneven
-        return None if mesh is None else noise_at(mesh, *_pixels_of(ty, tx))
+        return None if mesh is None else noise_at(mesh, *self.pixels(ty, tx))
 
     def light(self, ty: int, tx: int) -> NDArray[np.float64]:
         """Diffuse light in the background of a tile, where there is any [grid units]."""
         assert self.image.diffuse is not None
         step = self.image.noise.background_step
-        return background_at(self.image.diffuse, step, *_pixels_of(ty, tx))
+        return background_at(self.image.diffuse, step, *self.pixels(ty, tx))
 
     def grid(self, ty: int, tx: int) -> NDArray[np.int64]:
         """Stored pixels of a tile on the grid; background where none is coded."""
@@ -248,19 +259,24 @@ class Strip:
 
     def noise_units(self) -> NDArray[np.float32]:
         """Every tile in noise units, shape (tiles, 256, 256); 0 where none is coded."""
-        out = np.empty((len(self.tiles), TILE, TILE), np.float32)
+        out = np.zeros((len(self.tiles), TILE, TILE), np.float32)
         for number, tile in enumerate(self.tiles):
             above = self.above[self.place(*tile)]
-            out[number] = self.image.noise.to_noise_units(above, self.factor(*tile))
+            noise_units = self.image.noise.to_noise_units(above, self.factor(*tile))
+            out[number, : above.shape[0], : above.shape[1]] = noise_units
         return out
 
 
-def _pixels_of(ty: int, tx: int) -> tuple[slice, slice]:
-    """Rows and columns of a tile in its image."""
-    return slice(ty * TILE, (ty + 1) * TILE), slice(tx * TILE, (tx + 1) * TILE)
+def _pixels_of(ty: int, tx: int, shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Rows and columns of a tile in a plane."""
+    rows, columns = (
+        slice(at * TILE, min((at + 1) * TILE, side))
+        for at, side in zip((ty, tx), shape, strict=True)
+    )
+    return rows, columns
 
 
-def pad_to_tiles(plane: NDArray[Any]) -> NDArray[Any]:
-    """Plane padded with zeros to whole tiles of 256 pixels."""
+def padded(plane: NDArray[Any], side: int = TILE) -> NDArray[Any]:
+    """Plane padded with zeros to multiples of a side; to whole tiles, if none is given."""
     ny, nx = plane.shape
-    return np.pad(plane, ((0, -ny % TILE), (0, -nx % TILE)))
+    return np.pad(plane, ((0, -ny % side), (0, -nx % side))) if ny % side or nx % side else plane

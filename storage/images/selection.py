@@ -168,10 +168,16 @@ def _darkest(plane: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _crowded(kept: NDArray[np.bool_], measured: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Leaves of tiles most of whose measured leaves are kept."""
-    side = TILE // LEAF
-    tiles = kept.shape[0] // side, side, kept.shape[1] // side, side
-    count, total = (one.reshape(tiles).sum(axis=(1, 3)) for one in (kept & measured, measured))
-    return np.repeat(np.repeat(count > CROWDED * total, side, axis=0), side, axis=1)
+    side, (ny, nx) = TILE // LEAF, kept.shape
+    count, total = (
+        np.add.reduceat(
+            np.add.reduceat(one, range(0, ny, side), axis=0, dtype=np.int32),
+            range(0, nx, side),
+            axis=1,
+        )
+        for one in (kept & measured, measured)
+    )
+    return np.repeat(np.repeat(count > CROWDED * total, side, axis=0), side, axis=1)[:ny, :nx]
 
 
 def blank_leaves(kept: NDArray[np.bool_], fwhm: float) -> NDArray[np.bool_]:

@@ -21,7 +21,8 @@ from skyfold.layout import STRIDE
 from skyfold.noise import MESH, NOISE_CELL
 from storage.images import tile_kernels as kernels
 from storage.images.far_pixels import WHOLE, Cells, keep_bound
-from storage.images.prepared import NotLadderableError
+from storage.images.predicted import cropped
+from storage.images.prepared import NotLadderableError, padded
 from storage.images.shaping import FINE, shaped_cells
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Tile:
         Its row and column among the tiles.
     place : (slice, slice)
         Its pixels.
-    grid, predicted, width, shift, cells : ndarray, shape (256, 256), int64
+    grid, predicted, width, shift, cells : ndarray, shape (ny, nx), int64
         X, M, w, d and k.
     """
 
@@ -71,16 +72,16 @@ class StripLayers:
         self.look = how.predicted.look(first, last)
         self.kept, self.core = how.predicted.kept(first, last)
         self.strip = self.look.strip
-        shape, wide = self.strip.stored.shape, how.image.dtype.itemsize == 8
+        wide, tiles = how.image.dtype.itemsize == 8, (last - first, how.image.tiles[1])
+        shape = tiles[0] * TILE, tiles[1] * TILE
         nodes = slice(first * TILE // MESH, last * TILE // MESH)
-        tiles = (last - first, how.image.tiles[1])
         self.layers: Layers = {
             "background": how.image.mesh[nodes],
             "latent": side_by_side(self.look.latents, tiles),
             "guard": np.zeros(shape, np.uint8),
             "sources": np.zeros(shape, np.int32),
             "bounded": np.zeros(shape, np.int32),
-            "flags": self.strip.flags,
+            "flags": padded(self.strip.flags),
             "checksum": np.zeros((*tiles, len(LEVELS)), np.uint32),
             "exact": np.zeros(shape, np.int64 if wide else np.int32),
         }
@@ -119,34 +120,40 @@ class StripLayers:
     def _refine(self, names: list[tuple[int, int]]) -> None:
         """All layers of pixels of some tiles, whose coarse cells are chosen together."""
         tiles, how = [self.cells_of(*name) for name in names], self.how
-        chosen = np.array([self.kept[one.place] & self.strip.coded[one.place] for one in tiles])
-        coarse = np.zeros(chosen.shape, np.int64)
+        kept = [self.kept[one.place] & self.strip.coded[one.place] for one in tiles]
         if how.coarse == FINE:
-            coarse[chosen] = np.concatenate(
-                [one.cells[its] for one, its in zip(tiles, chosen, strict=True)]
-            )
+            coarse = np.concatenate([one.cells[its] for one, its in zip(tiles, kept, strict=True)])
         else:
-            parts = [one.residuals(its) for one, its in zip(tiles, chosen, strict=True)]
-            residuals = np.concatenate(parts)
-            _require_fitting(residuals, np.dtype(np.int32))
-            outer = ~np.array([self.core[one.place] for one in tiles])[chosen]
-            fwhm, fine = how.predicted.fwhm, how.fine_width
-            coarse[chosen] = shaped_cells(residuals, chosen, how.coarse, fwhm, fine, outer)
+            coarse = self._shaped(tiles, kept)
         _require_fitting(how.coarse * coarse + 2, np.dtype(np.int32))  # as a reader counts
-        for one, sources, its in zip(tiles, coarse, chosen, strict=True):
+        ends = np.cumsum([np.count_nonzero(its) for its in kept])
+        for one, its, some in zip(tiles, kept, np.split(coarse, ends[:-1]), strict=True):
+            sources = np.zeros(its.shape, np.int64)
+            sources[its] = some
             self.bounded_tile(one)
             self._sources_tile(one, sources)
             rest = one.cells << 1
-            rest[its] -= 2 * ladder.fine_cells(sources[its], how.coarse)
+            rest[its] -= 2 * ladder.fine_cells(some, how.coarse)
             rest += self.kept[one.place]
             _require_fitting(rest, np.dtype(np.int32))
             self.layers["sources"][one.place] = sources
             self.layers["bounded"][one.place] = rest
 
+    def _shaped(self, tiles: list[Tile], kept: list[NDArray[np.bool_]]) -> NDArray[np.int64]:
+        """Coarse cells of the kept pixels of some tiles, whose errors are shaped."""
+        pairs = list(zip(tiles, kept, strict=True))
+        residuals = np.concatenate([one.residuals(its) for one, its in pairs])
+        _require_fitting(residuals, np.dtype(np.int32))
+        outer = np.concatenate([~self.core[one.place][its] for one, its in pairs])
+        how, chosen = self.how, np.array([padded(its) for its in kept])
+        fwhm, fine = how.predicted.fwhm, how.fine_width
+        return shaped_cells(residuals, chosen, how.coarse, fwhm, fine, outer).astype(np.int64)
+
     def cells_of(self, ty: int, tx: int) -> Tile:
         """A tile and its cells."""
-        y = self.look.predictions[(ty - self.strip.first) * self.image.tiles[1] + tx]
         place, grid = self.strip.place(ty, tx), self.strip.grid(ty, tx)
+        number = (ty - self.strip.first) * self.image.tiles[1] + tx
+        y = cropped(self.look.predictions[number], grid.shape)
         if can_compile() and np.isfinite(y).all():
             return self._compiled_cells((ty, tx), place, y, grid)
         predicted, width = self._predict(y, ty, tx)
@@ -168,7 +175,7 @@ class StripLayers:
         apart = kernels.cells(
             y,
             self.strip.background(*name),
-            evenly(self.strip.factor(*name)),
+            evenly(self.strip.factor(*name), grid.shape),
             grid,
             self.strip.coded[place],
             self._extent(*name),
@@ -251,8 +258,8 @@ class StripLayers:
         if self.how.quantum is None:
             return None
         assert self.how.parameters is not None  # which come together
-        rows, columns = (slice(t * TILE, (t + 1) * TILE) for t in (ty, tx))
-        return self.how.quantum.window(self.how.parameters, self.image.shape, rows, columns)
+        pixels = self.strip.pixels(ty, tx)
+        return self.how.quantum.window(self.how.parameters, self.image.shape, *pixels)
 
     def _inside(self, place: tuple[slice, slice]) -> NDArray[np.bool_]:
         """Whether pixels are of the image, fills included; False in the padding of edge tiles."""

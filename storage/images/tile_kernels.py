@@ -23,7 +23,7 @@ def significance(  # type: ignore[no-untyped-def]
 
     Parameters
     ----------
-    above : ndarray, shape (256, 256), float32
+    above : ndarray, shape (ny, nx), float32
         Pixels less their background [grid units].
     coded : ndarray of bool, shape of `above`
     predictions : ndarray, shape of `above`, float32
@@ -75,8 +75,8 @@ def cells(  # type: ignore[no-untyped-def]
 
     Parameters
     ----------
-    y : ndarray, shape (256, 256), float32
-        What the network predicts [noise units], finite.
+    y : ndarray, shape (ny, nx), float32
+        What the network predicts [noise units], finite; sides multiples of 8.
     background : ndarray, shape of `y`, float64
         [grid units]
     factor : ndarray, shape of `y`, float64

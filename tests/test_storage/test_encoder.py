@@ -22,7 +22,7 @@ from storage.images.fills import find_fills
 from storage.images.image_input import SurveyImage
 from storage.images.mesh import mesh_correction
 from storage.images.noise_fit import fit_noise
-from storage.images.prepared import pad_to_tiles
+from storage.images.prepared import padded
 from storage.images.shaping import FINE
 from storage.images.shards import Coded, choose_mode, direct_share, make_shards
 from storage.survey import ImageRef
@@ -182,7 +182,7 @@ def test_what_the_model_never_saw_comes_back_at_sources(surprise, seed, network)
 @pytest.mark.parametrize("times", [0.5, 1.0, 3.0])
 def test_raw_bytes_are_told_from_a_few_tiles_of_any_image(shape, times):
     noise = np.random.default_rng(4).normal(300, 20, shape).round().astype("i2")
-    stored = pad_to_tiles(noise)
+    stored = padded(noise)
     starts = [(y, x) for y in range(0, shape[0], 256) for x in range(0, shape[1], 256)]
     tiles = [stored[np.newaxis, y : y + 256, x : x + 256] for y, x in starts]
     sizes = np.array([len(direct_codec("int16").encode_chunk(tile)) for tile in tiles])
