@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfold.compiled import compiled_exactly
+from skyfold.compiled import compiled_exactly, compiled_inside
 from skyfold.ladder import BLOCK, LEAF, MODULUS, ROUND_UP, TILE
 from skyfold.noise import PREDICTION_LIMIT, Factor
 
@@ -34,6 +34,17 @@ def narrower(dtype: np.dtype[np.generic]) -> int:
     22 for single precision, 62 for double, 0 for integers.
     """
     return {"f4": 22, "f8": 62}.get(dtype.str[1:], 0)
+
+
+@compiled_inside
+def width_of(width, prediction, narrower, odd):  # type: ignore[no-untyped-def]
+    """Width of a cell that should be so wide: see `skyfold.ladder.cell_width`."""
+    w = np.int64(np.floor(width))
+    if narrower > 0:
+        w -= 1 + (abs(prediction) >> narrower)
+    elif odd:
+        w |= 1
+    return max(w, 1)
 
 
 @compiled_exactly
@@ -81,7 +92,7 @@ def refine(  # type: ignore[no-untyped-def]
     smooth, sigma : ndarray, shape of `y`, float64
         The sum of background and signal; noise of each pixel [grid units].
     width : ndarray, shape of `y`, int64
-        w; not filled in at `latent`.
+        w; filled in at `bounded`.
     centres : ndarray, shape of `y`, int64
         M at `latent`, S in quarters of a grid unit at `sources` unless `coarse` is 0, else C.
     used : ndarray of bool, shape of `y`
@@ -91,8 +102,9 @@ def refine(  # type: ignore[no-untyped-def]
     per_step, least, curve = 1.0 / unit, scale * scale, stretch / 4
     across = y.shape[1]
     lowest, highest = -PREDICTION_LIMIT, PREDICTION_LIMIT
+    quarters = 4 if level == SOURCES and coarse > 0 else 1
+    rounded = np.empty(across)
     for i in range(y.shape[0]):  # row by row, in loops that take several pixels at once
-        rounded = np.empty(across)
         for j in range(across):
             wide = np.float64(y[i, j]) * factor[i, j]
             wide = wide if wide == wide else 0.0
@@ -115,24 +127,15 @@ def refine(  # type: ignore[no-untyped-def]
                 variance = max(rounded[j] - background[i, j], 0.0) * slope + least
                 sigma[i, j] = np.sqrt(variance) * factor[i, j]
         for j in range(across):
-            centres[i, j] = np.int64(rounded[j])
-        if level != LATENT:
+            centres[i, j] = np.int64(rounded[j]) * quarters
+        if level == BOUNDED:
             for j in range(across):
-                w = np.int64(np.floor(step * sigma[i, j]))
-                if narrower > 0:
-                    w -= 1 + (abs(centres[i, j]) >> narrower)
-                elif odd:
-                    w |= 1
-                width[i, j] = max(w, 1)
-    if level == BOUNDED:
-        for i in range(y.shape[0]):
-            for j in range(across):
-                w, d = width[i, j], np.int64(0)
+                w, d = width_of(step * sigma[i, j], centres[i, j], narrower, odd), np.int64(0)
                 if dithered:
                     d = ((49471 * j + 37345 * i) % 65536 * w >> 16) - (w >> 1)
+                width[i, j] = w
                 centres[i, j] += d + np.int64(cells[i, j]) * w
     if level == SOURCES:
-        quarters = 4 if coarse > 0 else 1
         times = coarse if coarse > 0 else 1
         for top in range(0, y.shape[0], BLOCK):
             for left in range(0, across, BLOCK):
@@ -140,7 +143,6 @@ def refine(  # type: ignore[no-untyped-def]
                 for i in range(top, top + BLOCK):
                     for j in range(left, left + BLOCK):
                         some |= cells[i, j]
-                        centres[i, j] *= quarters
                 used[top : top + BLOCK, left : left + BLOCK] = some != 0
                 if some == 0:
                     continue
@@ -149,8 +151,10 @@ def refine(  # type: ignore[no-untyped-def]
                         up, over = i - i % LEAF, j - j % LEAF
                         kept = cells[up, over] | cells[up, over + 1]
                         kept |= cells[up + 1, over] | cells[up + 1, over + 1]
-                        w = width[i, j]
-                        if kept and dithered:
+                        if kept == 0:
+                            continue
+                        w = width_of(step * sigma[i, j], centres[i, j] // quarters, narrower, odd)
+                        if dithered:
                             d = ((49471 * j + 37345 * i) % 65536 * w >> 16) - (w >> 1)
                             centres[i, j] += quarters * d
                         centres[i, j] += np.int64(cells[i, j]) * w * times

@@ -54,7 +54,7 @@ class Refined:
     sigma : ndarray, shape (ny, nx), float64
         Noise of each pixel.
     width : ndarray, shape (ny, nx), int64
-        Of cells; not set at `latent`.
+        Of cells; set at `bounded`.
     centres : ndarray, shape (ny, nx), int64
         What the tile's checksum is of: the rounded prediction at `latent`, centres of cells above
         it; those at `sources` in quarters of a grid unit, unless the image has no coarse cells.
