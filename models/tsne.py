@@ -43,6 +43,8 @@ def tsne_map(rows: NDArray[Any], *, seed: int = 1) -> tuple[NDArray[np.float32],
     from sklearn.manifold import TSNE
 
     values = np.asarray(rows, np.float32)
+    if values.shape[1] == 1:  # the principal start takes two axes
+        values = np.pad(values, [(0, 0), (0, 1)])
     # equal rows, of which faint objects give many, would leave the principal start without scale
     values = values + np.random.default_rng(seed).normal(0, 0.1, values.shape).astype(np.float32)
     perplexity = min(PERPLEXITY, (len(values) - 1) / 3)

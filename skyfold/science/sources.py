@@ -107,7 +107,7 @@ def _bluntness(image: Plane, sources: NDArray[Any]) -> NDArray[np.float64]:
 def _sharpest(widths: NDArray[np.float64]) -> NDArray[np.float64]:
     """Half the least bluntness of a point of a half-light width, between two pixels.
 
-    Of a Gaussian core narrower by 1.3 than such a width tells: that of a Moffat profile of beta 2.5.
+    Of a Gaussian core 1.3 times narrower than such a width tells: a Moffat profile's of beta 2.5.
     """
     variance = (widths / (1.3 * SIGMAS_PER_FWHM)) ** 2
     return np.asarray(np.exp(-1 / variance) / 2)

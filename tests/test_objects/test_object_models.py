@@ -129,10 +129,11 @@ def test_occlusion_of_a_sum_is_each_block():
     assert np.allclose(edge, [[0, 0], [tile[:8, 56:].sum(), 0]], atol=1e-3)
 
 
-def test_tsne_keeps_clumps_apart():
+@pytest.mark.parametrize("numbers", [1, 2, 6])
+def test_tsne_keeps_clumps_apart(numbers):
     rng = np.random.default_rng(2)
     kinds = np.repeat([0, 1], 40)
-    places, about = tsne_map(rng.normal(0, 1, (80, 6)) + 30 * kinds[:, None])
+    places, about = tsne_map(rng.normal(0, 1, (80, numbers)) + 30 * kinds[:, None])
     apart = np.linalg.norm(places[:, None] - places[None], axis=2) + 1e9 * np.eye(80)
     assert (kinds[apart.argmin(axis=1)] == kinds).mean() > 0.95
     assert about["objects"] == 80
