@@ -208,7 +208,10 @@ class CatalogConfig(Section):
     """Table of value column = the step that matters [unit of the column]; ``bounded`` keeps
     half of it. Not for columns in `errors`."""
     missing: tuple[Number, ...] = ()
-    """Numbers that stand for no value, such as 99.0."""
+    """Numbers that stand for no value, such as 99.0. Taken for such without being named: 99,
+    999, 9999 and 99.99 of either sign with no other value near, and a lowest or highest one that
+    several rows share, a thousand times farther out than all others reach; of positions, only
+    what is no angle on the sky."""
     key: Text | None = None
     """Group of an HDF5 file, or HDU of a FITS file."""
 

@@ -29,7 +29,7 @@ _STAR_SNR = 20.0
 _STAR_PERCENTILE = 15.0
 _FWHM_RANGE = (1.2, 30.0)  # [pixel]; narrower ones are cosmic rays and hot pixels
 _SHARP = 0.1  # bluntness below which a source may be a cosmic ray, whatever its width
-_AS_MANY = 0.5  # of the most sharp sources about one width: so many others are stars
+_MORE, _ALIKE = 2, 0.25  # times the others about one width, and of themselves: they are stars
 _ENOUGH = 6  # good pixels around one that is bad, of eight: at a dead column there are six
 _AROUND = [(dy, dx) for dy in range(3) for dx in range(3) if (dy, dx) != (1, 1)]
 
@@ -63,13 +63,13 @@ def star_widths(image: Plane, noise: Plane, good: NDArray[np.bool_]) -> NDArray[
 def typical_width(stars: NDArray[np.float64]) -> float:
     """Return the 15th percentile of widths of `star_widths`: stars are the smallest sources.
 
-    Cosmic rays are smaller still, of all widths: sharp sources do not count where others crowd
-    about one width as these do not. Of fewer than 5 sources it is `FALLBACK_FWHM`.
+    Cosmic rays are smaller still, and of all widths: sharp sources count only where they crowd
+    about one width, and others do so less. Of fewer than 5 sources it is `FALLBACK_FWHM`.
     """
     widths, blunt = stars.T
     is_sharp = blunt < np.maximum(_SHARP, _sharpest(widths))
-    others = widths[~is_sharp]
-    if len(others) >= MIN_STARS and _crowd(others) >= _AS_MANY * _crowd(widths[is_sharp]):
+    sharp, others = widths[is_sharp], widths[~is_sharp]
+    if _crowd(sharp) <= max(_MORE * _crowd(others), _ALIKE * len(sharp)):
         widths = others
     if len(widths) < MIN_STARS:
         return FALLBACK_FWHM

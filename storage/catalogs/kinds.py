@@ -96,7 +96,10 @@ def _column(
         return replace(base, kind="whole", missing=config.missing if kind in "iu" else ())
     missing = _missing(sampled[0], config.missing)
     base = replace(base, missing=missing, fills=_fills(sampled[0], missing))
-    if column.name in (scan.positions or ()):
+    if scan.positions and column.name in scan.positions:
+        most = (360.0, 90.0)[scan.positions.index(column.name)] / angle_unit_deg(column.unit)
+        missing = tuple(one for one in missing if one in config.missing or abs(one) > most)
+        base = replace(base, missing=missing, fills=_fills(sampled[0], missing))
         precision = _position_precision(column, config)
         return replace(base, kind="fixed", is_position=True, precision=precision)
     if column.name in config.precision:

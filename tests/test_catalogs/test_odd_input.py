@@ -178,3 +178,20 @@ def test_cones_pass_over_positions_that_are_none(tmp_path):
     for level in LEVELS:
         found = catalog.cone(centre, 2 * u.deg, level=level).meta["rows"]
         assert found.tolist() == inside
+
+
+def test_a_pole_that_many_rows_share_is_a_place(tmp_path):
+    """And numbers beyond the sky are none."""
+    rng = np.random.default_rng(6)
+    dec = np.r_[np.full(20, 90.0), rng.uniform(-0.01, 0.01, 60), np.full(5, -99.0)]
+    ra = np.r_[np.full(20, 99.0), rng.uniform(200, 201, 60), np.full(5, -999.0)]
+    pq.write_table(
+        pa.table({"ra": ra, "dec": dec, "x": rng.normal(size=85)}), tmp_path / "t.parquet"
+    )
+    survey = made.write_survey(tmp_path, "t", ["t.parquet"], 'ra = "ra"\ndec = "dec"')
+    catalog = made.build(survey, "t")
+    assert len(catalog.where("dec > 89.9")) == 20
+    assert len(catalog.where("ra < 100")) == 20
+    table = catalog.read(level="exact")
+    assert table["dec"].mask.sum() == table["ra"].mask.sum() == 5
+    assert len(catalog.cone(SkyCoord(99, 90, unit="deg"), 1 * u.arcsec)) == 20

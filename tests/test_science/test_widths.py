@@ -50,6 +50,11 @@ def test_cosmic_rays_do_not_count(fwhm, number):
     assert number < 100 or np.percentile(found, 15) < 0.8 * width(hit)
 
 
+def test_cosmic_rays_alone_tell_nothing():
+    noise = np.random.default_rng(3).normal(0, 1, SHAPE).astype(np.float32)
+    assert width(noise + cosmic_rays(200)) == FALLBACK_FWHM
+
+
 def test_where_all_are_sharp_they_are_the_stars():
     image = stars(1.2)
     found = star_widths(image, np.ones(SHAPE, np.float32), ALL)
