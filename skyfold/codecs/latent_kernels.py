@@ -60,7 +60,7 @@ def find_tables(  # type: ignore[no-untyped-def]
         Places of the pass, as of `framed`.
     across : int
         From a place to that below it.
-    sizes, values : ndarray, flat, int32
+    sizes, values : ndarray, shape (places with the frame,), int32
         What is known of the channel.
     features, expected : ndarray, shapes (2, 2 c + 3, m) and (2, m), int32
         Of the channels before, but for the second and third, filled in here; room for sums.
