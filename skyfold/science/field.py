@@ -25,11 +25,11 @@ from skyfold.science.sources import (
     PEAKS,
     at_centre,
     circle_sum,
-    estimate_fwhm,
     is_clear,
     islands,
     load_sep,
 )
+from skyfold.science.widths import estimate_fwhm
 
 _REACH = 3.0  # [FWHM], to which an island's light may reach
 

@@ -8,6 +8,7 @@ for what is kept, with the strips beside each. An image of one strip is looked a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -18,7 +19,8 @@ from skyfold.ladder import LEAF, TILE
 from skyfold.ladder_kernels import evenly
 from skyfold.layout import STRIDE
 from skyfold.noise import MESH
-from skyfold.science.sources import star_widths, typical_width
+from skyfold.science.sources import FALLBACK_FWHM
+from skyfold.science.widths import faint_widths, star_widths, typical_faint_width, typical_width
 from storage.images.filtered import measure_levels, sample_levels
 from storage.images.latent_search import search_latents
 from storage.images.mesh import mesh_correction
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
     from storage.images.filtered import Levels
     from storage.images.prepared import Prepared, Strip
 
-FALLBACK_FWHM = 4.0
 TOGETHER = 64  # tiles of a strip, or a row of them
 SAMPLED = 4  # strips that tell the noise of filtered planes
 UNEXPECTED = 3.0  # sigma: what is left beyond it is no error of the sky
@@ -73,15 +74,18 @@ class Look:
             significance(above, coded, drawn, factor, *about, signal[place], residual[place])
         return signal, residual
 
-    def sky_units(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def sky_units(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
         """Signal and noise of the sky, both over the image's noise, for what is to be in scale.
+
+        And which pixels are good.
 
         Over the noise of each pixel, which grows with light, bright points would look wide.
         """
         strip, noise = self.strip, np.ones(self.strip.stored.shape, np.float32)
         for tile in strip.tiles if strip.image.uneven is not None else ():
             noise[strip.place(*tile)] = strip.factor(*tile)
-        return strip.above / np.float32(strip.image.noise.sigma), noise
+        good = strip.coded & (strip.flags == 0)
+        return strip.above / np.float32(strip.image.noise.sigma), noise, good
 
     def diffuse(self) -> NDArray[np.float32] | None:
         """Diffuse light in the background, over the noise of the sky; None without any."""
@@ -154,21 +158,20 @@ class Predicted:
 
     def _encode(self, fwhm_pix: float | None) -> float:
         """Latents of all strips; the width of points."""
-        widths, is_good = [], False
+        stars = []
         for rows in self.rows:
             look = self.look(*rows)
             look.latents[:] = self.network.encode(look.y)
             strip = look.strip
             counts = [np.count_nonzero(strip.coded[strip.place(*tile)]) for tile in strip.tiles]
             self.coded[self._tiles(*rows)] = counts
-            good = strip.coded & (strip.flags == 0)
-            if fwhm_pix is None and good.any():
-                is_good = True
-                widths.append(star_widths(*look.sky_units(), good))
-        if fwhm_pix is not None:
-            return fwhm_pix
-        fwhm = typical_width(np.concatenate(widths)) if is_good else FALLBACK_FWHM
-        return fwhm if np.isfinite(fwhm) and fwhm > 0 else FALLBACK_FWHM
+            if fwhm_pix is None:
+                stars.append(star_widths(*look.sky_units()))
+        fwhm = typical_width(stars) if fwhm_pix is None else fwhm_pix
+        if math.isnan(fwhm):
+            looks = (self.look(*rows) for rows in self.rows)
+            fwhm = typical_faint_width([faint_widths(*look.sky_units()) for look in looks])
+        return fwhm if fwhm > 0 else FALLBACK_FWHM
 
     def _search(self) -> Levels | None:
         """Search the latents; the noise of filtered planes, unless one strip will tell it."""

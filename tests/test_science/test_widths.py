@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import synthetic
 
-from skyfold.science.sources import FALLBACK_FWHM, MIN_STARS, star_widths, typical_width
+from skyfold.science.sources import FALLBACK_FWHM
+from skyfold.science.widths import MIN_STARS, estimate_fwhm, star_widths
 
 SHAPE = (600, 600)
 ALL = np.ones(SHAPE, bool)
@@ -31,7 +32,7 @@ def cosmic_rays(number: int) -> np.ndarray:
 
 
 def width(image: np.ndarray, good: np.ndarray = ALL) -> float:
-    return typical_width(star_widths(image, np.ones(SHAPE, np.float32), good))
+    return estimate_fwhm(image, np.ones(SHAPE, np.float32), good)
 
 
 @pytest.mark.parametrize("fwhm", [1.6, 2.5, 4.5, 7.0])
@@ -59,7 +60,7 @@ def test_where_all_are_sharp_they_are_the_stars():
     image = stars(1.2)
     found = star_widths(image, np.ones(SHAPE, np.float32), ALL)
     assert (found[:, 1] < 0.1).mean() > 0.4
-    assert typical_width(found) == pytest.approx(np.percentile(found[:, 0], 15), rel=0.05)
+    assert width(image) == pytest.approx(np.percentile(found[:, 0], 15), rel=0.05)
 
 
 @pytest.mark.parametrize("bad", [0.003, 0.01, 0.03])
@@ -81,6 +82,16 @@ def test_masked_cores_are_not_filled():
     assert len(few) < len(star_widths(stars(4.5), np.ones(SHAPE, np.float32), ALL))
 
 
+@pytest.mark.parametrize("fwhm", [2.0, 2.5, 4.5, 7.0])
+def test_faint_sources_tell_it_where_no_other_can(fwhm):
+    flux = (12 * fwhm, 30 * fwhm)  # S/N 7 to 17 at best
+    image = synthetic.sky(SHAPE, sources=30, sigma=1.0, seed=5, flux=flux, fwhm=fwhm)
+    image = image.astype(np.float32)
+    assert len(star_widths(image, np.ones(SHAPE, np.float32), ALL)) < MIN_STARS
+    assert width(image) == pytest.approx(fwhm, rel=0.1)
+
+
 def test_of_few_it_is_a_guess():
     image = synthetic.sky(SHAPE, sources=MIN_STARS - 1, sigma=1.0, seed=4, flux=(1500, 2000))
     assert width(image.astype(np.float32)) == FALLBACK_FWHM
+    assert width(np.zeros(SHAPE, np.float32)) == FALLBACK_FWHM
