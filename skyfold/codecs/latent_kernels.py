@@ -113,7 +113,7 @@ def contexts(latents, coded, weights, thresholds, cuts):  # type: ignore[no-unty
     ----------
     latents : ndarray, shape (n, h, w, C), int16
     coded, weights, thresholds, cuts
-        As `latents` takes them.
+        As `read_latents` takes them.
 
     Returns
     -------

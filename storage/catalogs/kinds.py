@@ -95,11 +95,12 @@ def _column(
     if kind != "f":
         return replace(base, kind="whole", missing=config.missing if kind in "iu" else ())
     missing = _missing(sampled[0], config.missing)
-    base = replace(base, missing=missing, fills=_fills(sampled[0], missing))
-    if scan.positions and column.name in scan.positions:
+    is_position = scan.positions is not None and column.name in scan.positions
+    if scan.positions and is_position:  # what is a place on the sky was measured
         most = (360.0, 90.0)[scan.positions.index(column.name)] / angle_unit_deg(column.unit)
         missing = tuple(one for one in missing if one in config.missing or abs(one) > most)
-        base = replace(base, missing=missing, fills=_fills(sampled[0], missing))
+    base = replace(base, missing=missing, fills=_fills(sampled[0], missing))
+    if is_position:
         precision = _position_precision(column, config)
         return replace(base, kind="fixed", is_position=True, precision=precision)
     if column.name in config.precision:

@@ -75,9 +75,7 @@ class Look:
         return signal, residual
 
     def sky_units(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-        """Signal and noise of the sky, both over the image's noise, for what is to be in scale.
-
-        And which pixels are good.
+        """Signal and noise of the sky, both over the image's noise, and which pixels are good.
 
         Over the noise of each pixel, which grows with light, bright points would look wide.
         """
