@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import median_filter
+from scipy.ndimage import maximum_filter, median_filter
 
 from skyfold.ladder import LEAF
 from skyfold.science.filters import gaussian
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SOURCE_SIGNIFICANCE = 4.4  # matched filter; a source of S/N 5 in a 1 FWHM aperture has 6.2
+PEAK_SIGNIFICANCE = 4.2  # of a peak where noise is white: other noise reaches as high
+WHITE = 1.5  # times the scatter of white noise, at most
 EXTENDED_SIGNIFICANCE = 5.0
 RESIDUAL_SIGNIFICANCE = 5.0
 WIDE_SCALES = (2.0, 4.0)  # Gaussian sigma [pixel]
@@ -70,6 +72,14 @@ class Filter:
     of_sources: bool = False
     of_leaves: bool = False
     is_white: bool = False
+
+    def is_seen(self, smooth: NDArray[np.float32], level: Level) -> NDArray[np.bool_]:
+        """Where a filtered plane has a source; of a faint one, if noise is white, its peak."""
+        seen = level.above(smooth, self.significance)
+        if level.scatter > WHITE * level.noise:
+            return seen
+        is_peak = smooth == maximum_filter(smooth, 3, mode="nearest")
+        return seen | (level.above(smooth, PEAK_SIGNIFICANCE) & is_peak)
 
     def level(self, samples: list[Sample]) -> Level:
         """Level and noise from samples of what passed.

@@ -32,7 +32,7 @@ from storage.images.filtered import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-LIT_SIGNIFICANCE = 6.0  # with diffuse light, which is known without noise: no margin below 6.2
+LIT_SIGNIFICANCE = 5.0  # with diffuse light, which is known without noise: less margin below 6.2
 REACH = 0.75, 0.5  # FWHM, and pixels, around what the filter sees: 1 FWHM from a faint centre
 MADE = 2.0  # of the same filter: how far from what the network draws the data must lie
 LONGEST = 12.0  # FWHM: of sources below the sky
@@ -76,7 +76,7 @@ def select_leaves(
         smooth = gaussian(plane, kind.sigma)
         level = levels[number] if levels else kind.level([sample(kind, smooth, plane, data)])
         if kind.of_sources and not kind.of_leaves:
-            seen = level.above(smooth - troughs(smooth, level), kind.significance)
+            seen = kind.is_seen(smooth - troughs(smooth, level), level)
             seen |= _made(smooth, residual, level, kind)
             seen |= _dips(smooth, plane, level, kind, fwhm)
             around = _around(seen, fwhm)

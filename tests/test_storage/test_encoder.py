@@ -229,9 +229,9 @@ def test_the_edge_of_a_turned_image_is_no_light(network):
     """Cells of the mesh without pixels have the sky of the others, not that beside them."""
     y, x = np.indices((1024, 1024)) - 512
     noise = np.random.default_rng(2).normal(500, 10, y.shape)
-    sloped = np.where(np.abs(y) + np.abs(x) < 500, noise + 0.3 * x, 0).astype("f4")
+    sloped = np.where(np.abs(y) + np.abs(x) < 500, noise + 0.15 * x, 0).astype("f4")
     kept = kept_at_sources(sloped, network)[:1024, :1024]
-    assert kept[sloped != 0].mean() < 0.042  # 0.0399, and what lies in troughs of the slope
+    assert kept[sloped != 0].mean() < 0.018  # 0.015; 0.027 by the sky beside them
 
 
 def test_the_mesh_takes_the_mean_error_of_what_is_not_kept(network):

@@ -1,9 +1,11 @@
 """Which leaves `sources` keeps, given pixels and what a network left of them."""
 
 import numpy as np
+import pytest
 import synthetic
 
-from storage.images.selection import select_leaves
+from skyfold.science.filters import gaussian
+from storage.images.selection import lit_leaves, select_leaves
 
 FWHM = 3.0
 PSF = FWHM / 2.3548
@@ -108,3 +110,22 @@ def test_sources_in_a_trough_of_the_background_are_seen():
         assert kept[np.hypot(rows - y, columns - x) < FWHM].all()
     plain, _ = select_leaves(noise(), noise(seed=7), FWHM)
     assert kept.mean() < plain.mean() + 0.01
+
+
+@pytest.mark.parametrize(("correlation", "seen"), [(0.0, True), (1.5, False)])
+def test_a_faint_peak_is_kept_where_noise_is_white(correlation, seen):
+    sky = gaussian(noise(), correlation) if correlation else noise()
+    sky /= sky.std()
+    sky[240:272, 240:272] = point((32, 32), 16, 16, 4.35)
+    kept, _ = select_leaves(sky, 0.3 * noise(seed=7), FWHM)
+    assert kept[128, 128] == seen
+
+
+@pytest.mark.parametrize(("significance", "seen"), [(3.3, True), (2.7, False)])
+def test_diffuse_light_adds_to_what_is_a_source(significance, seen):
+    """Light of two times the noise of the filter, on which a point is to come to five."""
+    light = np.full((512, 512), 2 / (2 * PSF * np.sqrt(np.pi)), "f4")
+    signal = point(light.shape, 256, 256, significance).astype("f4")
+    kept, core = lit_leaves(signal, light, FWHM, slice(0, 512))
+    assert kept[128, 128] == core[128, 128] == seen
+    assert kept.mean() < 0.01
