@@ -80,8 +80,8 @@ def refine(  # type: ignore[no-untyped-def]
     guard : ndarray, shape of `y`, uint8
     cells : ndarray, shape of `y`, int32
         K at `sources`, k at `bounded`.
-    noise : (float, float, float, int)
-        Sigma, slope, stretch and step of rounding, of the noise model.
+    noise : (float, float, float, int, bool)
+        `skyfold.noise.NoiseModel.numbers`.
     step : float
         Cell width in noise units.
     narrower : int
@@ -98,7 +98,7 @@ def refine(  # type: ignore[no-untyped-def]
     used : ndarray of bool, shape of `y`
         At `sources`, where blocks hold any cell that is not 0.
     """
-    scale, slope, stretch, unit = noise
+    scale, slope, stretch, unit, of_sky = noise
     per_step, least, curve = 1.0 / unit, scale * scale, stretch / 4
     across = y.shape[1]
     lowest, highest = -PREDICTION_LIMIT, PREDICTION_LIMIT
@@ -122,7 +122,11 @@ def refine(  # type: ignore[no-untyped-def]
         for j in range(across):
             rounded[j] *= unit
             sigma[i, j] = scale * factor[i, j]
-        if slope > 0:
+        if slope > 0 and of_sky:
+            for j in range(across):
+                variance = max(rounded[j] - background[i, j], 0.0) * slope
+                sigma[i, j] = np.sqrt(variance + sigma[i, j] * sigma[i, j])
+        elif slope > 0:
             for j in range(across):
                 variance = max(rounded[j] - background[i, j], 0.0) * slope + least
                 sigma[i, j] = np.sqrt(variance) * factor[i, j]

@@ -9,8 +9,9 @@ floats). In grid units, with the background ``b`` and ``v = X - b``::
     y = 2 / stretch * (sqrt(1 + stretch * v / sigma) - 1)   for v >= 0;  v / sigma below
 
 Where an image is not equally deep all over, its noise is ``f sigma(v)`` with a mesh of factors f,
-and its noise units are y / f. The background is a mesh; offsets of whole rows and columns, where a
-detector has them, are added to it.
+and its noise units are y / f. Where the sky itself is of unequal light, the factors are of the
+sky's noise alone: ``sigma(v)^2 = (f sigma)^2 + slope * max(v, 0)``. The background is a mesh;
+offsets of whole rows and columns, where a detector has them, are added to it.
 
 Only + - * / sqrt in float64 take part, which IEEE 754 rounds exactly: every machine finds the
 same cells. The stretch is Anscombe's (1948, Biometrika 35, 246) where it equals ``slope / sigma``;
@@ -59,6 +60,8 @@ class NoiseModel:
         Unit of the stored background mesh: a power of two, whole or not [grid units].
     round_step : int
         Unit of the prediction: a power of two [grid units].
+    of_sky : bool
+        Whether factors of the noise are of the sky's alone, and not of that of light above it.
     """
 
     grid_exponent: int
@@ -67,9 +70,12 @@ class NoiseModel:
     stretch: float
     background_step: float
     round_step: int
+    of_sky: bool = False
 
     @classmethod
-    def from_stored_units(cls, sigma: float, slope: float, *, integer: bool) -> NoiseModel:
+    def from_stored_units(
+        cls, sigma: float, slope: float, *, integer: bool, of_sky: bool = False
+    ) -> NoiseModel:
         """Noise model from sky noise and gain slope in stored units.
 
         Parameters
@@ -80,6 +86,8 @@ class NoiseModel:
             Variance per unit of signal [stored unit]; 0 where unknown.
         integer : bool
             True where the stored pixels are integers.
+        of_sky : bool
+            As the attribute.
 
         Raises
         ------
@@ -102,7 +110,13 @@ class NoiseModel:
             stretch=max(slope_grid / sigma_grid, MIN_STRETCH),
             background_step=math.ldexp(1.0, near - 7),
             round_step=2 ** max(near - 2, 0),
+            of_sky=of_sky,
         )
+
+    @property
+    def numbers(self) -> tuple[float, float, float, int, bool]:
+        """Sigma, slope, stretch, step of rounding, and `of_sky`, as compiled loops take them."""
+        return self.sigma, self.slope, self.stretch, self.round_step, self.of_sky
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, for the image index."""
@@ -149,6 +163,10 @@ class NoiseModel:
             return _scaled(np.full(np.shape(signal), self.sigma), factor)
         variance = np.asarray(np.maximum(signal, 0.0))
         variance *= self.slope
+        if self.of_sky and factor is not None:
+            own = self.sigma * factor
+            variance += own * own
+            return np.sqrt(variance, out=variance)
         variance += self.sigma * self.sigma
         return _scaled(np.sqrt(variance, out=variance), factor)  # of no slope sigma, bit for bit
 

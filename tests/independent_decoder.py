@@ -229,10 +229,11 @@ class Image:
         rounded = apply_guard(steps, self.layer("guard", ty, tx))
         predicted = rounded * noise["round_step"]
         assert checksum(predicted, extent) == expected
-        variance = noise["sigma"] * noise["sigma"] + noise["slope"] * np.maximum(
+        own = factor if noise["of_sky"] else 1.0
+        variance = (noise["sigma"] * own) * (noise["sigma"] * own) + noise["slope"] * np.maximum(
             predicted - background, 0.0
         )
-        sigma = np.sqrt(variance) * factor
+        sigma = np.sqrt(variance) * (1.0 if noise["of_sky"] else factor)
         width = np.floor(self.row["step"] * sigma).astype(np.int64)
         if self.is_float:
             width -= 1

@@ -97,6 +97,17 @@ def sky(
     return image
 
 
+def bright_sky(shape: tuple[int, int], seed: int = 3) -> np.ndarray:
+    """Photons of stars on a sky that grows nine times as bright from left to right, float64."""
+    rng = np.random.default_rng(seed)
+    y, x = np.indices(shape)
+    light = 200 * 9 ** (x / shape[1])
+    for _ in range(60):
+        cy, cx = rng.uniform(8, shape[0] - 8), rng.uniform(8, shape[1] - 8)
+        light += 10 ** rng.uniform(2, 4) * np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / 6)
+    return np.rint(rng.normal(light, np.sqrt(light)))
+
+
 def simple_wcs(shape: tuple[int, int], ra: float = 150.0, dec: float = 2.0) -> WCS:
     """Tangent plane of 0.2 arcsec pixels, north up."""
     wcs = WCS(naxis=2)

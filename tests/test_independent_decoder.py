@@ -19,6 +19,7 @@ from small_release import build_release
 
 import storage.images.shards
 from skyfold import DataRelease, open_release
+from skyfold.compiled import readers
 from storage.objects.tiles import tile_about
 
 TINY = ("night1/g", "night1/r")  # float32 with NaN and padding, and uint16
@@ -46,9 +47,10 @@ def pixels() -> dict[str, np.ndarray]:
     striped = sky.round().astype("i4")
     striped[:, 130:] += 160
     striped[:20] += 100
+    bright = synthetic.bright_sky(SHAPE).astype("i4")
     return {
         "blank": blank, "floats": floats, "wide": wide, "counts": counts, "cube": cube,
-        "even": even, "deep": deep, "striped": striped,
+        "even": even, "deep": deep, "striped": striped, "bright": bright,
     }  # fmt: skip
 
 
@@ -59,6 +61,7 @@ def ladder_url(pixels, tmp_path_factory) -> str:
     wcs = synthetic.simple_wcs(SHAPE)
     for name, values in pixels.items():
         cards = {"BLANK": -32768} if name == "blank" else {"GAIN": 2.0} if name == "cube" else {}
+        cards |= {"GAIN": 1.0} if name == "bright" else {}
         synthetic.write_fits(folder / f"raw/{name}.fits", values, wcs, **cards)
     survey = synthetic.survey_toml(folder, '[[images]]\nset = "all"\nfiles = ["raw/*.fits"]\n')
     url = str(folder / "archive")
@@ -98,7 +101,7 @@ def test_both_find_the_same_bits(tiny_url, tiny_release, image_id, level):
 
 
 @pytest.mark.parametrize(
-    "name", ["blank", "floats", "wide", "counts", "cube", "even", "deep", "striped"]
+    "name", ["blank", "floats", "wide", "counts", "cube", "even", "deep", "striped", "bright"]
 )
 def test_it_finds_what_was_archived(ladder, pixels, name):
     archive, _ = ladder
@@ -107,7 +110,7 @@ def test_it_finds_what_was_archived(ladder, pixels, name):
     assert found.tobytes() == pixels[name].tobytes()
 
 
-@pytest.mark.parametrize("name", ["blank", "floats", "even", "deep", "striped"])
+@pytest.mark.parametrize("name", ["blank", "floats", "even", "deep", "striped", "bright"])
 def test_both_find_the_same_bounded_values(ladder, name):
     archive, release = ladder
     bounded = release.images.read(f"all/{name}", "bounded").values
@@ -123,6 +126,20 @@ def test_deeper_parts_have_narrower_cells(ladder, pixels):
     error = np.abs(window.values - pixels["deep"]) / bound
     assert (error <= window.sigma).all()
     assert error[32:96, 96:160].max() < 0.35 * 20 < error[32:96, 224:].max()
+
+
+def test_light_of_stars_has_its_own_noise_on_a_bright_sky(ladder, pixels):
+    archive, release = ladder
+    assert archive.images["all/bright"]["noise"]["of_sky"]
+    with readers(compiled=False):
+        plain = release.images.read("all/bright", "bounded")
+    with readers(compiled=True):
+        window = release.images.read("all/bright", "bounded")
+    assert window.values.tobytes() == plain.values.tobytes()
+    assert window.sigma.tobytes() == plain.sigma.tobytes()
+    entry = release.images.entry("all/bright")
+    error = np.abs(window.values - pixels["bright"].astype("f8")) / entry.bound
+    assert (error <= window.sigma).all()
 
 
 def test_offsets_of_rows_and_columns_are_added(ladder, pixels):

@@ -211,7 +211,7 @@ def _light(view: View, entry: ImageEntry) -> dict[str, Any]:
     """How light falls on an image: width of a point, photon noise, step of the pixels."""
     noise = entry.noise
     slope = 0.0 if noise is None else float(np.ldexp(noise.slope, noise.grid_exponent))
-    if noise is not None and entry.uneven:  # light scatters as the sky does
+    if noise is not None and entry.uneven and not noise.of_sky:  # light scatters as the sky does
         sky = np.ldexp(noise.sigma, noise.grid_exponent)
         slope *= float(np.median(view.context.sigma) / sky) ** 2
     fwhm = view.context.fwhm_pix or FALLBACK_FWHM

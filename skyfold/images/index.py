@@ -260,6 +260,7 @@ def _to_parquet(rows: list[dict[str, Any]]) -> bytes:
         ("stretch", real),
         ("background_step", real),
         ("round_step", whole),
+        ("of_sky", pa.bool_()),
     ]
     quantum = [("rows", whole), ("columns", whole), ("is_dithered", pa.bool_()), ("seed", whole)]
     types = {

@@ -129,7 +129,7 @@ def _compiled(
         kernels.evenly(given.factor, shape),
         np.ascontiguousarray(given.guard),
         np.ascontiguousarray(cells),
-        (noise.sigma, noise.slope, noise.stretch, noise.round_step),
+        noise.numbers,
         entry.step,
         kernels.narrower(dtype),
         entry.odd_cells,

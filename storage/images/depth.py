@@ -19,6 +19,7 @@ from scipy.ndimage import binary_dilation, binary_opening, minimum_filter, unifo
 from skyfold.noise import MESH, NOISE_CELL
 from storage.images.bends import bends, noise_beneath
 from storage.images.cells import cells_of, clipped
+from storage.images.mesh import stretched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 DEEPER, SHALLOWER = 0.7, 1.25
 STATED = 0.1  # of a survey's own noise: by how much it may differ and be stored as the same
 DEEPEST, SHALLOWEST = 1 / 16, 16.0  # what is quieter is dead, or was made
+QUARTER = 25  # percent of cells, whose scatter is the image's noise
+LIT = 1.05  # times what pixels scatter: at most so much noise is told by light
 NOISY = 1.15  # times the noise: the most that a stated noise may be above what pixels scatter
 LOPSIDED = 1.15  # ratio of both sides' scatter, from which there are sources in it
 QUIETEST = 5  # percent of a cell's pixels: it may be of two depths
@@ -72,39 +75,86 @@ def noise_factors(
     """
     image = sky.image
     flat = _Flat(sky, slope / sigma**2)
-    scatter = _beneath if structure else _of_some
-    ratio = np.stack([scatter(cells_of(one, MESH)[0]) for one in flat.strips()])
-    ratio /= sigma
+    ratio = _ratio(flat, sigma, structure)
     if image.variance is None and image.relative_variance is None:
         factor = _by_pixels(flat, sigma, ratio)
     else:
         factor = _by_plane(flat, ratio, stated)
+    return np.nan_to_num(_in_steps(factor), nan=1.0)
+
+
+def sky_factors(
+    sky: Sky, sigma: float, slope: float, structure: bool = False
+) -> NDArray[np.float64] | None:
+    """Noise of cells of a sky of unequal light, over that of the image; None of any other.
+
+    As its light and the slope tell, as far as pixels show it, of an image without a plane of noise
+    whose pixels scatter by that alone. Arguments and shape as of `noise_factors`.
+    """
+    image, growth = sky.image, slope / sigma**2
+    if image.variance is not None or image.relative_variance is not None:
+        return None
+    ny, nx = sky.background.shape
+    level = [one for _, one in stretched(sky.background, (ny * MESH, nx * MESH))]
+    light = np.concatenate([cells_of(one, NOISE_CELL).mean(axis=-1) for one in level])
+    light -= np.percentile(sky.background, QUARTER)  # where the noise is the image's
+    told = np.sqrt(np.maximum(1 + growth * light, DEEPEST**2))
+    claimed = np.abs(told - 1) >= STATED
+    if not claimed.any():
+        return None
+    ratio = _in_four(_ratio(_Flat(sky, growth), sigma, structure))
+    if not np.nanmedian((told / ratio)[claimed]) < NOISY:  # steps of electronics are no light
+        return None
+    told = np.clip(told, np.fmin(ratio, 1), LIT * np.fmax(ratio, 1))
+    told[~(np.abs(told - 1) >= STATED)] = 1
+    factor = np.minimum(_in_steps(told), SHALLOWEST)
+    if (factor == 1).all():
+        return None
+    flat = _Flat(sky, growth, factor)
+    rest = _by_pixels(flat, sigma, _ratio(flat, sigma, structure))
+    return factor if (rest == 1).all() else None
+
+
+def _in_steps(factor: NDArray[np.float64]) -> NDArray[np.float64]:
     whole: NDArray[np.float64] = np.exp(np.rint(np.log(factor) * STEPS) / STEPS)
-    return np.nan_to_num(whole, nan=1.0)
+    return whole
+
+
+def _ratio(flat: _Flat, sigma: float, structure: bool) -> NDArray[np.float64]:
+    """Scatter of the pixels of each cell of the mesh over the image's noise; NaN of few."""
+    scatter = _beneath if structure else _of_some
+    return np.stack([scatter(cells_of(one, MESH)[0]) for one in flat.strips()]) / sigma
 
 
 class _Flat:
-    """Pixels above their background in units in which their noise does not grow with light."""
+    """Pixels above their background in units in which their noise does not grow with light.
 
-    def __init__(self, sky: Sky, growth: float) -> None:
-        self.sky, self.growth = sky, growth
+    Nor, if they are given, with factors of the noise of the sky.
+    """
+
+    def __init__(self, sky: Sky, growth: float, factor: NDArray[np.float64] | None = None) -> None:
+        self.sky, self.growth, self.factor = sky, growth, factor
 
     def strips(self) -> Iterator[NDArray[np.float32]]:
         """Rows of mesh cells; NaN of pixels unfit."""
-        for _, signal in self.sky.strips():
-            yield (signal / np.sqrt(self._grown(signal))).astype(np.float32)
+        for rows, signal in self.sky.strips():
+            yield (signal / np.sqrt(self._grown(signal, rows))).astype(np.float32)
 
     def variances(self) -> Iterator[NDArray[np.float64]]:
         """By the survey, of rows of mesh cells, in its unit."""
         for rows, signal in self.sky.strips():
-            yield self.sky.told(rows) / self._grown(signal)
+            yield self.sky.told(rows) / self._grown(signal, rows)
 
-    def _grown(self, signal: NDArray[np.float32]) -> NDArray[np.float32] | float:
+    def _grown(self, signal: NDArray[np.float32], rows: slice) -> NDArray[np.float32] | float:
         if not self.growth:
             return 1.0
         light = uniform_filter(np.nan_to_num(signal), SMOOTH)  # of a pixel alone it is noise too
-        grown: NDArray[np.float32] = 1 + np.maximum(light, 0) * np.float32(self.growth)
-        return grown
+        grown: NDArray[np.float32] = np.maximum(light, 0) * np.float32(self.growth)
+        if self.factor is None:
+            return 1 + grown
+        own = self.factor[rows.start // NOISE_CELL : rows.start // NOISE_CELL + 2] ** 2
+        wide = np.repeat(np.repeat(own, NOISE_CELL, axis=0), NOISE_CELL, axis=1)
+        return grown + wide[: signal.shape[0], : signal.shape[1]].astype(np.float32)
 
 
 def _by_plane(flat: _Flat, ratio: NDArray[np.float64], stated: float | None) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from scipy.ndimage import binary_dilation
 from skyfold.noise import MESH
 from storage.images.bends import ALIKE, APART, LESS, bends, noise_beneath
 from storage.images.cells import cells_of, clipped
-from storage.images.depth import noise_factors
+from storage.images.depth import noise_factors, sky_factors
 from storage.images.fills import slices
 from storage.images.gain import gain_slope
 from storage.images.mapped import part_of
@@ -61,6 +61,8 @@ class NoiseFit:
         Noise of cells of half the side over `sigma`; 1 where it is about that.
     stripes : (ndarray, ndarray) or None
         Offsets of every row, and of every column, beside `background` [stored unit].
+    of_sky : bool
+        Whether `factor` is of the noise of a sky of unequal light.
     """
 
     sigma: float
@@ -69,6 +71,7 @@ class NoiseFit:
     is_measured: NDArray[np.bool_]
     factor: NDArray[np.float64]
     stripes: Axes | None
+    of_sky: bool
 
 
 def fit_noise(image: SurveyImage, fills: Fills) -> NoiseFit:
@@ -91,20 +94,24 @@ def fit_noise(image: SurveyImage, fills: Fills) -> NoiseFit:
     sigma = quiet if stated is None else stated
     if image.stored.dtype.kind != "f" and sigma < MIN_INTEGER_SIGMA:
         sigma = 0.0
-    slope, factor = 0.0, np.ones((2 * background.shape[0], 2 * background.shape[1]))
+    slope, of_sky, factor = 0.0, False, np.ones((2 * background.shape[0], 2 * background.shape[1]))
     if sigma > 0 and math.isfinite(sigma):
         factor = noise_factors(sky, sigma, 0.0, stated, structure)
         other = cells_of(np.abs(np.log(factor)) > math.log(UNLIKE), 2).any(axis=-1)
         beside = binary_dilation(other, np.ones((3, 3)))  # which may be of two depths
         slope = gain_slope(replace(sky, even=~beside), sigma)
-        if slope > 0 and (factor != 1).any():
+        lit = sky_factors(sky, sigma, slope, structure) if slope > 0 else None
+        of_sky = lit is not None
+        if lit is not None:
+            factor = lit
+        elif slope > 0 and (factor != 1).any():
             factor = noise_factors(sky, sigma, slope, stated, structure)
     sigma, slope = (math.ldexp(one, fills.exponent) for one in (sigma, slope))
     if stripes is not None:
         rows, columns = (np.ldexp(one, fills.exponent) for one in stripes)
         stripes = rows, columns
     background = np.ldexp(background, fills.exponent)
-    return NoiseFit(sigma, slope, background, is_measured, factor, stripes)
+    return NoiseFit(sigma, slope, background, is_measured, factor, stripes, of_sky)
 
 
 @dataclass(frozen=True, eq=False)

@@ -65,13 +65,12 @@ class Look:
         """Signal, and what the network left of it, over the noise; 0 where nothing is coded."""
         strip, noise = self.strip, self.strip.image.noise
         signal, residual = (np.empty(strip.stored.shape, np.float32) for _ in range(2))
-        about = noise.sigma, noise.slope, noise.stretch
         for tile, predictions in zip(strip.tiles, self.predictions, strict=True):
             place = strip.place(*tile)
             above, coded = strip.above[place], strip.coded[place]
             drawn = cropped(predictions, above.shape)
             factor = evenly(strip.factor(*tile), drawn.shape)
-            significance(above, coded, drawn, factor, *about, signal[place], residual[place])
+            significance(above, coded, drawn, factor, noise.numbers, signal[place], residual[place])
         return signal, residual
 
     def sky_units(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:

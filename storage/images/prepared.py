@@ -109,7 +109,9 @@ class Prepared:
         self.raw = image
         self.fills = fills
         integer = image.stored.dtype.kind != "f"
-        self.noise = NoiseModel.from_stored_units(fit.sigma, fit.slope, integer=integer)
+        self.noise = NoiseModel.from_stored_units(
+            fit.sigma, fit.slope, integer=integer, of_sky=fit.of_sky
+        )
         self.shape = image.stored.shape
         self.tiles = (-(-self.shape[0] // TILE), -(-self.shape[1] // TILE))
         nodes = self.tiles[0] * TILE // MESH, self.tiles[1] * TILE // MESH

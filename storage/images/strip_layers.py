@@ -179,7 +179,7 @@ class StripLayers:
             grid,
             self.strip.coded[place],
             self._extent(*name),
-            (noise.sigma, noise.slope, noise.stretch, noise.round_step),
+            noise.numbers,
             how.tolerance,
             how.step,
             narrower(dtype),

@@ -17,7 +17,7 @@ BELOW_TIE = 1 - ROUND_UP
 
 @compiled_exactly
 def significance(  # type: ignore[no-untyped-def]
-    above, coded, predictions, factor, sigma, slope, stretch, signal, residual
+    above, coded, predictions, factor, noise, signal, residual
 ):
     """Signal and residual of a tile over the noise of what is predicted there, both filled in.
 
@@ -30,10 +30,11 @@ def significance(  # type: ignore[no-untyped-def]
         [noise units]
     factor : ndarray, shape of `above`, float64
         Of the noise.
-    sigma, slope, stretch : float
-        Of the noise model.
+    noise : (float, float, float, int, bool)
+        `skyfold.noise.NoiseModel.numbers`.
     signal, residual : ndarray, shape of `above`, float32
     """
+    sigma, slope, stretch, _, of_sky = noise
     gain, least, none = np.float32(slope), np.float32(sigma * sigma), np.float32(0)
     for y in range(above.shape[0]):
         for x in range(above.shape[1]):
@@ -42,10 +43,13 @@ def significance(  # type: ignore[no-untyped-def]
             if wide != wide:
                 wide = 0.0
             smooth = np.float32((max(wide, 0.0) * (stretch / 4) * wide + wide) * sigma)
-            scale = sigma
-            if slope > 0:
-                scale = np.float64(np.sqrt(max(smooth, none) * gain + least))
-            scale *= factor[y, x]
+            own = sigma * factor[y, x]
+            scale = own
+            if slope > 0 and of_sky:
+                variance = np.float32(max(smooth, none) * gain + own * own)
+                scale = np.float64(np.sqrt(variance))
+            elif slope > 0:
+                scale = np.float64(np.sqrt(max(smooth, none) * gain + least)) * factor[y, x]
             left = above[y, x] - (smooth if coded[y, x] else none)
             signal[y, x] = np.float64(above[y, x]) / scale
             residual[y, x] = np.float64(left) / scale
@@ -86,8 +90,8 @@ def cells(  # type: ignore[no-untyped-def]
     coded : ndarray of bool, shape of `y`
     extent : (int, int)
         Rows and columns that are of the image.
-    noise : (float, float, float, int)
-        Sigma, slope, stretch and step of rounding, of the noise model.
+    noise : (float, float, float, int, bool)
+        `skyfold.noise.NoiseModel.numbers`.
     tolerance, step : float
         Of the network; cell width in noise units.
     narrower : int
@@ -96,7 +100,7 @@ def cells(  # type: ignore[no-untyped-def]
     guard : ndarray, shape of `y`, uint8
     predicted, width, shift, found : ndarray, shape of `y`, int64
     """
-    sigma, slope, stretch, unit = noise
+    sigma, slope, stretch, unit, of_sky = noise
     slack, per_step, least, farthest = np.float32(tolerance), 1.0 / unit, sigma * sigma, 0.0
     across, lowest, highest = y.shape[1], -PREDICTION_LIMIT, PREDICTION_LIMIT
     scale, steps = np.empty(across), np.empty(across)
@@ -131,7 +135,11 @@ def cells(  # type: ignore[no-untyped-def]
         for j in range(across):
             rounded[j] *= unit
             reach[j] = sigma * factor[i, j]  # from here on, the noise there
-        if slope > 0:
+        if slope > 0 and of_sky:
+            for j in range(across):
+                variance = max(rounded[j] - background[i, j], 0.0) * slope
+                reach[j] = np.sqrt(variance + reach[j] * reach[j])
+        elif slope > 0:
             for j in range(across):
                 variance = max(rounded[j] - background[i, j], 0.0) * slope + least
                 reach[j] = np.sqrt(variance) * factor[i, j]

@@ -15,8 +15,8 @@ from storage.images.encoder import encode_image
 from storage.images.entries import describe_image
 from storage.images.fills import find_fills
 from storage.images.image_input import SurveyImage
-from storage.images.mesh import stretched
 from storage.images.noise_fit import fit_noise
+from storage.images.prepared import Prepared, prepare
 from storage.images.trial import encode_on_trial
 from storage.survey import ImageRef
 from tests.test_storage.test_encoder import reading
@@ -137,12 +137,49 @@ def test_noise_that_grows_with_light_is_not_counted_twice(spread, with_plane):
     """Whether the stars that would show how it grows are all in the galaxy or not."""
     stored, noise, light = galaxy(0.1, spread)
     image = replace(survey_image(stored, noise if with_plane else None), gain=0.1)
-    fit = fit_noise(image, find_fills(image))
-    level = np.concatenate([one for _, one in stretched(fit.background, SHAPE)])
-    factor = np.repeat(np.repeat(fit.factor, 32, axis=0), 32, axis=1)
-    stated = factor * np.sqrt(fit.sigma**2 + fit.slope * np.maximum(light - level, 0))
+    stated = stated_noise(prepare(image), light)
     assert np.percentile(stated / noise, 99.9) < 1.5
     assert np.median(stated / noise) == pytest.approx(1, rel=0.1)
+
+
+def stated_noise(prepared: Prepared, expected: np.ndarray) -> np.ndarray:
+    """Noise of pixels that are as expected [stored unit]."""
+    unit, strip, stated = 2.0**prepared.noise.grid_exponent, prepared.whole(), np.empty(SHAPE)
+    for tile in strip.tiles:
+        above = expected[strip.place(*tile)] / unit - strip.background(*tile)
+        sigma = prepared.noise.pixel_sigma(above, strip.factor(*tile))
+        stated[strip.place(*tile)] = sigma * unit
+    return stated
+
+
+def brighter(kind: str) -> tuple[np.ndarray, ...]:
+    """Counts of stars on a sky of unequal light: pixels, noise, what is expected, stars alone."""
+    y, x = np.indices(SHAPE)
+    rng, sky = np.random.default_rng(3), np.full(SHAPE, 200.0)
+    if kind == "gradient":
+        sky = 200 * 9 ** (x / SHAPE[1])
+    elif kind == "galaxy":
+        sky += 1500 * np.exp(-np.hypot(y - 384, x - 512) / 90)
+    stars = np.zeros(SHAPE)
+    for row, column, flux in rng.uniform((20, 20, 2), (740, 1000, 4), (100, 3)):
+        stars += 10**flux * np.exp(-((y - row) ** 2 + (x - column) ** 2) / 6)
+    noise = np.sqrt(sky + stars + 25)  # of electrons, of which two are a step
+    step = np.where((x > 512) & (kind == "step"), 800.0, 0.0)  # of the electronics, not of light
+    stored = np.rint((sky + stars + step + rng.normal(0, noise)) / 2).astype("i4")
+    return stored, noise / 2, (sky + stars + step) / 2, stars / 2
+
+
+@pytest.mark.parametrize("kind", ["gradient", "galaxy", "step"])
+def test_noise_is_that_of_a_sky_of_unequal_light(kind):
+    stored, noise, expected, stars = brighter(kind)
+    prepared = prepare(replace(survey_image(stored), gain=2.0))
+    assert prepared.noise.of_sky == (kind != "step")
+    ratio = stated_noise(prepared, expected) / noise
+    low, high = np.percentile(ratio, (0.5, 99.5))
+    assert low > 0.9  # 0.8 in a gradient, 0.5 in a galaxy, if light of the sky did not count
+    assert high < 1.15  # 1.3
+    bright = noise > 1.5 * np.sqrt(noise**2 - stars / 2)
+    assert np.percentile(ratio[bright], 99.5) < 1.1  # 1.9 if that of stars grew with the sky's
 
 
 def test_noise_of_shallower_parts_is_no_light():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import synthetic
@@ -62,9 +64,23 @@ def test_layers_are_the_same_without_a_compiler(dtype, sigma, depth, gain, netwo
     assert (plain.layers["guard"] > 0).any()
 
 
+def test_layers_of_a_bright_sky_are_the_same_without_a_compiler(network, monkeypatch):
+    """Whose factors of the noise are not those of the light of sources."""
+    stored = synthetic.bright_sky((300, 530)).astype("i4")
+    raw = replace(image("i4", 11.0, 1.0), stored=stored)
+    fast = encode_image(raw, network, 0.5)
+    monkeypatch.setattr(strip_layers, "can_compile", lambda: False)
+    plain = encode_image(raw, network, 0.5)
+    assert fast.noise.of_sky
+    assert fast.uneven
+    for name, layer in plain.layers.items():
+        np.testing.assert_array_equal(fast.layers[name], layer, err_msg=name)
+
+
+@pytest.mark.parametrize("of_sky", [False, True])
 @pytest.mark.parametrize("slope", [0.0, 0.3])
-def test_significance_is_that_of_the_noise_model(slope):
-    noise = NoiseModel.from_stored_units(3.7, slope, integer=True)
+def test_significance_is_that_of_the_noise_model(slope, of_sky):
+    noise = NoiseModel.from_stored_units(3.7, slope, integer=True, of_sky=of_sky)
     rng = np.random.default_rng(1)
     predictions = rng.normal(0, 40, (256, 256)).astype("f4")
     predictions[0, :3] = 1e9, -1e9, np.nan
@@ -72,9 +88,8 @@ def test_significance_is_that_of_the_noise_model(slope):
     coded = rng.random((256, 256)) < 0.9
     above *= coded
     signal, residual = (np.empty((256, 256), np.float32) for _ in range(2))
-    about = noise.sigma, noise.slope, noise.stretch
     factor = rng.uniform(0.3, 3, (256, 256))
-    significance(above, coded, predictions, factor, *about, signal, residual)
+    significance(above, coded, predictions, factor, noise.numbers, signal, residual)
     smooth = noise.to_signal(predictions, factor).astype(np.float32)
     sigma = noise.pixel_sigma(smooth, factor)
     np.testing.assert_array_equal(signal, (above / sigma).astype("f4"))
