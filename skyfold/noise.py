@@ -62,6 +62,8 @@ class NoiseModel:
         Unit of the prediction: a power of two [grid units].
     of_sky : bool
         Whether factors of the noise are of the sky's alone, and not of that of light above it.
+    origin : int
+        What the background mesh is counted from [grid units]: not 0 where 32 bits do not reach it.
     """
 
     grid_exponent: int
@@ -71,6 +73,7 @@ class NoiseModel:
     background_step: float
     round_step: int
     of_sky: bool = False
+    origin: int = 0
 
     @classmethod
     def from_stored_units(
@@ -121,6 +124,12 @@ class NoiseModel:
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, for the image index."""
         return asdict(self)
+
+    def background(
+        self, mesh: NDArray[np.integer[Any]], rows: slice, columns: slice
+    ) -> NDArray[np.float64]:
+        """Background of a window [grid units]: origin, and the mesh as of `background_at`."""
+        return background_at(mesh, self.background_step, rows, columns) + float(self.origin)
 
     def to_noise_units(self, signal: NDArray[Any], factor: Factor = None) -> NDArray[np.float32]:
         """Noise-unit values y, float32, within +-2048, of values above background [grid units].

@@ -262,7 +262,7 @@ class Image:
         low, high, part = between(tx * TILE, mesh.shape[1])
         whole = rows[:, low] * (128 - part) + rows[:, high] * part
         step = self.row["noise"]["background_step"]
-        background = whole * (step / 128**2)
+        background = whole * (step / 128**2) + float(self.row["noise"]["origin"])
         if self.row.get("striped"):
             offsets = self.layer("stripes", 0, 0) * 8.0
             rows, columns = (offsets[axis, at * TILE :][:TILE] for axis, at in ((0, ty), (1, tx)))

@@ -48,9 +48,11 @@ def pixels() -> dict[str, np.ndarray]:
     striped[:, 130:] += 160
     striped[:20] += 100
     bright = synthetic.bright_sky(SHAPE).astype("i4")
+    far = (sky.round() - 2.0**31).astype("i4")  # of 32 unsigned bits, as FITS stores them
     return {
         "blank": blank, "floats": floats, "wide": wide, "counts": counts, "cube": cube,
         "even": even, "deep": deep, "striped": striped, "bright": bright,
+        "far": far,
     }  # fmt: skip
 
 
@@ -101,7 +103,8 @@ def test_both_find_the_same_bits(tiny_url, tiny_release, image_id, level):
 
 
 @pytest.mark.parametrize(
-    "name", ["blank", "floats", "wide", "counts", "cube", "even", "deep", "striped", "bright"]
+    "name",
+    ["blank", "floats", "wide", "counts", "cube", "even", "deep", "striped", "bright", "far"],
 )
 def test_it_finds_what_was_archived(ladder, pixels, name):
     archive, _ = ladder
@@ -110,7 +113,7 @@ def test_it_finds_what_was_archived(ladder, pixels, name):
     assert found.tobytes() == pixels[name].tobytes()
 
 
-@pytest.mark.parametrize("name", ["blank", "floats", "even", "deep", "striped", "bright"])
+@pytest.mark.parametrize("name", ["blank", "floats", "even", "deep", "striped", "bright", "far"])
 def test_both_find_the_same_bounded_values(ladder, name):
     archive, release = ladder
     bounded = release.images.read(f"all/{name}", "bounded").values
@@ -126,6 +129,17 @@ def test_deeper_parts_have_narrower_cells(ladder, pixels):
     error = np.abs(window.values - pixels["deep"]) / bound
     assert (error <= window.sigma).all()
     assert error[32:96, 96:160].max() < 0.35 * 20 < error[32:96, 224:].max()
+
+
+def test_the_background_may_be_far_from_zero(ladder, pixels):
+    archive, release = ladder
+    entry = release.images.entry("all/far")
+    assert entry.mode != "direct"
+    assert archive.images["all/far"]["noise"]["origin"] < -(2**30)
+    window = release.images.read("all/far", "bounded")
+    error = np.abs(window.values.astype("f8") - pixels["far"]) / entry.bound
+    assert (error <= window.sigma).all()
+    assert entry.bytes["sources"] < 1.2 * release.images.entry("all/even").bytes["sources"]
 
 
 def test_light_of_stars_has_its_own_noise_on_a_bright_sky(ladder, pixels):

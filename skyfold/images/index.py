@@ -261,6 +261,7 @@ def _to_parquet(rows: list[dict[str, Any]]) -> bytes:
         ("background_step", real),
         ("round_step", whole),
         ("of_sky", pa.bool_()),
+        ("origin", whole),
     ]
     quantum = [("rows", whole), ("columns", whole), ("is_dithered", pa.bool_()), ("seed", whole)]
     types = {

@@ -21,7 +21,7 @@ from skyfold.images.index import FLAG_FILL
 from skyfold.images.refined import Given, Refined, refine, smooth_values, sources_values
 from skyfold.ladder import BLOCK, LEVELS, TILE
 from skyfold.layout import STRIDE
-from skyfold.noise import Factor, NoiseModel, background_at, noise_at, stripes_at
+from skyfold.noise import Factor, NoiseModel, noise_at, stripes_at
 from skyfold.quantum import Quantum, QuantumWindow
 
 if TYPE_CHECKING:
@@ -280,10 +280,10 @@ class _Decoder:
         return ladder.joined_cells(cells, self.layers["bounded"][place], self.entry.coarse)
 
     def _background(self, name: tuple[int, int]) -> NDArray[np.float64]:
-        step, place = self._noise.background_step, self._pixels_of(name)
-        background = background_at(self.layers["background"], step, *place)
+        noise, place = self._noise, self._pixels_of(name)
+        background = noise.background(self.layers["background"], *place)
         if self.entry.striped:
-            background += stripes_at(self.layers["stripes"], step, *place)
+            background += stripes_at(self.layers["stripes"], noise.background_step, *place)
         return background
 
     def _factor(self, name: tuple[int, int]) -> Factor:

@@ -7,6 +7,7 @@ ladder is found here: values that stand for none, noise, and whether the grid ho
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 MOST_NOISE = 2.0**36
 _LEAST = {"f4": -149, "f8": -1074}  # log2 of the least number above 0, of which all are multiples
 FARTHEST = 2.0**27  # sigma from the sky: a reader counts quarters of half a sigma in 32 bits
+FAR_MESH, FAR_ORIGIN = 2.0**30, 2.0**32  # steps of the mesh; of the prediction
 LEAST_LIGHT = 0.5  # sigma of a pixel: of less, no aperture gathers what is taken for a source
 
 
@@ -116,7 +118,9 @@ class Prepared:
         self.tiles = (-(-self.shape[0] // TILE), -(-self.shape[1] // TILE))
         nodes = self.tiles[0] * TILE // MESH, self.tiles[1] * TILE // MESH
         exponent, step = self.noise.grid_exponent, self.noise.background_step
-        self.mesh = mesh_in_steps(fit.background, exponent, step, nodes)
+        self.noise = replace(self.noise, origin=_origin(fit.background, self.noise))
+        above = fit.background - math.ldexp(self.noise.origin, exponent)
+        self.mesh = mesh_in_steps(above, exponent, step, nodes)
         own = tuple(map(slice, fit.is_measured.shape))
         self._is_measured = np.zeros(nodes, bool)
         self._is_measured[own] = fit.is_measured
@@ -176,6 +180,19 @@ class Prepared:
         return self.strip(0, self.tiles[0])
 
 
+def _origin(background: NDArray[np.float64], noise: NoiseModel) -> int:
+    """What the mesh is counted from: 0 where 32 bits reach it from there, and correct it.
+
+    Else whole steps of the prediction, of no more than 2**32: sums with them are good to a fraction
+    of what machines differ by.
+    """
+    grid = np.ldexp(background, -noise.grid_exponent)
+    if np.abs(grid).max() < noise.background_step * FAR_MESH:
+        return 0
+    steps = float(np.median(grid)) / noise.round_step
+    return noise.round_step * round(min(max(steps, -FAR_ORIGIN), FAR_ORIGIN))
+
+
 class Strip:
     """Rows of tiles of an image: of those at its edges, the cells of the mesh that hold any of it.
 
@@ -214,7 +231,7 @@ class Strip:
     def background(self, ty: int, tx: int) -> NDArray[np.float64]:
         """Background of a tile [grid units]."""
         image, place = self.image, self.pixels(ty, tx)
-        background = background_at(image.mesh, image.noise.background_step, *place)
+        background = image.noise.background(image.mesh, *place)
         if image.stripes is not None:
             background += stripes_at(image.stripes, image.noise.background_step, *place)
         return background

@@ -30,7 +30,7 @@ from models.pca import patch_basis
 from skyfold.codecs.latent_tables import LatentTables
 from skyfold.codecs.latents import decode_latents, encode_latents
 from skyfold.layout import STRIDE
-from skyfold.noise import background_at, noise_at, stripes_at
+from skyfold.noise import noise_at, stripes_at
 from storage.images.prepared import Prepared
 from tests.benchmarks.images import Subject
 from tests.benchmarks.peers import Peer
@@ -60,7 +60,7 @@ def stored_units(y: Plane, prepared: Prepared) -> NDArray[np.float64]:
     ny, nx = prepared.shape
     rows, columns = slice(0, y.shape[0]), slice(0, y.shape[1])
     noise = prepared.noise
-    background = background_at(prepared.mesh, noise.background_step, rows, columns)
+    background = noise.background(prepared.mesh, rows, columns)
     if prepared.stripes is not None:
         background += stripes_at(prepared.stripes, noise.background_step, rows, columns)
     uneven = prepared.uneven
