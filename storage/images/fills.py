@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from storage.survey import SurveyImage
 
 PADDING_FRACTION = 0.005  # exact zeros rarer than this are pixels like any other
+SCATTERED = 0.5  # correlation of zeros with those beside them: of padding it is near 1
+OF_COUNTS = 0.2  # share of scattered zeros, from which they are of a map of few counts
+USUAL = 5.0  # times the spread of other values, within which zero is one of them
 SAMPLE = 100_000  # pixels that tell how often a value occurs, and how far values spread
 ROWS = 256  # looked at together
 REACH = 27  # log2 of times the spread; by the noise itself `storage.images.prepared` decides
@@ -129,7 +132,10 @@ def slices(length: int, height: int) -> Iterator[slice]:
 
 
 def _is_padded(stored: NDArray[Any]) -> bool:
-    """Whether exact zeros are far more common than any other value."""
+    """Whether exact zeros are far more common than any other value, and no measurements.
+
+    Counts over an exposure that varies are zero here and there, and otherwise of no common value.
+    """
     parts = (part_of(stored, rows) for rows in slices(len(stored), ROWS))
     zeros = sum(int(np.count_nonzero(part == 0)) for part in parts)
     if zeros < PADDING_FRACTION * stored.size:
@@ -138,7 +144,28 @@ def _is_padded(stored: NDArray[Any]) -> bool:
     if not others.size:
         return True
     common = np.unique(others, return_counts=True)[1].max() / others.size
-    return bool(zeros / stored.size > 3 * common)
+    share = zeros / stored.size
+    return bool(share > 3 * common) and not (
+        _is_scattered(stored, share) and _is_usual(share, others)
+    )
+
+
+def _is_scattered(stored: NDArray[Any], share: float) -> bool:
+    """Whether pixels are zero whatever those beside them are: correlations along both axes."""
+    found = np.zeros((2, 2))  # pairs that are both zero, and all, along y and x
+    for rows in slices(len(stored), ROWS):
+        zero = part_of(stored, rows) == 0
+        for axis, (one, next_) in enumerate(((zero[:-1], zero[1:]), (zero[:, :-1], zero[:, 1:]))):
+            found[axis] += np.count_nonzero(one & next_), one.size
+    both = np.divide(found[:, 0], found[:, 1], out=np.zeros(2), where=found[:, 1] > 0)
+    return bool((both - share**2).max() < SCATTERED * share * (1 - share))
+
+
+def _is_usual(share: float, others: NDArray[Any]) -> bool:
+    """Whether zero is a value such as the others, or of most of few counts."""
+    middle = np.median(others)
+    spread = 1.4826 * np.median(np.abs(others - middle))
+    return bool(share > OF_COUNTS or np.abs(middle) < USUAL * spread)
 
 
 def _reach(stored: NDArray[Any], *, zero: bool) -> float:

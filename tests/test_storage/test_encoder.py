@@ -57,6 +57,32 @@ def test_noise_is_that_of_pixels_where_it_is_correlated():
     assert fitted(smooth).sigma == pytest.approx(sigma, rel=0.05)
 
 
+@pytest.mark.parametrize("mean", [0.05, 0.9, 3.0])
+def test_zeros_of_a_map_of_few_counts_are_measurements(mean):
+    """Counts over an exposure that differs from pixel to pixel: none is common but 0."""
+    y, x = np.indices((500, 500)) - 250
+    exposure = 3e4 * (1 - 1e-6 * (x**2 + y**2))
+    counts = np.random.default_rng(1).poisson(mean, exposure.shape)
+    image = survey_image((counts / exposure).astype("f4"))
+    fills = find_fills(image)
+    assert fills.good == counts.size
+    noise = fit_noise(image, fills).sigma * 3e4 / np.sqrt(mean)
+    assert noise == (0 if mean < 0.1 else pytest.approx(1, abs=0.1))
+
+
+def test_padding_and_dead_pixels_are_zeros_that_are_no_measurements():
+    rng = np.random.default_rng(2)
+    sky = rng.normal(500, 20, (500, 500)).astype("f4")
+    edge, column, lone, corner = (sky.copy() for _ in range(4))
+    edge[:30] = 0
+    column[:, 100:400:30] = 0
+    lone[rng.random(sky.shape) < 0.01] = 0
+    y, x = np.indices(sky.shape)
+    corner[y + x < 100] = 0
+    for image in (edge, column, lone, corner, edge - np.float32(500) * (edge != 0)):
+        assert find_fills(survey_image(image)).good == np.count_nonzero(image)
+
+
 def test_noise_under_zero_padding():
     image = synthetic.sky((600, 600), sources=0, sigma=2e-3, seed=2)
     image[70:] = 0  # 88 % of it
