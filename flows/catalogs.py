@@ -42,7 +42,11 @@ def train_catalogs(job: Job) -> list[dict[str, str]]:
     list of dict
         What was set aside: ``file``, ``reason`` and ``set`` (the catalog's name).
     """
-    return [row for one in job.config.catalogs for row in train_catalog(job, one.name)]
+    aside = [row for one in job.config.catalogs for row in train_catalog(job, one.name)]
+    for one in aside:
+        reason = one["reason"].removeprefix(f"{one['file']}: ")
+        get_run_logger().warning("catalog %s: %s: %s", one["set"], one["file"], reason)
+    return aside
 
 
 def encode_catalogs(job: Job) -> list[str]:

@@ -19,6 +19,7 @@ from skyfold.access.trust import (
 )
 from skyfold.errors import (
     CorruptDataError,
+    InvalidRequestError,
     StoreUnavailableError,
     UnsealedReleaseError,
 )
@@ -73,13 +74,17 @@ def open_release(
 
     Raises
     ------
-    ReleaseNotFoundError, UnsealedReleaseError, FormatVersionError, StoreUnavailableError,
-    CorruptDataError
+    InvalidRequestError, ReleaseNotFoundError, UnsealedReleaseError, FormatVersionError,
+    StoreUnavailableError, CorruptDataError
 
     Examples
     --------
     >>> release = skyfold.open_release("s3://bucket/demo/dr1")  # doctest: +SKIP
     """
+    if not isinstance(url, str | os.PathLike) or not os.fspath(url):
+        raise InvalidRequestError(
+            f"release {url!r}: give its folder, or an address such as s3://bucket/product/release"
+        )
     store = Store(url, options)
     data, root = read_root(store)
     seal = store.fingerprint(layout.MANIFEST_KEY)

@@ -76,6 +76,11 @@ class Cone:
     def of(cls, position: SkyCoord, radius: Any) -> Cone:
         """Cone of a position and an angle above 0 and up to 180 deg; else InvalidRequestError."""
         require_position(position)
+        if not position.isscalar:
+            raise InvalidRequestError(
+                f"{len(position)} positions: give one; ask for each, or take the rows of a wider "
+                "cone and match them with astropy"
+            )
         try:
             reach = Angle(radius)
         except (u.UnitsError, ValueError, TypeError) as error:

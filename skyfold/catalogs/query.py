@@ -8,7 +8,9 @@ and more its bound. So the same condition leaves chunks unread, and rows undecod
 from __future__ import annotations
 
 import ast
+import keyword
 import operator
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,8 @@ from skyfold.errors import InvalidRequestError
 Bools = NDArray[np.bool_]
 Value = float | int | bytes
 
+_KEPT = {*keyword.kwlist} - {"and", "or", "not", "in", "True", "False", "None"}
+_WORDS = re.compile(r"""'[^']*'|"[^"]*"|\w+""")  # quoted text, or words
 _SIGNS: dict[type[ast.cmpop], str] = {
     ast.Lt: "<",
     ast.LtE: "<=",
@@ -168,12 +172,20 @@ def parse_condition(text: str) -> Condition:
 
 
 def _without_backticks(text: str) -> tuple[str, dict[str, str]]:
-    """Text whose names in backticks are replaced by plain ones, and which those are."""
+    """Text whose names in backticks, or that Python keeps, are replaced; and which those are."""
     pieces = text.split("`")
     names = {f"_quoted{place}_": name for place, name in enumerate(pieces[1::2])}
-    for place, quoted in enumerate(names):
+    for place, quoted in enumerate(list(names)):
         pieces[2 * place + 1] = quoted
-    return "".join(pieces), names
+
+    def plain(found: re.Match[str]) -> str:
+        word = found.group()
+        if word not in _KEPT:
+            return word
+        names[f"_kept_{word}_"] = word
+        return f"_kept_{word}_"
+
+    return _WORDS.sub(plain, "".join(pieces)), names
 
 
 @dataclass(frozen=True)

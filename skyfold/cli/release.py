@@ -35,7 +35,8 @@ def info(url: Url, as_json: Json = False) -> None:
             )
         say(line)
     for one in found["set_aside"]:
-        say(f"set aside: {one['file']}: {one['reason']}")
+        reason = one["reason"].removeprefix(f"{one['file']}: ")
+        say(f"set aside or noted: {one['file']}: {reason}")
 
 
 def card(

@@ -72,9 +72,17 @@ class Coverage:
         if not chosen:
             bands = sorted({entry.band for entry in self._entries})
             sets = sorted({entry.set for entry in self._entries})
+            if not bands:
+                raise UnknownNameError(
+                    f"no images in {self._url}; `skyfold info` lists what it has"
+                )
+            asked = {"band": band, "set": image_set}
+            named = ", ".join(
+                f"{kind} {name!r}" for kind, name in asked.items() if name is not None
+            )
             raise UnknownNameError(
-                f"no image of band {band!r}, set {image_set!r} in {self._url}; bands are "
-                f"{', '.join(bands)}, sets {', '.join(sets)}"
+                f"no image of {named} in {self._url}; bands are {', '.join(filter(None, bands))}, "
+                f"sets {', '.join(sets)}"
             )
         return chosen
 

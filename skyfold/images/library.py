@@ -462,6 +462,8 @@ class ImageLibrary:
         ]
 
     def _outside(self, position: SkyCoord, band: str | None) -> OutsideFootprintError:
+        if not np.isfinite(position.cartesian.xyz.value).all():
+            return OutsideFootprintError(f"position {position.to_string('decimal')} is not finite")
         return OutsideFootprintError(
             f"no image of band {band or 'any'} in {self._release.url} covers "
             f"{position.to_string('decimal')}; `skyfold images` lists what there is"
@@ -544,6 +546,12 @@ def _whole(part: slice | None, side: int) -> slice:
     """Window along one axis, with what a slice leaves open."""
     if part is None:
         return slice(0, side)
+    ends = (part.start, part.stop) if isinstance(part, slice) else (part,)
+    is_whole = all(one is None or isinstance(one, int | np.integer) for one in ends)
+    if not (isinstance(part, slice) and is_whole):
+        raise InvalidRequestError(
+            f"window {part!r}: give a slice of whole numbers, such as slice(0, 64)"
+        )
     if part.step not in (None, 1):
         raise InvalidRequestError(f"slice with step {part.step}: give a window without a step")
     start = 0 if part.start is None else part.start

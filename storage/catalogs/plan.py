@@ -143,6 +143,7 @@ def survey_catalog(
     for source, place in zip(sources, placed, strict=True):
         for start, batch in source.batches():
             scan.take(place.first + start, batch)
+    scan.require_positions()
     sample = join(scan.sample)
     kept, doubles = scan.kept_rows()
     info = describe_catalog(config, columns, scan, sample, fraction=fraction, seed=seed)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from skyfold.catalogs.index import CatalogInfo
 from skyfold.catalogs.positions import NO_CELL, in_degrees, sky_cells
+from skyfold.errors import InputError
 from storage.catalogs.pairs import find_angles, find_errors, find_positions
 from storage.catalogs.reader import Batch, InputColumn, longest
 from storage.config import CatalogConfig
@@ -117,6 +118,16 @@ class Scan:
             & ~np.isin(values, np.array(self.config.missing, values.dtype))
         )
         self.bad_errors[value] = self.bad_errors.get(value, 0) + int(bad.sum())
+
+    def require_positions(self) -> None:
+        """Raise InputError if most rows have a position that is not on the sky."""
+        if self.off_sky > self.rows / 2:
+            raise InputError(
+                f"{self.off_sky} of {self.rows} rows have a position that is not on the sky "
+                f"(declination beyond 90 deg, or right ascension beyond 720 deg): ra is "
+                f"{self.config.ra!r} and dec {self.config.dec!r} in the configuration; correct "
+                "their names if they are swapped, or their unit, or leave both out"
+            )
 
     def kept_rows(self) -> tuple[NDArray[np.int64], list[str]]:
         """Rows to archive: all but those whose id an earlier row has; and the reasons."""

@@ -195,3 +195,21 @@ def test_a_pole_that_many_rows_share_is_a_place(tmp_path):
     table = catalog.read(level="exact")
     assert table["dec"].mask.sum() == table["ra"].mask.sum() == 5
     assert len(catalog.cone(SkyCoord(99, 90, unit="deg"), 1 * u.arcsec)) == 20
+
+
+def test_columns_may_be_named_as_python_names_its_own(tmp_path):
+    table = pa.table({"class": ["a", "b", "a"], "from": [1.0, 2.0, 3.0], "if not": [1, 2, 3]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    catalog = made.build(made.write_survey(tmp_path, "odd", ["t.parquet"]), "odd")
+    found = catalog.where("class == 'a' and from > 1")
+    assert found["from"].tolist() == [3.0]
+    assert catalog.where("class in ('b', 'class')")["from"].tolist() == [2.0]
+    assert catalog.where("not class == 'a' or `if not` == 1")["from"].tolist() == [1.0, 2.0]
+
+
+def test_positions_of_which_most_are_not_on_the_sky_are_refused(tmp_path):
+    sky = pa.table({"ra": np.linspace(100, 200, 40), "dec": np.linspace(-10, 10, 40)})
+    pq.write_table(sky, tmp_path / "t.parquet")
+    path = made.write_survey(tmp_path, "odd", ["t.parquet"], 'ra = "dec"\ndec = "ra"\n')
+    with pytest.raises(InputError, match=r"40 of 40 rows .* ra is 'dec' and dec 'ra'"):
+        made.build(path, "odd")

@@ -265,3 +265,27 @@ def test_one_missing_shard_fails_its_image_alone(tiny_url, tmp_path):
     assert len(bad.failures) == 2
     found = release.images.epochs(positions[0], 20)
     assert len(found) - len(found.failures) == len(release.images) - 1
+
+
+@pytest.mark.parametrize("window", [5, slice(0.5, 3), "0:3"])
+def test_windows_are_slices_of_whole_numbers(tiny_url, window):
+    images = open_release(tiny_url, cache=False).images
+    with pytest.raises(errors.InvalidRequestError, match="slice of whole numbers"):
+        images.read(IMAGE, "bounded", rows=window)
+
+
+@pytest.mark.parametrize("url", ["", 5, None])
+def test_releases_have_an_address(url):
+    with pytest.raises(errors.InvalidRequestError, match="give its folder"):
+        open_release(url)
+
+
+def test_what_no_image_has_is_named(tiny_url):
+    images = open_release(tiny_url, cache=False).images
+    position = SkyCoord(150, 2, unit="deg")
+    with pytest.raises(
+        errors.UnknownNameError, match=r"no image of band 'q' in .*; bands are g, i, r"
+    ):
+        images.cutout(position, 20, band="q")
+    with pytest.raises(errors.OutsideFootprintError, match=r"nan .*is not finite"):
+        images.cutout(SkyCoord(np.nan, 2, unit="deg"), 20)
