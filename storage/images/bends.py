@@ -26,6 +26,11 @@ LINES = 3  # one of so many rows or columns: their bends tell the scatter to a f
 FLAT = 1.05  # of the scatter, from one distance to the next: it rises no more
 STEEP = 1.5  # from the least such step on, all is correlated, or structure
 LESS = 0.9  # of the scatter of pixels: what bends scatter by where the rest is structure
+SOME = 256  # cells: a quarter of them tells the scatter to 2 %
+LOPSIDED = 1.15  # ratio of both sides' scatter, from which light lifts pixels
+LIKE = 0.2  # correlation of neighbours, from which they share light: those of photons have none
+BRIGHT = 4.5  # times the median deviation, three standard deviations
+QUANTILES = 2.275, 15.866, 50, 84.134  # percent: two and one standard deviations, and the middle
 ALIKE = 35 / 18  # sum of squared correlations of neighbouring bends: so many count as one
 _TINY = 1e-30  # in units of about the noise
 
@@ -79,3 +84,40 @@ def noise_beneath(
         least = np.fmin(least, np.where(known, far, np.inf))
     hides = (least < LESS * scatter) & (np.fmax(*axes[:, 0]) < LESS * scatter)
     return np.where(hides, least, scatter)
+
+
+def beneath_light(cells: NDArray[np.float32]) -> float:
+    """Most that noise can be beneath light that lifts pixels, as in a crowded field; else infinite.
+
+    What is added to noise spreads its quantiles apart, if its density is log-concave as that of a
+    Gaussian is (Lewis & Thompson 1981, J. Appl. Prob. 18, 76); those below least of all. Told
+    where neighbours are alike and pixels lie farther above the middle than below it, even in the
+    cells where they do least.
+
+    Parameters
+    ----------
+    cells : ndarray, shape (n, side**2), float32
+        Square; NaN where there is no measurement.
+    """
+    cells = cells[:: len(cells) // SOME | 1]
+    cells = cells[np.isfinite(cells).sum(axis=-1) >= cells.shape[-1] // 2]
+    if not len(cells) or min(_likeness(cells)) < LIKE:
+        return math.inf
+    low, lower, middle, high = np.nanpercentile(cells, QUANTILES, axis=-1)
+    least = (high - middle) <= np.percentile(high - middle, 25)
+    above, below, noise = (
+        float(np.median(one[least])) for one in (high - middle, middle - lower, lower - low)
+    )
+    return noise if above > LOPSIDED * below else math.inf
+
+
+def _likeness(cells: NDArray[np.float32]) -> tuple[float, float]:
+    """Correlation of neighbours along both axes, of the typical cell; bright ones count little."""
+    side = math.isqrt(cells.shape[1])
+    apart = cells - np.nanmedian(cells, axis=1)[:, np.newaxis]
+    usual = np.nanmedian(np.abs(apart), axis=1)[:, np.newaxis]
+    square = np.nan_to_num(np.clip(apart, -BRIGHT * usual, BRIGHT * usual)).reshape(-1, side, side)
+    whole = np.maximum((square**2).sum(axis=(1, 2)), _TINY)
+    along_y = (square[:, 1:] * square[:, :-1]).sum(axis=(1, 2)) / whole
+    along_x = (square[:, :, 1:] * square[:, :, :-1]).sum(axis=(1, 2)) / whole
+    return float(np.median(along_y)), float(np.median(along_x))

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 
 from skyfold.noise import MESH
-from storage.images.bends import ALIKE, APART, LESS, bends, noise_beneath
+from storage.images.bends import ALIKE, APART, LESS, bends, beneath_light, noise_beneath
 from storage.images.cells import cells_of, clipped
 from storage.images.depth import noise_factors, sky_factors
 from storage.images.fills import slices
@@ -40,6 +40,7 @@ FEW_CELLS = 128  # whose bends tell it to 1 %
 ROUNDED = 0.5  # of their step: what numbers scatter by that were rounded to it, 0.29, is no noise
 TOGETHER = 256  # mesh cells: fewer leave the processor waiting for Python, more for memory
 UNLIKE = 1.5  # factor of noise: where it is more, peaks of noise pass for light
+FINE = 4.0  # of their step: what percentiles of stored numbers tell the scatter of
 MIN_INTEGER_SIGMA = 0.3  # below it an integer image holds no noise to speak of
 
 
@@ -205,11 +206,14 @@ def _quiet_sigma(sky: Sky) -> tuple[float, bool]:
     cells = np.concatenate(found)
     scatter = _quiet(cells)
     planes = list(bends(cells[:: len(cells) // FEW_CELLS | 1]))
+    most = beneath_light(cells)
+    if most < FINE * _step(sky):
+        most = math.inf
     if any(_quiet(one, ALIKE) >= LESS * scatter for one in planes[:: len(APART)]):
-        return scatter, False  # bends of neighbours scatter as pixels do: nothing hides in it
+        # bends of neighbours scatter as pixels do: no structure hides in it
+        return min(scatter, most), False
     noise = float(noise_beneath(np.array(scatter), np.array([_quiet(p, ALIKE) for p in planes])))
-    if noise < ROUNDED * _step(sky):
-        return scatter, False
+    noise = min(scatter if noise < ROUNDED * _step(sky) else noise, most)
     return noise, noise < scatter
 
 

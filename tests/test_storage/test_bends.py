@@ -7,7 +7,8 @@ import pytest
 import synthetic
 from scipy.ndimage import gaussian_filter, shift, zoom
 
-from storage.images.bends import LESS, noise_beneath
+from storage.images.bends import LESS, beneath_light, noise_beneath
+from storage.images.cells import cells_of
 from storage.images.fills import find_fills
 from storage.images.noise_fit import NoiseFit, fit_noise
 from tests.test_storage.test_depth import survey_image
@@ -130,3 +131,35 @@ def test_rounding_is_no_noise(dtype, monkeypatch):
 def test_too_few_pixels_for_bends():
     checkered = np.where(np.indices((64, 300)).sum(axis=0) % 2, np.nan, white()[:64, :300])
     assert fit(checkered).sigma == pytest.approx(SIGMA, rel=0.05)
+
+
+def crowd(every: int, fwhm: float = 1.7, seed: int = 4) -> np.ndarray:
+    """Stars that no cell is without, the fainter the more: one in so many pixels."""
+    rng = np.random.default_rng(seed)
+    count = SHAPE[0] * SHAPE[1] // every
+    place = tuple(rng.integers(0, side, count) for side in SHAPE)
+    light = np.zeros(SHAPE)
+    np.add.at(light, place, np.minimum(6 * rng.uniform(0, 1, count) ** (-1 / 0.9), 3e3))
+    return SIGMA * gaussian_filter(light, fwhm / 2.3548)
+
+
+@pytest.mark.parametrize(("every", "at_most"), [(20, 1.2), (50, 1.1), (200, 1.1)])
+def test_light_of_a_crowd_is_no_noise(every, at_most):
+    sky = crowd(every) + white()
+    found = fit(sky).sigma
+    assert 0.95 * SIGMA < found < at_most * SIGMA
+    if every < 50:
+        assert pixels_scatter(sky) > 1.15 * SIGMA
+
+
+@pytest.mark.parametrize("mean", [1, 5, 25, 400])
+def test_noise_of_photons_is_no_light(mean):
+    """Which is lopsided too, but of each pixel alone."""
+    counts = np.random.default_rng(5).poisson(mean, SHAPE).astype("f4")
+    assert beneath_light(cells_of(counts, 32).reshape(-1, 1024)) == np.inf
+
+
+@pytest.mark.parametrize("width", [0.6, 1.0, 3.0])
+def test_correlated_noise_is_no_light(width):
+    noise = gaussian_filter(white(), width)
+    assert beneath_light(cells_of(noise.astype("f4"), 32).reshape(-1, 1024)) == np.inf
