@@ -79,6 +79,7 @@ def render_report(release: DataRelease, history: list[dict[str, float]]) -> str:
         provenance=_provenance(release),
         totals=_totals(entries),
         sets=_sets(release, entries),
+        tables=_tables(release),
         objects=gallery(release),
         maps=maps(release),
         why=explanations(release),
@@ -158,6 +159,18 @@ def _sets(release: DataRelease, entries: list[ImageEntry]) -> list[Row]:
         bands = sorted({entry.band for entry in members})
         dtypes = sorted({entry.dtype for entry in members})
         found.append(_totals(members) | {"name": name, "bands": bands, "dtypes": dtypes})
+    return found
+
+
+def _tables(release: DataRelease) -> list[Row]:
+    """Catalogs and densities: rows, columns, and bytes of a row at each level."""
+    found, about = [], release.info()
+    for kind in ("catalogs", "densities"):
+        for name, one in about[kind].items():
+            columns = one["columns"]
+            levels = {level: size["bytes_per_row"] for level, size in one["levels"].items()}
+            row = {"name": name, "kind": kind, "rows": one["rows"], "levels": levels}
+            found.append(row | {"columns": columns if isinstance(columns, int) else len(columns)})
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -84,6 +85,10 @@ def test_tables_are_in_the_release(built, survey):
         "catalogs": len(table),
         "densities": len(pdf),
     }
+    page = (Path(built) / "report.html").read_text()
+    cells = re.search(r'<th scope="row">pz</th>(.*?)</tr>', page)
+    assert cells is not None
+    assert f'<td class="n">{len(pdf)}</td>' in cells[1].replace(",", "")
 
 
 def test_nothing_of_the_making_stays(built):

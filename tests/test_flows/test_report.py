@@ -274,6 +274,7 @@ def test_release_without_anything_to_measure(tiny_url, tmp_path):
     page = Page(render_report(release, []))
     assert "No object to show" in page.text
     assert "No image of this release is coded with a model" in page.text
+    assert "All images" not in page.text  # nor how many times smaller nothing is
     assert page.record["rows"] == []
 
 
