@@ -8,7 +8,7 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from skyfold.science.sources import (
 )
 
 MIN_STARS = 5
+_WIDE = 7.0  # [pixel]; of wider ones the first look misses light, and a second is taken
 _STAR_SNR = 20.0
 _STAR_PERCENTILE = 15.0
 _FWHM_RANGE = (1.2, 30.0)  # [pixel]; narrower ones are cosmic rays and hot pixels
@@ -49,26 +50,30 @@ def estimate_fwhm(image: Plane, noise: Plane, good: NDArray[np.bool_]) -> float:
     good : ndarray, shape (ny, nx), bool
     """
     fwhm = typical_width([star_widths(image, noise, good)])
+    fwhm = wider(fwhm, lambda about: [star_widths(image, noise, good, about)])
     if math.isnan(fwhm):
         fwhm = typical_faint_width([faint_widths(image, noise, good)])
     return FALLBACK_FWHM if math.isnan(fwhm) else fwhm
 
 
-def star_widths(image: Plane, noise: Plane, good: NDArray[np.bool_]) -> Floats:
+def star_widths(
+    image: Plane, noise: Plane, good: NDArray[np.bool_], about: float = FALLBACK_FWHM
+) -> Floats:
     """Return how wide and how blunt each source above S/N 20 is, shape (n, 2).
 
     Twice its half-light radius [pixel], which is the full width of a Gaussian at half its maximum;
     and what the darkest of the four pixels beside its brightest has of that one's light: nothing,
-    where a cosmic ray ends. Arguments as of `estimate_fwhm`.
+    where a cosmic ray ends. Arguments as of `estimate_fwhm`, and about how wide they are: light is
+    gathered within three times that.
     """
     sep = load_sep()
-    found = find_sources(image, noise, good, FALLBACK_FWHM)
+    found = find_sources(image, noise, good, about)
     image, good = _patched(image, good)
-    flux = circle_sum(image, found, 3 * FALLBACK_FWHM)
-    error = np.sqrt(circle_sum(noise**2, found, 3 * FALLBACK_FWHM))
-    clear = is_clear(good, found, 3 * FALLBACK_FWHM) & (flux > _STAR_SNR * error)
+    flux = circle_sum(image, found, 3 * about)
+    error = np.sqrt(circle_sum(noise**2, found, 3 * about))
+    clear = is_clear(good, found, 3 * about) & (flux > _STAR_SNR * error)
     bright = found[clear & (found["flag"] == 0)]
-    reach = np.full(len(bright), 3 * FALLBACK_FWHM)
+    reach = np.full(len(bright), 3 * about)
     radius, _ = sep.flux_radius(image, bright["x"], bright["y"], reach, 0.5, subpix=5)
     inside = (radius > _FWHM_RANGE[0] / 2) & (radius < _FWHM_RANGE[1] / 2)
     brightest, darkest = _peaks(image, bright["y"][inside], bright["x"][inside])
@@ -87,6 +92,11 @@ def typical_width(parts: Sequence[Floats]) -> float:
     if _crowd(sharp) <= max(_MORE * _crowd(others), _ALIKE * len(sharp)):
         widths = others
     return _percentile(widths, _STAR_PERCENTILE)
+
+
+def wider(fwhm: float, look: Callable[[float], Sequence[Floats]]) -> float:
+    """Return a width, or of a wide one what a second look at stars about so wide tells."""
+    return float(np.fmax(fwhm, typical_width(look(fwhm)))) if fwhm > _WIDE else fwhm
 
 
 def faint_widths(image: Plane, noise: Plane, good: NDArray[np.bool_]) -> Floats:

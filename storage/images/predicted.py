@@ -20,7 +20,13 @@ from skyfold.ladder_kernels import evenly
 from skyfold.layout import STRIDE
 from skyfold.noise import MESH
 from skyfold.science.sources import FALLBACK_FWHM
-from skyfold.science.widths import faint_widths, star_widths, typical_faint_width, typical_width
+from skyfold.science.widths import (
+    faint_widths,
+    star_widths,
+    typical_faint_width,
+    typical_width,
+    wider,
+)
 from storage.images.filtered import measure_levels, sample_levels
 from storage.images.latent_search import search_latents
 from storage.images.mesh import mesh_correction
@@ -164,11 +170,16 @@ class Predicted:
             self.coded[self._tiles(*rows)] = counts
             if fwhm_pix is None:
                 stars.append(star_widths(*look.sky_units()))
-        fwhm = typical_width(stars) if fwhm_pix is None else fwhm_pix
+        if fwhm_pix is not None:
+            return fwhm_pix if fwhm_pix > 0 else FALLBACK_FWHM
+        fwhm = wider(typical_width(stars), self._star_widths)
         if math.isnan(fwhm):
             looks = (self.look(*rows) for rows in self.rows)
             fwhm = typical_faint_width([faint_widths(*look.sky_units()) for look in looks])
-        return fwhm if fwhm > 0 else FALLBACK_FWHM
+        return FALLBACK_FWHM if math.isnan(fwhm) else fwhm
+
+    def _star_widths(self, about: float) -> list[NDArray[np.float64]]:
+        return [star_widths(*self.look(*rows).sky_units(), about) for rows in self.rows]
 
     def _search(self) -> Levels | None:
         """Search the latents; the noise of filtered planes, unless one strip will tell it."""

@@ -35,7 +35,7 @@ def width(image: np.ndarray, good: np.ndarray = ALL) -> float:
     return estimate_fwhm(image, np.ones(SHAPE, np.float32), good)
 
 
-@pytest.mark.parametrize("fwhm", [1.6, 2.5, 4.5, 7.0])
+@pytest.mark.parametrize("fwhm", [1.6, 2.5, 4.5, 7.0, 10.0, 14.0])
 def test_it_is_that_of_the_stars(fwhm):
     pixel = np.sqrt(8 * np.log(2) / 12)  # FWHM of a Gaussian as wide as a pixel
     assert width(stars(fwhm)) == pytest.approx(np.hypot(fwhm, pixel), rel=0.1)
