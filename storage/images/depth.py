@@ -95,16 +95,17 @@ def sky_factors(
     if image.variance is not None or image.relative_variance is not None:
         return None
     ny, nx = sky.background.shape
-    level = [one for _, one in stretched(sky.background, (ny * MESH, nx * MESH))]
-    light = np.concatenate([cells_of(one, NOISE_CELL).mean(axis=-1) for one in level])
+    levels = (one for _, one in stretched(sky.background, (ny * MESH, nx * MESH)))
+    light = np.concatenate([cells_of(one, NOISE_CELL).mean(axis=-1) for one in levels])
     light -= np.percentile(sky.background, QUARTER)  # where the noise is the image's
     told = np.sqrt(np.maximum(1 + growth * light, DEEPEST**2))
     claimed = np.abs(told - 1) >= STATED
     if not claimed.any():
         return None
     ratio = _in_four(_ratio(_Flat(sky, growth), sigma, structure))
-    if not np.nanmedian((told / ratio)[claimed]) < NOISY:  # steps of electronics are no light
-        return None
+    shown = claimed & (ratio > 0)
+    if not shown.any() or np.median(told[shown] / ratio[shown]) > NOISY:
+        return None  # steps of electronics are no light
     told = np.clip(told, np.fmin(ratio, 1), LIT * np.fmax(ratio, 1))
     told[~(np.abs(told - 1) >= STATED)] = 1
     factor = np.minimum(_in_steps(told), SHALLOWEST)
