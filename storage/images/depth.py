@@ -38,6 +38,7 @@ NOISY = 1.15  # times the noise: the most that a stated noise may be above what 
 LOPSIDED = 1.15  # ratio of both sides' scatter, from which there are sources in it
 QUIETEST = 5  # percent of a cell's pixels: it may be of two depths
 ALIKE = 90  # percent of cells, beyond which the rest are of one depth in any plane
+LESS = 0.8  # of a cell's scatter: about a plane, where there is a slope
 SIDES = 15.87, 84.13  # percentiles, one standard deviation to either side of a Gaussian's middle
 ONE_DEPTH = 0.95  # of the image's noise, from which a cell is all of its depth
 SMOOTHED = 0.5  # of the roughness that such noise would have: what is smoother was made
@@ -223,7 +224,9 @@ def _looks(
     sides' scatter is, for cells that may be shallower.
     """
     for row, pixels in zip(ratio, flat.strips(), strict=True):
-        own = _scatter(_small_cells(pixels)) / sigma
+        small = _small_cells(pixels)
+        own, level = _scatter(small) / sigma, _scatter(_level(small)) / sigma
+        own = np.where(level < LESS * own, level, own)
         own[~(own > DEEPEST)] = np.inf
         lean, some = np.full(row.shape, np.inf), row > SHALLOWER
         low, middle, high = _percentiles(cells_of(pixels, MESH)[0, some], SIDES[0], 50, SIDES[1])
@@ -239,6 +242,21 @@ def _rough(pixels: NDArray[np.float32]) -> NDArray[np.float64]:
     bend[1:-1] = pixels[:-2] - 2 * pixels[1:-1] + pixels[2:]
     rough: NDArray[np.float64] = clipped(cells_of(bend, MESH))[1].ravel()
     return rough
+
+
+def _level(cells: NDArray[Any]) -> NDArray[Any]:
+    """Pixels of square cells less a plane, about; NaN of none.
+
+    Beside a step of the electronics the background, which is bilinear, leaves a slope.
+    """
+    square = cells.reshape(*cells.shape[:-1], NOISE_CELL, NOISE_CELL)
+    ramp = np.arange(NOISE_CELL) - (NOISE_CELL - 1) / 2
+    apart = square - np.nan_to_num(square).mean(axis=(-2, -1), keepdims=True)
+    known = np.nan_to_num(apart) / (NOISE_CELL * np.sum(ramp**2))
+    down = (known * ramp[:, np.newaxis]).sum(axis=(-2, -1), keepdims=True)
+    across = (known * ramp).sum(axis=(-2, -1), keepdims=True)
+    flat: NDArray[Any] = apart - down * ramp[:, np.newaxis] - across * ramp
+    return flat.reshape(cells.shape)
 
 
 def _scatter(cells: NDArray[np.float32]) -> NDArray[np.float64]:

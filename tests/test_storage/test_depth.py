@@ -182,6 +182,19 @@ def test_noise_is_that_of_a_sky_of_unequal_light(kind):
     assert np.percentile(ratio[bright], 99.5) < 1.1  # 1.9 if that of stars grew with the sky's
 
 
+def test_beside_a_step_between_parts_the_smaller_noise_counts():
+    """Of four amplifiers that end within cells of the mesh, where the background is a slope."""
+    y, x = np.indices(SHAPE)
+    quiet = (y < 450) & (x > 700)
+    level = np.where(quiet, 650, np.where(y < 450, 800, 950))
+    noise = np.where(quiet, 0.3 * SIGMA, SIGMA)
+    stored = np.rint(np.random.default_rng(14).normal(level, noise)).astype("i4")
+    found = factors(stored)
+    beside = found[12:14, 24:]  # rows 384 to 447, away from the other edge
+    assert np.mean(beside < 0.45) > 0.9
+    assert (found[16:] == 1).all()
+
+
 def test_noise_of_shallower_parts_is_no_light():
     """In slices of a cube that end within cells."""
     noise = np.repeat([[SIGMA], [3 * SIGMA], [9 * SIGMA]], [300, 240, 228], axis=0)
