@@ -95,7 +95,7 @@ def typical_width(parts: Sequence[Floats]) -> float:
 
 
 def wider(fwhm: float, look: Callable[[float], Sequence[Floats]]) -> float:
-    """Return a width, or of a wide one what a second look at stars about so wide tells."""
+    """Return a width, or of a wide one the larger that a second look at such stars tells."""
     return float(np.fmax(fwhm, typical_width(look(fwhm)))) if fwhm > _WIDE else fwhm
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skyfold.catalogs.index import CatalogInfo
-from skyfold.catalogs.positions import NO_CELL, in_degrees, sky_cells
+from skyfold.catalogs.positions import NO_CELL, in_degrees, on_sky, sky_cells
 from skyfold.errors import InputError
 from storage.catalogs.pairs import find_angles, find_errors, find_positions
 from storage.catalogs.reader import Batch, InputColumn, longest
@@ -60,7 +60,7 @@ class Scan:
         self.widths: dict[str, int] = {}
         self.present = dict.fromkeys((column.name for column in columns), 0)
         self.bad_errors: dict[str, int] = {}
-        self.off_sky = 0
+        self.off_sky = self.swapped = 0
         self.pairs = find_errors(columns, config.errors)
         rng = np.random.default_rng(0)
         size = min(rows, SAMPLE_ROWS)
@@ -94,7 +94,9 @@ class Scan:
         )
         cells = sky_cells(first, second)
         measured = np.isfinite(first) & np.isfinite(second)
-        self.off_sky += int((measured & (cells == NO_CELL)).sum())
+        off = measured & (cells == NO_CELL)
+        self.off_sky += int(off.sum())
+        self.swapped += int((off & on_sky(second, first)).sum())
         return cells
 
     def _take_ids(self, first: int, values: NDArray[Any], nulls: NDArray[np.bool_] | None) -> None:
@@ -120,13 +122,12 @@ class Scan:
         self.bad_errors[value] = self.bad_errors.get(value, 0) + int(bad.sum())
 
     def require_positions(self) -> None:
-        """Raise InputError if most rows have a position that is not on the sky."""
-        if self.off_sky > self.rows / 2:
+        """Raise InputError if most rows have a position on the sky only the other way round."""
+        if self.swapped > self.rows / 2:
             raise InputError(
-                f"{self.off_sky} of {self.rows} rows have a position that is not on the sky "
-                f"(declination beyond 90 deg, or right ascension beyond 720 deg): ra is "
-                f"{self.config.ra!r} and dec {self.config.dec!r} in the configuration; correct "
-                "their names if they are swapped, or their unit, or leave both out"
+                f"{self.swapped} of {self.rows} rows have a declination beyond 90 deg, and none if "
+                f"ra and dec are swapped: ra is {self.config.ra!r} and dec {self.config.dec!r} in "
+                "the configuration; swap them, or leave both out"
             )
 
     def kept_rows(self) -> tuple[NDArray[np.int64], list[str]]:

@@ -207,9 +207,18 @@ def test_columns_may_be_named_as_python_names_its_own(tmp_path):
     assert catalog.where("not class == 'a' or `if not` == 1")["from"].tolist() == [1.0, 2.0]
 
 
-def test_positions_of_which_most_are_not_on_the_sky_are_refused(tmp_path):
+def test_swapped_positions_are_refused(tmp_path):
     sky = pa.table({"ra": np.linspace(100, 200, 40), "dec": np.linspace(-10, 10, 40)})
     pq.write_table(sky, tmp_path / "t.parquet")
     path = made.write_survey(tmp_path, "odd", ["t.parquet"], 'ra = "dec"\ndec = "ra"\n')
     with pytest.raises(InputError, match=r"40 of 40 rows .* ra is 'dec' and dec 'ra'"):
         made.build(path, "odd")
+
+
+def test_rows_without_a_position_are_kept_however_many(tmp_path):
+    ra, dec = np.full(40, -99.0), np.full(40, -99.0)
+    ra[:5], dec[:5] = np.linspace(100, 200, 5), np.linspace(-10, 10, 5)
+    pq.write_table(pa.table({"ra": ra, "dec": dec}), tmp_path / "t.parquet")
+    catalog = made.build(made.write_survey(tmp_path, "odd", ["t.parquet"]), "odd")
+    assert len(catalog.read()) == 40
+    assert len(catalog.cone(SkyCoord(150, 0, unit="deg"), 60 * u.deg)) == 5
