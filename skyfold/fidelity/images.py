@@ -21,7 +21,7 @@ from skyfold.fidelity.views import (
     TrialEncoder,
     View,
     difference_view,
-    injected_view,
+    injected_views,
     seed_of,
     sheared_views,
     stored_view,
@@ -197,7 +197,8 @@ def measure_image(
     encode : callable, optional
         Encodes other pixels in the place of a piece of the image, given as rows and columns, by
         the release's model and steps, and returns a function from level to decoded pixels. With
-        it point sources are injected into some of the images; it takes the producer's encoder.
+        it point sources and trails are injected into some of the images; it takes the producer's
+        encoder.
     galaxies : int
         Galaxies of known shear to put into copies of the images of a set and band; with `encode`,
         and shared by all that are measured.
@@ -231,11 +232,10 @@ def _more_views(
     """What else is made of a stored image."""
     alike = _measured_alike(release, entry)
     if entry.id in alike[:MAX_EXTRAS]:
-        made = (
-            difference_view(release, view, entry),
-            injected_view(view, entry, encode),
-        )
-        yield from (one for one in made if one is not None)
+        difference = difference_view(release, view, entry)
+        if difference is not None:
+            yield difference
+        yield from injected_views(view, entry, encode)
     yield from sheared_views(view, entry, encode, -(-galaxies // len(alike)))
 
 

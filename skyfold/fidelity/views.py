@@ -1,7 +1,7 @@
 """What science cases of images are given: raw pixels, and what each level makes of them.
 
 This module knows the products: the stored image; the image less another epoch; copies with point
-sources or with sheared galaxies put in before they are encoded, as the release would have.
+sources, trails or sheared galaxies put in before they are encoded, as the release would have.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from skyfold import sky
 from skyfold.ladder import LEVELS, TILE
-from skyfold.science import ImageContext, galaxies, injection
+from skyfold.science import ImageContext, galaxies, injection, trails
 from skyfold.science.epochs import align
 from skyfold.science.field import prepare_field
 from skyfold.science.sources import FALLBACK_FWHM
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
     from skyfold.images.index import ImageEntry
     from skyfold.release import DataRelease
+    from skyfold.science import Product
     from skyfold.science.epochs import Alignment
 
+TRAILED = 3  # copies of a piece with trails: few have room in one
 LEAST_OVERLAP = 0.25  # of an image, that another epoch must cover
 Place = tuple[slice, slice]
 
@@ -123,22 +125,38 @@ def difference_view(release: DataRelease, view: View, entry: ImageEntry) -> View
     return View(less(view.raw, other.raw), view.stored, context, decoded, view.place)
 
 
-def injected_view(view: View, entry: ImageEntry, encode: TrialEncoder | None) -> View | None:
-    """Return a piece of the image with point sources put in before it is encoded."""
+def injected_views(view: View, entry: ImageEntry, encode: TrialEncoder | None) -> Iterator[View]:
+    """Yield a piece of the image with point sources, and with trails, put in before encoding."""
     if encode is None or entry.noise is None:
-        return None
+        return
+    yield _injected_view(view, entry, encode, injection.inject, "injected", view.context.seed)
+    for number in range(TRAILED):
+        seed = seed_of(f"{entry.id}/trails/{number}")
+        yield _injected_view(view, entry, encode, trails.inject_trails, "trailed", seed)
+
+
+def _injected_view(
+    view: View,
+    entry: ImageEntry,
+    encode: TrialEncoder,
+    inject: Callable[..., Any],
+    product: Product,
+    seed: int,
+) -> View:
     piece, place = _tile_to_change(view)
-    pixels, sigma, sources = injection.inject(
-        view.stored[piece], view.context.sigma[piece], seed=view.context.seed, **_light(view, entry)
+    light = _light(view, entry)
+    pixels, sigma, put_in = inject(
+        view.stored[piece], view.context.sigma[piece], seed=seed, **light
     )
     mask = view.context.mask[piece]
     context = replace(
         view.context,
-        product="injected",
+        product=product,
         sigma=sigma,
         mask=mask,
         counted=view.context.counted[piece],
-        injected=sources,
+        fwhm_pix=light["fwhm"],
+        injected=put_in,
     )
     trial = encode(pixels, *place)
 

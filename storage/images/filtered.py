@@ -121,8 +121,7 @@ def filtered(
     """Every filter, the plane to put through it, and the same of the data."""
     for kind in filters(fwhm):
         planes = (signal if kind.of_sources else residual, signal)
-        # twice the mean of four has the noise of one
-        plane, data = (2 * _means(one) for one in planes) if kind.of_leaves else planes
+        plane, data = map(leaf_values, planes) if kind.of_leaves else planes
         yield kind, plane, data
 
 
@@ -176,7 +175,7 @@ def sample(
     return found, gaussian(data, kind.sigma).ravel()[::every][is_some]
 
 
-def _means(plane: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Means over leaves."""
+def leaf_values(plane: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sums over leaves, in their noise: that of a pixel is 1."""
     rows = plane[::LEAF] + plane[1::LEAF]
-    return (rows[:, ::LEAF] + rows[:, 1::LEAF]) * np.float32(1 / LEAF**2)
+    return (rows[:, ::LEAF] + rows[:, 1::LEAF]) * np.float32(1 / LEAF)

@@ -25,9 +25,11 @@ from storage.images.filtered import (
     Level,
     Levels,
     filtered,
+    leaf_values,
     sample,
     troughs,
 )
+from storage.images.trails import trail_leaves
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 LIT_SIGNIFICANCE = 5.0  # with diffuse light, which is known without noise: less margin below 6.2
 REACH = 0.75, 0.5  # FWHM, and pixels, around what the filter sees: 1 FWHM from a faint centre
 MADE = 2.0  # of the same filter: how far from what the network draws the data must lie
+BRIGHT = 7.0  # of the same filter: more than any part has of a trail that is seen by its sum alone
 LONGEST = 12.0  # FWHM: of sources below the sky
 SHARP = 3.0  # times its filtered value: of a point source 2, and noise
 CORE = 0.3  # FWHM around it that are of a source's core
@@ -71,7 +74,7 @@ def select_leaves(
     -------
     kept, core : ndarray of bool, shape (rows of `inner` / 2, nx / 2)
     """
-    kept, core = np.zeros((2, signal.shape[0] // LEAF, signal.shape[1] // LEAF), bool)
+    kept, core, bright = np.zeros((3, signal.shape[0] // LEAF, signal.shape[1] // LEAF), bool)
     for number, (kind, plane, data) in enumerate(filtered(signal, residual, fwhm)):
         smooth = gaussian(plane, kind.sigma)
         level = levels[number] if levels else kind.level([sample(kind, smooth, plane, data)])
@@ -81,6 +84,7 @@ def select_leaves(
             seen |= _dips(smooth, plane, level, kind, fwhm)
             around = _around(seen, fwhm)
             kept, core = kept | around[0], core | around[1]
+            bright |= _around(np.abs(smooth) > np.float32(BRIGHT * level.noise), 2 * fwhm)[0]
             continue
         seen = level.above(smooth, kind.significance)
         if kind.of_sources:
@@ -91,6 +95,8 @@ def select_leaves(
             seen = _leaves(seen | (np.abs(plane) > RESIDUAL_SIGNIFICANCE))
         core |= seen
     kept |= core
+    along = _around(pixels_of(trail_leaves(leaf_values(residual), bright, fwhm)), fwhm)
+    kept, core = kept | along[0], core | along[1]
     if inner is not None:
         rows = slice(inner.start // LEAF, inner.stop // LEAF)
         kept, core, signal = kept[rows], core[rows], signal[inner]

@@ -297,6 +297,7 @@ def test_cases_are_found_by_name():
         "detection",
         "low_surface_brightness",
         "morphology",
+        "movers",
         "photometry",
         "shapes",
         "shear",

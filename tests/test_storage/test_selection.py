@@ -5,6 +5,7 @@ import pytest
 import synthetic
 
 from skyfold.science.filters import gaussian
+from skyfold.science.trails import DTYPE, stamp
 from storage.images.selection import lit_leaves, select_leaves
 
 FWHM = 3.0
@@ -129,3 +130,19 @@ def test_diffuse_light_adds_to_what_is_a_source(significance, seen):
     kept, core = lit_leaves(signal, light, FWHM, slice(0, 512))
     assert kept[128, 128] == core[128, 128] == seen
     assert kept.mean() < 0.01
+
+
+def test_a_trail_too_faint_to_be_seen_pixel_by_pixel_is_kept():
+    trails = np.zeros(8, DTYPE)
+    trails["y"], trails["x"] = (70 + 120 * plane.ravel() for plane in np.indices((2, 4)))
+    trails["length"], trails["angle"] = 40, np.linspace(0, np.pi, 9)[:-1] + 0.05
+    drawn = np.zeros((512, 512), "f4")
+    for one in trails:
+        place, profile = stamp(drawn.shape, one, 1.4)
+        drawn[place] += 11 * profile
+    sky = noise() + drawn
+    kept, core = select_leaves(sky, sky, 1.4)
+    for leaves, share in ((kept, 0.8), (core, 0.5)):  # by the filter of points alone: 0.2
+        pixels = np.repeat(np.repeat(leaves, 2, axis=0), 2, axis=1)
+        assert (drawn**2 * pixels).sum() > share * (drawn**2).sum()
+    assert kept.mean() < 0.015
