@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.ndimage import maximum_filter, median_filter
+from scipy.ndimage import median_filter
 
 from skyfold.ladder import LEAF
 from skyfold.science.filters import gaussian
@@ -78,8 +78,9 @@ class Filter:
         seen = level.above(smooth, self.significance)
         if level.scatter > WHITE * level.noise:
             return seen
-        is_peak = smooth == maximum_filter(smooth, 3, mode="nearest")
-        return seen | (level.above(smooth, PEAK_SIGNIFICANCE) & is_peak)
+        faint = np.nonzero(level.above(smooth, PEAK_SIGNIFICANCE) & ~seen)
+        seen[faint] = _is_peak(smooth, *faint)
+        return seen
 
     def level(self, samples: list[Sample]) -> Level:
         """Level and noise from samples of what passed.
@@ -96,6 +97,15 @@ class Filter:
         quiet = float(min(middle, 2 * low - lowest))
         scatter = max(min(float(middle - low), _lower_scatter(data)), least)
         return Level(quiet, least if self.is_white else scatter, scatter)
+
+
+def _is_peak(
+    plane: NDArray[np.float32], row: NDArray[np.intp], column: NDArray[np.intp]
+) -> NDArray[np.bool_]:
+    """Which of some pixels no neighbour exceeds."""
+    padded = np.pad(plane, 1, mode="edge")
+    around = [padded[row + y, column + x] for y in range(3) for x in range(3)]
+    return np.asarray(padded[row + 1, column + 1] == np.max(around, axis=0, initial=-np.inf))
 
 
 def _lower_scatter(sample: NDArray[np.float32]) -> float:

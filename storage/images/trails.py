@@ -17,7 +17,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import gaussian_filter1d, uniform_filter1d
 
 from skyfold.ladder import LEAF
 from storage.images.filtered import FWHM_TO_SIGMA
@@ -37,7 +37,7 @@ SHORTEST, LONGEST = (
     32,
 )  # leaves; what is shorter other filters see, what is longer has such parts
 BEYOND = 4  # of its length: what a line is longer at each end than what was summed
-WIDE = 16.0  # times as wide as points: what is as wide is background
+WIDE = 24.0  # times the sigma of points, to either side: what is as wide is background
 MIDDLE = 1.1  # times the scatter of a sum is that of as many values by their midmean
 SOME = 1024  # sums of a slope, from which its noise is known to 4 %
 
@@ -112,12 +112,9 @@ def _joined(upper: Plane, lower: Plane, aside: int) -> Plane:
 
 
 def _narrow(plane: Plane, across: float) -> Plane:
-    """What is as narrow as points, across rows, and not wider."""
-    near, wide = (
-        gaussian_filter1d(plane, one * across, axis=1, mode="constant", truncate=2.5)
-        for one in (1, WIDE)
-    )
-    return near - wide
+    """What is as narrow as points, across rows, less the mean around it."""
+    around = uniform_filter1d(plane, 2 * round(WIDE * across) + 1, axis=1, mode="constant")
+    return gaussian_filter1d(plane, across, axis=1, mode="constant", truncate=2.5) - around
 
 
 @cache
