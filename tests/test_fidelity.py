@@ -222,6 +222,9 @@ def test_filter_by_one_value_or_several():
     assert len(record.filter(band="g", level=["latent", "exact"]).rows()) == 2
     with pytest.raises(UnknownNameError, match="no band 'z' here; there are g, r"):
         record.filter(band="z")
+    without = FidelityRecord.from_rows([row | {"band": ""} for row in ladder(3, 2, 1, 0)])
+    with pytest.raises(UnknownNameError, match="no band 'z' here; there are none;"):
+        without.filter(band="z")
     with pytest.raises(InvalidRequestError, match="no column 'filter'"):
         record.filter(filter="g")
 

@@ -56,6 +56,7 @@ def catalog(
     """Write a catalog, a cone of it, or the rows that meet a condition, as Parquet."""
     if cone is not None and where is not None:
         raise typer.BadParameter("give --cone or --where, not both")
+    _require_parquet(output)
     found = open_url(url).catalogs[name]
     asked: dict[str, Any] = {"level": level, "columns": names_of(columns)}
     if where is not None:
@@ -83,6 +84,8 @@ def objects(
     """Objects of the images: all, in a cone, like another, the most novel, or of a cell."""
     if sum(one is not None for one in (cone, similar, novel, cell)) > 1:
         raise typer.BadParameter("give one of --cone, --similar, --novel and --cell")
+    if output is not None:
+        _require_parquet(output)
     library = open_url(url).objects
     asked: dict[str, Any] = {"level": level, "columns": names_of(columns)}
     if cone is not None:
@@ -119,6 +122,14 @@ def _plain(found: QTable, place: int) -> dict[str, Any]:
 
     row = {name: plain_values(found[name][place : place + 1])[0].item() for name in found.colnames}
     return {k: None if isinstance(v, float) and not isfinite(v) else v for k, v in row.items()}
+
+
+def _require_parquet(output: Path) -> None:
+    if output.suffix not in ("", ".parquet", ".pq"):
+        raise typer.BadParameter(
+            f"{output}: rows are written as Parquet, and {output.suffix} is the name of something "
+            "else; call the file .parquet, and convert it with astropy's Table.read and write"
+        )
 
 
 def _write(found: QTable, output: Path) -> None:

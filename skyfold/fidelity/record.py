@@ -175,7 +175,7 @@ class FidelityRecord:
             if unknown:
                 raise UnknownNameError(
                     f"the fidelity record has no {name} {unknown[0]!r} here; there are "
-                    f"{', '.join(map(str, present)) or 'none'}; choose one of them"
+                    f"{', '.join(str(one) or 'none' for one in present)}; choose one of them"
                 )
             table = table[np.isin(table[name], list(several))]
         return type(self)(table)

@@ -217,6 +217,14 @@ def run(*arguments: str) -> int:
     return int(end.value.code or 0)
 
 
+@pytest.mark.parametrize("command", [("objects",), ("catalog", "stars")])
+def test_rows_go_to_files_called_parquet(objects_url, tmp_path, capsys, command):
+    out = tmp_path / "t.csv"
+    assert run(command[0], objects_url, *command[1:], "-o", str(out)) == 2
+    assert "written as Parquet" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_command_line(objects_url, tmp_path, capsys):
     out = tmp_path / "t.parquet"
     assert run("objects", objects_url, "-o", str(out)) == 0
