@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pickle
+import sys
 
 import pytest
 
 from skyfold.access.store import Store
-from skyfold.errors import StoreUnavailableError
+from skyfold.errors import InvalidRequestError, MissingDependencyError, StoreUnavailableError
 
 
 def test_objects_come_back(tmp_path):
@@ -63,3 +64,13 @@ def test_an_unreachable_server_is_named_without_its_secret(monkeypatch):
         store.read("zarr.json")
     assert "s3://bucket/release/zarr.json" in str(caught.value)
     assert "planted-secret" not in str(caught.value)
+
+
+def test_urls_that_nothing_opens_are_named(monkeypatch):
+    with pytest.raises(InvalidRequestError, match="foo://x cannot be opened: .*; give a folder"):
+        Store("foo://x")
+    with pytest.raises(StoreUnavailableError, match="cannot open ftp://nowhere.invalid/a"):
+        Store("ftp://nowhere.invalid/a")
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(MissingDependencyError, match="gs:// needs a library"):
+        Store("gs://bucket/a")

@@ -12,8 +12,9 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from skyfold.access.store_errors import named_store_errors
 from skyfold.access.trust import check_key, check_local_file
-from skyfold.errors import StoreUnavailableError
+from skyfold.errors import InvalidRequestError, MissingDependencyError, StoreUnavailableError
 
 _CONNECTIONS = 64  # of S3 at once; botocore's own 10 would make rounds of a large request
 _WEB_SILENCE = 10.0  # s without a byte from a web server, after which it is given up
@@ -49,7 +50,7 @@ class Connection:
             options = options | {"config_kwargs": config}
         if self.url.startswith(("http://", "https://")):
             options = options | {"client_kwargs": _web_client(options.get("client_kwargs", {}))}
-        self._fs, root = fsspec.core.url_to_fs(self.url, **options)
+        self._fs, root = _file_system(self.url, options)
         self._process = os.getpid()
         self.root = str(root).rstrip("/")
         self.is_local = isinstance(self._fs, LocalFileSystem)
@@ -99,6 +100,22 @@ class Connection:
             check_local_file(self.root, key)
         else:
             check_key(key)
+
+
+def _file_system(url: str, options: dict[str, Any]) -> tuple[Any, str]:
+    scheme = url.partition("://")[0]
+    try:
+        with named_store_errors(url, "open"):
+            return fsspec.core.url_to_fs(url, **options)  # type: ignore[no-any-return]
+    except ImportError as missing:
+        raise MissingDependencyError(
+            f"{scheme}:// needs a library that is not installed: {missing}"
+        ) from missing
+    except ValueError as unknown:
+        raise InvalidRequestError(
+            f"{url} cannot be opened: {unknown}; give a folder, s3://bucket/prefix, "
+            "https://host/path, or another URL that fsspec knows"
+        ) from unknown
 
 
 def _web_client(given: dict[str, Any]) -> dict[str, Any]:
