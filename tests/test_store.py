@@ -67,9 +67,9 @@ def test_an_unreachable_server_is_named_without_its_secret(monkeypatch):
 
 
 def test_urls_that_nothing_opens_are_named(monkeypatch):
-    with pytest.raises(InvalidRequestError, match="foo://x cannot be opened: .*; give a folder"):
+    with pytest.raises(InvalidRequestError, match=r"foo://x cannot be opened: .*; give a folder"):
         Store("foo://x")
-    with pytest.raises(StoreUnavailableError, match="cannot open ftp://nowhere.invalid/a"):
+    with pytest.raises(StoreUnavailableError, match=r"cannot open ftp://nowhere\.invalid/a"):
         Store("ftp://nowhere.invalid/a")
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(MissingDependencyError, match="gs:// needs a library"):
