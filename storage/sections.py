@@ -7,7 +7,15 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 _SECRET_OPTION = re.compile(r"key|secret|token|passw|credential|username", re.IGNORECASE)
 URL_WITH_LOGIN = re.compile(r"[A-Za-z0-9+.]+://[^/]*@")
@@ -80,8 +88,8 @@ class PlaneConfig(Section):
     """Path of the plane's file, in which ``{stem}``, ``{folder}``, ``{name}`` and ``{hdu}``
     stand for the image's. The image's own file unless given."""
     hdu: int | str | None = None
-    """HDU of the plane, by number or name; the one with the image's number, or else the first
-    image, unless given."""
+    """HDU of the plane, by number or name, of several of one name that of the image's version
+    (EXTVER); the one with the image's number, or else the first image, unless given."""
     replace: tuple[Text, str] | None = None
     """``[old, new]``: the plane's path is the image's with one text replaced; not with `file`."""
     bits: tuple[Annotated[int, Field(strict=True, ge=0, le=62)], ...] | None = None
@@ -129,7 +137,8 @@ class ImagesConfig(Section):
     """Paths or patterns (``*``, ``**``); each must match. FITS, also fpacked, ``.gz``,
     ``.bz2``."""
     hdu: int | str | tuple[int | str, ...] | None = None
-    """Where the pixels are: a number, a name, a list of these, or ``"all"``; the first HDU
+    """Where the pixels are: a number, a name (every image of it), a list of these, or ``"all"``;
+    the first HDU
     that holds an image unless given. A cube is one image, its slices one above the other, of one
     noise and one model of points: give slices that are unlike as HDUs of their own."""
     band: Text = "unknown"
@@ -155,6 +164,11 @@ class ImagesConfig(Section):
         if not (several or _is_hdu(value)):
             raise ValueError("give a number from 0, a name, a list of these, or 'all'")
         return tuple(value) if several else value
+
+    @field_serializer("hdu", mode="plain")
+    def _plain_hdus(self, value: Any) -> Any:
+        """As a list; Prefect puts one in the place of a tuple when it looks for futures."""
+        return list(value) if isinstance(value, tuple | list) else value
 
     @field_validator("gain", mode="plain")
     @classmethod

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from skyfold import sky
+from skyfold.images.offsets import read_offsets
 from skyfold.ladder import LEVELS, TILE
 from skyfold.science import ImageContext, galaxies, injection, trails
 from skyfold.science.epochs import align
@@ -48,7 +49,8 @@ class TrialEncoder(Protocol):
 class View:
     """A raw image, what is known about it, and how to get what each level makes of it.
 
-    `stored` is the raw image as it is stored, bad pixels included.
+    `stored` is the raw image as it is stored, bad pixels included. From `raw` and what is `decoded`
+    the `offsets` of rows and columns are taken off, as a user would before looking for sources.
     """
 
     raw: NDArray[np.float64]
@@ -56,6 +58,7 @@ class View:
     context: ImageContext
     decoded: Callable[[str], NDArray[Any]]
     place: Place
+    offsets: NDArray[np.float64]
 
 
 def seed_of(name: str) -> int:
@@ -91,10 +94,13 @@ def stored_view(
         scale_arcsec=None if wcs is None else _scale_arcsec(wcs),
     )
 
-    def decoded(level: str) -> NDArray[Any]:
-        return np.where(mask, 0, found[level].values.astype(np.float64))
+    offsets = read_offsets(release, entry, *place)
 
-    return View(np.where(mask, 0, exact), found["exact"].values, context, decoded, place)
+    def decoded(level: str) -> NDArray[Any]:
+        return np.where(mask, 0, found[level].values - offsets)
+
+    raw = np.where(mask, 0, exact - offsets)
+    return View(raw, found["exact"].values, context, decoded, place, offsets)
 
 
 def _scale_arcsec(wcs: WCS) -> float:
@@ -122,7 +128,8 @@ def difference_view(release: DataRelease, view: View, entry: ImageEntry) -> View
     def decoded(level: str) -> NDArray[Any]:
         return less(view.decoded(level), other.decoded(level))
 
-    return View(less(view.raw, other.raw), view.stored, context, decoded, view.place)
+    raw = less(view.raw, other.raw)
+    return View(raw, view.stored, context, decoded, view.place, view.offsets)
 
 
 def injected_views(view: View, entry: ImageEntry, encode: TrialEncoder | None) -> Iterator[View]:
@@ -158,13 +165,13 @@ def _injected_view(
         fwhm_pix=light["fwhm"],
         injected=put_in,
     )
-    trial = encode(pixels, *place)
+    trial, offsets = encode(pixels, *place), view.offsets[piece]
 
     def decoded(level: str) -> NDArray[Any]:
-        return np.where(mask, 0, trial(level).astype(np.float64))
+        return np.where(mask, 0, trial(level) - offsets)
 
-    raw = np.where(mask, 0, pixels.astype(np.float64))
-    return View(raw, pixels, context, decoded, place)
+    raw = np.where(mask, 0, pixels - offsets)
+    return View(raw, pixels, context, decoded, place, offsets)
 
 
 def sheared_views(
@@ -183,8 +190,9 @@ def sheared_views(
     piece, place = _tile_to_change(view)
     free = (prepare_field(view.raw, view.context).free & view.context.counted)[piece]
     light = _light(view, entry)
-    mask, counted = (
-        np.concatenate([plane[piece]] * 2) for plane in (view.context.mask, view.context.counted)
+    mask, counted, offsets = (
+        np.concatenate([plane[piece]] * 2)
+        for plane in (view.context.mask, view.context.counted, view.offsets)
     )
     number = 0
     while count > 0:
@@ -208,11 +216,11 @@ def sheared_views(
 
         def decoded(level: str, trials: list[Any] = trials) -> NDArray[Any]:
             both = np.concatenate([trial(level) for trial in trials])
-            return np.where(mask, 0, both.astype(np.float64))
+            return np.where(mask, 0, both - offsets)
 
         stored = np.concatenate(copies)
-        raw = np.where(mask, 0, stored.astype(np.float64))
-        yield View(raw, stored, context, decoded, place)
+        raw = np.where(mask, 0, stored - offsets)
+        yield View(raw, stored, context, decoded, place, offsets)
 
 
 def _tile_to_change(view: View) -> tuple[Place, Place]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -23,6 +26,16 @@ if TYPE_CHECKING:
     from skyfold.images.library import ImageLibrary
     from skyfold.images.window import Window
 
+_SPELLINGS = {  # of BUNIT, in lower case
+    "electrons": u.electron,
+    "e": u.electron,
+    "counts": u.count,
+    "cts": u.count,
+    "photons": u.photon,
+    "dn": u.DN,
+    "sec": u.s,
+    "seconds": u.s,
+}
 MAX_PIXELS = 2**28  # of one cutout: a size in the wrong unit would fill the memory
 
 
@@ -249,11 +262,26 @@ def _padded(
 
 
 def unit_of(entry: ImageEntry) -> u.UnitBase:
-    """Unit of BUNIT where astropy knows it, counts (adu) otherwise."""
-    try:
-        return u.Unit(entry.unit.strip() or "adu")
-    except (ValueError, TypeError):
-        return u.adu
+    """Unit of BUNIT; adu without one.
+
+    Spellings of surveys, such as ``ELECTRONS/S``, are known. What astropy does not know is a unit
+    by itself, of that name: pixels of one image are never said to be of another's unit.
+    """
+    return _unit(entry.unit.strip() or "adu")
+
+
+@cache
+def _unit(text: str) -> u.UnitBase:
+    seconds = re.sub(r"/ ?S\b", "/s", text)  # no image is in units of a siemens
+    respelled = re.sub(r"\be-(?=$|[ /*.])", "electron", text.lower())
+    with u.set_enabled_aliases(_SPELLINGS), warnings.catch_warnings():
+        warnings.simplefilter("ignore", u.UnitsWarning)  # such as of several slashes
+        for spelling in (seconds, respelled):
+            try:
+                return u.Unit(spelling)
+            except (ValueError, TypeError):
+                continue
+    return u.def_unit(text)
 
 
 def bound_at(entry: ImageEntry, level: str) -> float:

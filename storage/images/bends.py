@@ -6,7 +6,8 @@ noise is correlated, bends of near pixels scatter less, and more the farther apa
 where there is structure, those of far ones scatter more. So the noise is what bends scatter by from
 where on they rise no more, along rows or along columns; where they rise all the way, they tell
 nothing. Where bends of neighbours scatter as pixels do, along either axis, nothing is hidden: what
-all rows have of their own, each another, is noise.
+all rows have of their own, each another, is noise. Unless it is most of it: where bends along the
+other axis scatter alike from the first on, and far less, they tell the noise.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ FLAT = 1.05  # of the scatter, from one distance to the next: it rises no more
 STEEP = 1.5  # from the least such step on, all is correlated, or structure
 LESS = 0.9  # of the scatter of pixels: what bends scatter by where the rest is structure
 SOME = 256  # cells: a quarter of them tells the scatter to 2 %
+HIDDEN = 0.75  # of it: less than so along one axis is the noise, whatever the other has
+EVEN = 1.15  # of what neighbours scatter by: farther ones do too, so that none are correlated
 LOPSIDED = 1.15  # ratio of both sides' scatter, from which light lifts pixels
 LIKE = 0.2  # correlation of neighbours, from which they share light: those of photons have none
 BRIGHT = 4.5  # times the median deviation, three standard deviations
@@ -72,7 +75,7 @@ def noise_beneath(
     -------
     ndarray, shape of `scatter`
     """
-    least = np.full(scatter.shape, np.inf)
+    least, alone = np.full((2, *scatter.shape), np.inf)
     axes = of_bends.reshape(2, len(APART), *scatter.shape)
     for axis in axes:
         steps = axis[1:] / np.maximum(axis[:-1], _TINY)
@@ -82,7 +85,9 @@ def noise_beneath(
         far = np.take_along_axis(axis[1:], place, 0)[0]
         known = np.take_along_axis(steps, place, 0)[0] < STEEP
         least = np.fmin(least, np.where(known, far, np.inf))
+        alone = np.fmin(alone, np.where(far < EVEN * axis[0], far, np.inf))
     hides = (least < LESS * scatter) & (np.fmax(*axes[:, 0]) < LESS * scatter)
+    hides |= (least < HIDDEN * scatter) & (alone <= least)
     return np.where(hides, least, scatter)
 
 

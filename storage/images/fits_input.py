@@ -131,7 +131,8 @@ def select_hdus(hdus: Any, spec: HduSpec, name: str) -> list[int]:
     hdus : astropy.io.fits.HDUList
         As from `open_headers`; read no further than needed.
     spec : int, str, tuple of these, "all" or None
-        None is the first image of two or more axes, or else the first of one.
+        A name without a version means every image of that name; None the first image of two or
+        more axes, or else the first of one.
     name : str
         The file, for messages.
 
@@ -145,7 +146,38 @@ def select_hdus(hdus: Any, spec: HduSpec, name: str) -> list[int]:
     if spec == "all":
         images = [number for number, hdu in enumerate(hdus) if image_axes(hdu)]
         return images or [_first_image(hdus, name)]
-    return [_find_image(hdus, item, name) for item in (spec if isinstance(spec, tuple) else [spec])]
+    found: list[int] = []
+    for item in spec if isinstance(spec, tuple) else [spec]:
+        numbers = _find_images(hdus, item, name)
+        found += numbers if len(numbers) == 1 else [one for one in numbers if one not in found]
+    return found
+
+
+def plane_hdu(hdus: Any, spec: HduSpec, name: str, version: int) -> int:
+    """Number of the HDU of an image's plane: of several of one name that of the image's version.
+
+    Parameters
+    ----------
+    hdus, spec, name
+        As of `select_hdus`, of the plane's file.
+    version : int
+        EXTVER of the image.
+
+    Raises
+    ------
+    InputError
+        If there is no such HDU, or there are several and none or more have the image's version.
+    """
+    found = select_hdus(hdus, spec, name)
+    fitting = [number for number in found if hdus[number].ver == version]
+    if len(found) > 1 and len(fitting) != 1:
+        versions = ", ".join(str(hdus[number].ver) for number in found)
+        raise InputError(
+            f"{name}: {len(found)} HDUs are called {spec!r}, of versions (EXTVER) {versions}, and "
+            f"{len(fitting)} of them have the image's, {version}; give the plane's hdu by number, "
+            "or each image an [[images]] table of its own"
+        )
+    return found[0] if len(found) == 1 else fitting[0]
 
 
 def _first_image(hdus: Iterable[Any], name: str) -> int:
@@ -160,8 +192,15 @@ def _first_image(hdus: Iterable[Any], name: str) -> int:
     return lines[0]
 
 
-def _find_image(hdus: Any, item: int | str, name: str) -> int:
+def _find_images(hdus: Any, item: int | str, name: str) -> list[int]:
+    """Numbers of the HDUs that a number, a name, or a name and version mean."""
     label, _, version = str(item).rpartition(",") if "," in str(item) else (str(item), "", "")
+    if isinstance(item, str) and not version.strip().isdigit():
+        called = item.strip().upper()
+        numbers = [number for number, hdu in enumerate(hdus) if hdu.name.upper() == called]
+        images = [number for number in numbers if image_axes(hdus[number])]
+        if images:
+            return images
     try:
         key = (label.strip(), int(version)) if version.strip().isdigit() else str(item).strip()
         number = item if isinstance(item, int) else int(hdus.index_of(key))
@@ -174,7 +213,7 @@ def _find_image(hdus: Any, item: int | str, name: str) -> int:
     if not image_axes(hdu):
         kind = "holds no pixels" if hdu.is_image else "is a table, not an image"
         raise InputError(f"{name}: HDU {item!r} {kind}; correct hdu in the configuration")
-    return number
+    return [number]
 
 
 def keyword(name: str, *headers: Any) -> Any:

@@ -20,6 +20,7 @@ from storage.images.fits_input import (
     PhysicalPlane,
     blank_value,
     image_axes,
+    plane_hdu,
     reading,
     select_hdus,
 )
@@ -262,7 +263,8 @@ def _physical(
     spec = one.hdu
     if spec is None and ref.hdu < len(source.hdus) and image_axes(source.hdus[ref.hdu]):
         spec = ref.hdu
-    plane = source.physical(select_hdus(source.hdus, spec, one.file)[0])
+    version = files[ref.url].hdus[ref.hdu].ver
+    plane = source.physical(plane_hdu(source.hdus, spec, one.file, version))
     if plane.stored.shape != shape:
         raise InputError(
             f"{one.file}: the plane has shape {plane.stored.shape} but image {ref.file}[{ref.hdu}] "

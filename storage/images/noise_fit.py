@@ -16,7 +16,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 
 from skyfold.noise import MESH
-from storage.images.bends import ALIKE, APART, LESS, bends, beneath_light, noise_beneath
+from storage.images.bends import ALIKE, APART, HIDDEN, LESS, bends, beneath_light, noise_beneath
 from storage.images.cells import cells_of, clipped
 from storage.images.depth import noise_factors, sky_factors
 from storage.images.fills import slices
@@ -209,7 +209,8 @@ def _quiet_sigma(sky: Sky) -> tuple[float, bool]:
     most = beneath_light(cells)
     if most < FINE * _step(sky):
         most = math.inf
-    if any(_quiet(one, ALIKE) >= LESS * scatter for one in planes[:: len(APART)]):
+    nearest = [_quiet(one, ALIKE) for one in planes[:: len(APART)]]
+    if max(nearest) >= LESS * scatter and min(nearest) >= HIDDEN * scatter:
         # bends of neighbours scatter as pixels do: no structure hides in it
         return min(scatter, most), False
     noise = float(noise_beneath(np.array(scatter), np.array([_quiet(p, ALIKE) for p in planes])))

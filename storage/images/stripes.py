@@ -32,6 +32,7 @@ LEAST_BLOCKS = 4  # of a row, for their median to stand for it
 LEAST_PIXELS = MESH // 2  # of a block, for its mean to count
 ROUNDS = 2  # what was far from the mesh is near it once its stripes are known
 FAR = 6.0  # of the errors of rows, or of how they scatter, beyond which one stands out
+JITTER = 0.75  # of the noise along rows: so much of it is noise as well, more hides sources
 INTERLEAVED = 1, 2, 4  # rows or columns of one output of a detector: alike, and no jitter
 AGREE = 0.75  # share of a row's blocks: a column that is dead in part has no offset of its own
 MEDIAN_VARIANCE = 1.57  # of a median, over that of a mean
@@ -59,7 +60,7 @@ def find_stripes(sky: Sky, sigma: float) -> Axes | None:
     rows, columns = np.zeros(ny), np.zeros(nx)
     for _ in range(ROUNDS):
         for whole, blocks in zip((rows, columns), _measured(sky, sigma), strict=True):
-            whole += sigma * _offsets(blocks)
+            whole += sigma * _offsets(blocks, whole / sigma)
         if not (rows.any() or columns.any()):
             return None
         sky = sky.without((rows, columns))
@@ -95,8 +96,8 @@ def _means(
     return means
 
 
-def _offsets(blocks: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Offsets of rows over sigma, 0 where there is none to speak of."""
+def _offsets(blocks: NDArray[np.float32], before: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Offsets of rows over sigma, beside those taken off before; 0 where there is none to tell."""
     offsets = np.zeros(len(blocks))
     count = np.isfinite(blocks).sum(axis=1)
     enough = count >= LEAST_BLOCKS
@@ -107,8 +108,11 @@ def _offsets(blocks: NDArray[np.float32]) -> NDArray[np.float64]:
     apart = np.abs(some - found[:, np.newaxis])
     spread = STD_OF_MAD * row_medians(apart)
     error = math.sqrt(MEDIAN_VARIANCE * float(np.mean(spread**2 / count)))
-    steps = [np.abs(found[apart:] - found[:-apart]) for apart in INTERLEAVED if apart < len(found)]
+    whole = found + before[enough]
+    steps = [np.abs(whole[apart:] - whole[:-apart]) for apart in INTERLEAVED if apart < len(whole)]
     jitter = STD_OF_MAD * min(float(np.median(one)) for one in steps) / math.sqrt(2)
+    if jitter > JITTER * math.sqrt(MESH * float(np.mean(spread**2))):
+        jitter = 0.0
     far = np.abs(found) > FAR * max(error, jitter)
     near = np.maximum(np.abs(found) / 2, FAR * float(np.median(spread)))
     agree = (apart < near[:, np.newaxis]).sum(axis=1) >= AGREE * count

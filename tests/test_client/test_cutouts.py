@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from astropy.wcs import WCS, FITSFixedWarning
 from astropy.wcs.utils import skycoord_to_pixel
 
 from skyfold import errors, sky
+from skyfold.images.cutouts import unit_of
 
 SIZE = 6 * u.arcsec
 
@@ -147,6 +150,40 @@ def test_a_cutout_can_be_refined_and_written(sky_release, tmp_path):
 def test_a_size_in_the_wrong_unit_is_refused(sky_release):
     with pytest.raises(errors.InvalidRequestError, match="at most"):
         sky_release.images.cutout(SkyCoord(150, 2, unit="deg"), 6 * u.deg)
+
+
+@pytest.mark.parametrize(
+    ("card", "unit"),
+    [
+        ("", u.adu),
+        ("ADU", u.adu),
+        ("electron", u.electron),
+        ("ELECTRONS", u.electron),
+        ("ELECTRONS/S", u.electron / u.s),
+        ("e-/s", u.electron / u.s),
+        ("counts s-1", u.count / u.s),
+        ("DN/S", u.DN / u.s),
+        ("MJy/sr", u.MJy / u.sr),
+        ("mJy", u.mJy),
+        ("10^-20 erg/s/cm2", u.Unit(1e-20 * u.erg / u.s / u.cm**2)),
+    ],
+)
+def test_units_as_surveys_spell_them(sky_release, card, unit):
+    entry = next(iter(sky_release.images.entries.values()))
+    assert unit_of(replace(entry, unit=card)).to(unit) == 1
+
+
+def test_an_unknown_unit_is_one_by_itself(sky_release, tmp_path):
+    entry = next(iter(sky_release.images.entries.values()))
+    unit, other = (unit_of(replace(entry, unit=card)) for card in ("ZORKMID/X", "ARB"))
+    assert unit.to_string() == "ZORKMID/X"
+    assert unit == unit_of(replace(entry, unit=" ZORKMID/X"))
+    assert unit not in (u.adu, other)
+    cutout = CCDData(np.ones((2, 2)), unit=unit)
+    assert cutout.subtract(cutout).unit == unit
+    assert str(pickle.loads(pickle.dumps(cutout)).unit) == "ZORKMID/X"
+    cutout.write(tmp_path / "c.fits")
+    assert fits.getval(tmp_path / "c.fits", "BUNIT") == "ZORKMID/X"
 
 
 def test_the_header_is_that_of_the_file(sky_release, sky_survey):

@@ -105,16 +105,36 @@ def test_correlated_noise_is_none(sky, monkeypatch):
 
 
 def test_where_bends_rise_all_the_way_they_tell_nothing():
-    scatter = np.array([1.0, 1.0, 1.0, 1.0])
+    scatter = np.ones(5)
     smooth = [0.02, 0.08, 0.3, 0.9]  # correlated over many pixels, or light
     noise = [0.5, 0.5, 0.51, 0.9]  # of half of the scatter, then structure
+    more = [0.8, 0.8, 0.81, 0.9]
     correlated = [0.4, 0.8, 0.99, 1.0]
     white_rows = [1.0, 1.0, 1.0, 1.0]
-    along_x = np.array([smooth, noise, correlated, noise]).T
-    along_y = np.array([smooth, smooth, correlated, white_rows]).T
+    along_x = np.array([smooth, noise, correlated, more, noise]).T
+    along_y = np.array([smooth, smooth, correlated, white_rows, white_rows]).T
     found = noise_beneath(scatter, np.concatenate([along_x, along_y]))
     assert found[1] == 0.5 < LESS
-    np.testing.assert_array_equal(found[[0, 2, 3]], 1)
+    np.testing.assert_array_equal(found[[0, 2]], 1)
+    assert found[3] == 1  # what rows have of their own is noise as well
+    assert found[4] == 0.5  # unless most of it is
+
+
+@pytest.mark.parametrize("of_rows", [True, False])
+@pytest.mark.parametrize("much", [1.0, 4.0])
+def test_offsets_that_drift_along_a_row_are_no_noise(of_rows, much):
+    own = np.random.default_rng(3).normal(0, much * SIGMA, SHAPE[0])[:, np.newaxis]
+    other = np.random.default_rng(4).normal(0, much * SIGMA, SHAPE[0])[:, np.newaxis]
+    turn = np.linspace(0, np.pi / 2, SHAPE[1])
+    rows = own * np.cos(turn) + other * np.sin(turn)
+    found = fit(white() + (rows if of_rows else rows.T))
+    assert 0.95 * SIGMA < found.sigma < 1.1 * SIGMA
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_noise_correlated_along_one_axis_is_none(axis):
+    sky = gaussian_filter(white(), [(0.8, 0), (0, 0.8)][axis])
+    assert fit(sky).sigma == pytest.approx(sky.std(), rel=0.03)
 
 
 @pytest.mark.parametrize("dtype", ["f4", "i2"])

@@ -40,12 +40,14 @@ OVERSCAN = np.where(X >= 640, -30 * SIGMA, 0.0)
 GLOW = 15 * SIGMA * np.exp(-Y / 9)
 # Of channels of 32 columns, even and odd columns of which are read by two outputs.
 CHANNELS = SIGMA * (0.4 * np.where(X % 2, 1, -1) + np.where(X // 32 % 3 == 1, 1.2, 0))
+JITTER = RNG.normal(0, 1.2 * SIGMA, (SHAPE[0], 1)) + RNG.normal(0, 3 * SIGMA, SHAPE[1])
 DEAD_COLUMN = np.where(X == 200, -12 * SIGMA, 0.0)
 
 
 @pytest.mark.parametrize("dtype", ["i4", "f4"])
 @pytest.mark.parametrize(
-    "offsets", [AMPLIFIERS, OVERSCAN, GLOW, DEAD_COLUMN, CHANNELS, AMPLIFIERS + OVERSCAN + GLOW]
+    "offsets",
+    [AMPLIFIERS, OVERSCAN, GLOW, DEAD_COLUMN, CHANNELS, JITTER, AMPLIFIERS + OVERSCAN + GLOW],
 )
 def test_offsets_are_taken_off(offsets, dtype):
     """With its mesh, the sky is then flat everywhere, and its noise is that of pixels."""

@@ -133,7 +133,10 @@ def test_sets_merge_and_may_share_stems(survey):
         ("hdu = 3", [3]),
         ("hdu = 'b'", [3]),
         ("hdu = 'A,2'", [4]),
+        ("hdu = 'a'", [2, 4]),
         ("hdu = [4, 'A']", [4, 2]),
+        ("hdu = ['A,1', 'A,2']", [2, 4]),
+        ("hdu = 'all'\nmask = {hdu = 'A'}", [1, 3]),
         ("hdu = 'all'", [1, 2, 3, 4]),
         ("hdu = 'all'\nmask = {hdu = 'B'}", [1, 2, 4]),
     ],
@@ -151,6 +154,47 @@ def test_hdus_by_number_name_list_and_all(survey, hdu, expected):
     assert [ref.hdu for ref in refs] == expected
     several = len(expected) > 1
     assert [ref.id for ref in refs] == [f"s/m/{n}" if several else "s/m" for n in expected]
+
+
+def versions(name, *values):
+    """HDUs of one name, versions 1, 2 and so on, filled with a value each."""
+    out = []
+    for number, value in enumerate(values, 1):
+        hdu = image_hdu(np.full(NOISE.shape, value, "f4"), name)
+        hdu.ver = number
+        out.append(hdu)
+    return out
+
+
+def test_planes_of_several_versions_are_those_of_the_image(survey):
+    images = versions("SCI", 10.0, 20.0)
+    for number, hdu in enumerate(images):
+        hdu.data += NOISE * (1 + number)
+    masks = versions("DQ", 0.0, 0.0)
+    masks[1].data[3, 4] = 1
+    order = [images[0], *versions("VAR", 4.0, 9.0), masks[0], images[1], masks[1]]
+    files = {"m.fits": fits_bytes(fits.PrimaryHDU(), *order)}
+    lines = "set = 's'\nfiles = ['m.fits']\nmask = {hdu = 'DQ'}\nvariance = {hdu = 'VAR'}\n"
+    for hdu in ("hdu = 'SCI'", "hdu = [1, 5]", "hdu = 'all'", "hdu = ['SCI,1', 'SCI,2']"):
+        refs, _ = find_images(survey(files, lines + hdu))
+        assert [ref.hdu for ref in refs] == [1, 5]
+        first, second = (read_image(ref, storage_options={}) for ref in refs)
+        assert np.nanmedian(first.variance) == 4
+        assert np.nanmedian(second.variance) == 9
+        assert not first.mask.any()
+        assert np.argwhere(second.mask).tolist() == [[3, 4]]
+
+
+def test_a_plane_of_several_versions_that_are_not_the_images_is_refused(survey):
+    third = versions("SCI", 1.0, 2.0, 3.0)[2]
+    third.data += NOISE
+    content = fits_bytes(fits.PrimaryHDU(), third, *versions("DQ", 0.0, 0.0))
+    lines = "set = 's'\nfiles = ['m.fits']\nhdu = 'SCI'\nmask = {hdu = 'DQ'}"
+    (ref,), _ = find_images(survey({"m.fits": content}, lines))
+    with pytest.raises(InputError, match=r"2 HDUs are called 'DQ', of versions \(EXTVER\) 1, 2"):
+        read_image(ref, storage_options={})
+    (ref,), _ = find_images(survey({"m.fits": content}, lines.replace("'DQ'", "'DQ,2'")))
+    assert not read_image(ref, storage_options={}).mask.any()
 
 
 def test_band_from_image_or_primary_header(survey):
