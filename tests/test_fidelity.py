@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import synthetic
 from astropy import units as u
+from astropy.io import fits
 from astropy.table import Table
 from small_release import build_release
 
@@ -32,6 +33,7 @@ from skyfold.fidelity.images import (
 )
 from skyfold.fidelity.needs import Need
 from skyfold.fidelity.record import FidelityRecord, summarise
+from skyfold.images.offsets import read_offsets
 from skyfold.ladder import TILE
 from skyfold.science import Sample
 
@@ -415,3 +417,23 @@ def test_sets_of_small_images_are_measured_on_as_much_sky(tmp_path):
     rows = record_of(release, [(one, measure_image(release, one)) for one in chosen]).rows()
     found = [row["n"] for row in rows if (row["case"], row["bin"]) == ("photometry", ">=5")]
     assert max(found) > 40
+
+
+def test_the_record_is_of_images_without_their_offsets(tmp_path):
+    """Rows of a jitter of three times the noise would make a source of every other one."""
+    (tmp_path / "raw").mkdir()
+    jitter = np.random.default_rng(2).normal(0, 60, (512, 1))
+    sky = 1000 + synthetic.sky((512, 512), sources=60, sigma=20.0, seed=1, flux=(3000, 9000))
+    fits.writeto(tmp_path / "raw/a.fits", np.rint(sky + jitter).astype("i4"))
+    table = '[[images]]\nset = "night"\nfiles = ["raw/*.fits"]\n'
+    url = str(tmp_path / "release" / "dr1")
+    build_release(synthetic.survey_toml(tmp_path, table), url, seal=False, inject=True)
+    release = open_release(url, unsealed=True)
+    (entry,) = release.images.entries.values()
+    offsets = read_offsets(release, entry, slice(0, 512), slice(0, 512))
+    assert np.std(np.diff(offsets - jitter, axis=0)) < 3  # the mesh has the means of 64 rows
+    part = read_offsets(release, entry, slice(30, 90), slice(200, 300))
+    np.testing.assert_array_equal(part, offsets[30:90, 200:300])
+    rows = release.fidelity.filter(case="photometry", measure="flux_1fwhm", bin=">=5").rows()
+    bounded = next(row for row in rows if row["level"] == "bounded")
+    assert 5 < bounded["n"] < 30  # 39 with them

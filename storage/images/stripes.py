@@ -111,9 +111,8 @@ def _offsets(blocks: NDArray[np.float32], before: NDArray[np.float64]) -> NDArra
     whole = found + before[enough]
     steps = [np.abs(whole[apart:] - whole[:-apart]) for apart in INTERLEAVED if apart < len(whole)]
     jitter = STD_OF_MAD * min(float(np.median(one)) for one in steps) / math.sqrt(2)
-    if jitter > JITTER * math.sqrt(MESH * float(np.mean(spread**2))):
-        jitter = 0.0
-    far = np.abs(found) > FAR * max(error, jitter)
+    all_differ = jitter > JITTER * math.sqrt(MESH * float(np.mean(spread**2)))
+    far = all_differ | (np.abs(found) > FAR * max(error, jitter))
     near = np.maximum(np.abs(found) / 2, FAR * float(np.median(spread)))
     agree = (apart < near[:, np.newaxis]).sum(axis=1) >= AGREE * count
     offsets[enough] = np.where(far & agree, found, 0)

@@ -32,10 +32,7 @@ if TYPE_CHECKING:
     _T = TypeVar("_T", bound=np.generic)
 
 TRAIL_SIGNIFICANCE = 5.0
-SHORTEST, LONGEST = (
-    8,
-    32,
-)  # leaves; what is shorter other filters see, what is longer has such parts
+SHORTEST, LONGEST = 8, 32  # leaves; other filters see what is shorter, and longer has such parts
 BEYOND = 4  # of its length: what a line is longer at each end than what was summed
 WIDE = 24.0  # times the sigma of points, to either side: what is as wide is background
 MIDDLE = 1.1  # times the scatter of a sum is that of as many values by their midmean
