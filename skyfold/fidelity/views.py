@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from skyfold.science import Product
     from skyfold.science.epochs import Alignment
 
-TRAILED = 3  # copies of a piece with trails: few have room in one
+TRAILED = 5  # copies of a piece with trails: few have room in one
 LEAST_OVERLAP = 0.25  # of an image, that another epoch must cover
 Place = tuple[slice, slice]
 
