@@ -36,6 +36,8 @@ SHORTEST, LONGEST = 8, 32  # leaves; other filters see what is shorter, and long
 BEYOND = 4  # of its length: what a line is longer at each end than what was summed
 WIDE = 24.0  # times the sigma of points, to either side: what is as wide is background
 MIDDLE = 1.1  # times the scatter of a sum is that of as many values by their midmean
+MIDDLE_HALF = 1.35  # standard deviations that the middle half of a Gaussian spans
+NOISY = 1.25  # times the noise: what scatters more along a line lies where noise is not as stated
 SOME = 1024  # sums of a slope, from which its noise is known to 4 %
 
 
@@ -163,7 +165,9 @@ def _alone(planes: list[Plane], lines: list[_Line], wide: int) -> Marks:
         left = ~taken[rows, columns]
         values = np.zeros(line.length)
         values[: len(rows)] = np.where(left, plane[rows, columns] - line.middle / line.length, 0)
-        if abs(_midmean(values)) * line.length <= MIDDLE * line.far:
+        middle, scatter = _middle(values)
+        scatter *= math.sqrt(line.length) * TRAIL_SIGNIFICANCE / NOISY
+        if abs(middle) * line.length <= MIDDLE * max(line.far, scatter):
             continue
         rows, columns = _inside(line, plane.shape, line.length // BEYOND)
         _view(found, line.view)[rows, columns] = True
@@ -172,10 +176,11 @@ def _alone(planes: list[Plane], lines: list[_Line], wide: int) -> Marks:
     return found
 
 
-def _midmean(values: NDArray[np.float64]) -> float:
-    """Mean of the middle half."""
+def _middle(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean of the middle half of values, and the scatter that tells of a Gaussian's."""
     quarter = len(values) // 4
-    return float(np.sort(values)[quarter:-quarter].mean())
+    half = np.sort(values)[quarter:-quarter]
+    return float(half.mean()), float(half[-1] - half[0]) / MIDDLE_HALF
 
 
 def _inside(

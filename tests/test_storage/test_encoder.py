@@ -9,7 +9,13 @@ import pytest
 import synthetic
 import zarr
 from astropy.io import fits
-from scipy.ndimage import convolve1d, gaussian_filter, uniform_filter
+from scipy.ndimage import (
+    binary_dilation,
+    binary_erosion,
+    convolve1d,
+    gaussian_filter,
+    uniform_filter,
+)
 
 from skyfold.images.index import FLAG_FILL
 from skyfold.images.window import decode_window
@@ -374,4 +380,8 @@ def test_sources_of_deeper_parts_are_kept_by_the_noise_there(dtype, wide, networ
     kept = kept_at_sources(sky.astype(dtype), network)
     near = [kept[row - 2 : row + 3, column - 2 : column + 3].mean() for row, column in places]
     assert min(near) == 1
-    assert kept.mean() < 0.01
+    # within a noise cell of the step the sky is not known to the noise of the deep side, and lines
+    # along it stand out
+    beside = binary_dilation(is_deep, iterations=32) & ~binary_erosion(is_deep, iterations=32)
+    assert kept[~beside].mean() < 0.01
+    assert kept.mean() < 0.015
