@@ -29,7 +29,7 @@ from storage.images.filtered import (
     sample,
     troughs,
 )
-from storage.images.trails import trail_leaves
+from storage.images.lines import trail_leaves
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
