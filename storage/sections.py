@@ -138,9 +138,9 @@ class ImagesConfig(Section):
     ``.bz2``."""
     hdu: int | str | tuple[int | str, ...] | None = None
     """Where the pixels are: a number, a name (every image of it), a list of these, or ``"all"``;
-    the first HDU
-    that holds an image unless given. A cube is one image, its slices one above the other, of one
-    noise and one model of points: give slices that are unlike as HDUs of their own."""
+    the first HDU that holds an image unless given. A cube is one image, its slices one above the
+    other, of one noise and one model of points: give slices that are unlike as HDUs of their
+    own."""
     band: Text = "unknown"
     """Name of the band, or ``"header:KEYWORD"``."""
     mask: Plane = None

@@ -49,7 +49,7 @@ def inject_trails(
         With the trails' photon noise.
     trails : ndarray, shape (n,), structured
         ``x``, ``y`` [pixel] of the middle, ``snr`` of an ideal filter in the noise of the pixel
-        there, ``length`` [pixel] and ``angle`` [rad] from the rows to the columns.
+        there, ``length`` [pixel] and ``angle`` [rad] from x to y.
     """
     rng = np.random.default_rng(seed)
     x, y = places(raw.shape, SPACING * fwhm, fwhm, rng)
