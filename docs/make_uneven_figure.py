@@ -9,7 +9,6 @@ leave it, and encodes it by the demo's model.
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,15 +79,7 @@ def _sources(pixels: Any, variance: Any, network: Any) -> Window:
     facts = dict.fromkeys(FACTS) | {"bscale": 1.0, "bzero": 0.0, "digest": "", "variance": variance}
     image = SurveyImage(ref=ref, stored=stored, shape=stored.shape, header=fits.Header(), **facts)
     encoded = encode_image(image, network, 0.5)
-    entry = replace(
-        describe_image(image, model=network.digest, step=0.5),
-        mode="ladder",
-        noise=encoded.noise,
-        dithered=encoded.dithered,
-        coarse=encoded.coarse,
-        uneven=encoded.uneven,
-        striped=encoded.stripes is not None,
-    )
+    entry = encoded.described(describe_image(image, model=network.digest, step=0.5))
     layers, whole = encoded.layers, [slice(0, side) for side in stored.shape]
     return decode_window(
         entry,

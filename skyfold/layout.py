@@ -11,7 +11,7 @@
 
 In a group of images with ``ty x tx`` tiles of 256 pixels, the first axis is the image, a chunk is
 one tile and a shard is one image. An image occupies the corner ``[:ny, :nx]``; beyond it all
-layers of pixels are zero; `background`, `stripes`, `noise` and `latent` say nothing.
+layers of pixels are zero; `background`, `stripes`, `noise`, `glow` and `latent` say nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from skyfold.codecs.skewed import SkewedCodec
 from skyfold.codecs.sparse import SparseCodec
 from skyfold.codecs.tagged import TaggedCodec
 from skyfold.ladder import LEVELS, TILE
-from skyfold.noise import MESH, NOISE_CELL
+from skyfold.noise import GLOW_CELL, MESH, NOISE_CELL
 
 FORMAT = 1
 ZARR_KEY = "zarr.json"
@@ -68,9 +68,10 @@ LAYERS = (
     "quantum",
     "noise",
     "stripes",
+    "glow",
 )
-WHOLE = ("background", "quantum", "noise", "stripes")  # one chunk an image, not one a tile
-_MESHES = {"background": MESH, "noise": NOISE_CELL}  # pixels a side of a cell
+WHOLE = ("background", "quantum", "noise", "stripes", "glow")  # one chunk an image, not one a tile
+_MESHES = {"background": MESH, "noise": NOISE_CELL, "glow": GLOW_CELL}  # pixels a side of a cell
 
 
 def layers_read(
@@ -80,6 +81,7 @@ def layers_read(
     quantised: bool = False,
     uneven: bool = False,
     striped: bool = False,
+    glowing: bool = False,
 ) -> tuple[str, ...]:
     """Layers that decoding an image at a level reads.
 
@@ -97,10 +99,12 @@ def layers_read(
         Whether the noise is not the same all over the sky, see `skyfold.noise.noise_at`.
     striped : bool
         Whether rows or columns have offsets, see `skyfold.noise.stripes_at`.
+    glowing : bool
+        Whether there is smooth light beside the background, see `skyfold.noise.glow_at`.
     """
     if mode == "direct":
         return ("direct", *_BASE)
-    base = (*["noise"] * uneven, *["stripes"] * striped, *_BASE)
+    base = (*["noise"] * uneven, *["stripes"] * striped, *["glow"] * glowing, *_BASE)
     if level in _BY_ITSELF.get(mode, ()):
         return ("direct", "background", *base)  # the background tells the noise of pixels
     more = ("quantum",) if quantised and level == "exact" else ()
@@ -149,13 +153,15 @@ class ImageGroup:
         ty, tx = self.tiles
         if layer in _MESHES:
             nodes = (ty * TILE // _MESHES[layer], tx * TILE // _MESHES[layer])
-            return _whole((self.count, *nodes), "int32")
+            codec = KeptCodec() if layer == "glow" else None
+            return _whole((self.count, *nodes), "int32", codec)
         if layer == "stripes":
             return _whole((self.count, 2, max(ty, tx) * TILE), "int32")
         if layer == "quantum":
             return _whole((self.count, 2, ty * TILE), "float64")
         if layer == "checksum":
-            return _whole((self.count, ty, tx, len(LEVELS)), "uint32", compress=False)
+            plain = _whole((self.count, ty, tx, len(LEVELS)), "uint32")
+            return plain | {"compressors": None}
         if layer == "latent":
             side = TILE // STRIDE
             shape = (ty * side, tx * side, self.channels)
@@ -185,11 +191,7 @@ class ImageGroup:
             "shards": (1, *shape),
             "dtype": dtype,
         }
-        if serializer is None:
-            return spec | {"compressors": _zstd()}
-        from skyfold.codecs.zarr_codec import ZarrCodec
-
-        return spec | {"serializer": ZarrCodec(serializer), "compressors": None}
+        return spec | _coded_by(serializer)
 
 
 def direct_codec(dtype: str) -> BlocksCodec | SkewedCodec:
@@ -197,13 +199,17 @@ def direct_codec(dtype: str) -> BlocksCodec | SkewedCodec:
     return BlocksCodec() if np.dtype(dtype).kind == "f" else SkewedCodec()
 
 
-def _whole(shape: tuple[int, ...], dtype: str, *, compress: bool = True) -> dict[str, Any]:
+def _whole(shape: tuple[int, ...], dtype: str, codec: Any = None) -> dict[str, Any]:
     """Array whose chunk is everything of one image."""
-    compressors = _zstd() if compress else None
-    return {"shape": shape, "chunks": (1, *shape[1:]), "dtype": dtype, "compressors": compressors}
+    return {"shape": shape, "chunks": (1, *shape[1:]), "dtype": dtype, **_coded_by(codec)}
 
 
-def _zstd() -> Any:
-    from zarr.codecs import ZstdCodec
+def _coded_by(codec: Any) -> dict[str, Any]:
+    """What an array is coded by; by zstd, where it is no codec of ours."""
+    if codec is None:
+        from zarr.codecs import ZstdCodec
 
-    return ZstdCodec(level=19, checksum=True)
+        return {"compressors": ZstdCodec(level=19, checksum=True)}
+    from skyfold.codecs.zarr_codec import ZarrCodec
+
+    return {"serializer": ZarrCodec(codec), "compressors": None}

@@ -39,6 +39,8 @@ MIN_STRETCH = 0.25
 NOISE_CELL = 32  # pixels a side of a cell of the mesh of noise
 NOISE_STEP = 2.0**-8  # of its numbers
 STRIPE_STEP = 8  # steps of the background mesh: unit of the offsets of rows and columns
+GLOW_CELL = 16  # pixels a side of a cell of the glow; a power of two
+GLOW_STEP = 16  # steps of the background mesh: unit of the glow
 PREDICTION_LIMIT = 2048.0  # noise units; brighter pixels are left to the residual
 
 
@@ -212,31 +214,48 @@ def background_nodes(pixels: int) -> int:
 
 
 def background_at(
-    mesh: NDArray[np.integer[Any]], step: float, rows: slice, columns: slice
+    mesh: NDArray[np.integer[Any]], step: float, rows: slice, columns: slice, cell: int = MESH
 ) -> NDArray[np.float64]:
     """Background [grid units] of a window, bilinear between mesh nodes, exact in float64.
 
     Parameters
     ----------
     mesh : ndarray, shape (nodes_y, nodes_x), integer
-        Background at the centres of cells of 64 x 64 pixels, in units of `step`.
+        Background at the centres of cells, in units of `step`.
     step : float
         Power of two [grid units].
     rows, columns : slice
         Window in pixels of the image; start and stop given.
+    cell : int
+        Pixels a side of a cell; a power of two.
 
     Notes
     -----
-    Weights are integers over 128 on each axis, so all sums are integers below 2**53, and come out
-    the same in whatever order a matrix product takes them.
+    Weights are integers over two cells on each axis, so all sums are integers below 2**53, and
+    come out the same in whatever order a matrix product takes them.
     """
-    first_y, weights_y = _weights(mesh.shape[0], rows.start, rows.stop)
-    first_x, weights_x = _weights(mesh.shape[1], columns.start, columns.stop)
+    first_y, weights_y = _weights(mesh.shape[0], rows.start, rows.stop, cell)
+    first_x, weights_x = _weights(mesh.shape[1], columns.start, columns.stop, cell)
     near = mesh[first_y : first_y + weights_y.shape[1], first_x : first_x + weights_x.shape[1]] * (
-        step / (2 * MESH) ** 2
+        step / (2 * cell) ** 2
     )  # a power of two: to scale the few nodes changes no digit
     whole: NDArray[np.float64] = (weights_y @ near) @ weights_x.T
     return whole
+
+
+def glow_at(
+    nodes: NDArray[np.integer[Any]], step: float, rows: slice, columns: slice
+) -> NDArray[np.float64]:
+    """Glow [grid units] of a window, bilinear between its nodes, exact in float64.
+
+    Parameters
+    ----------
+    nodes : ndarray, shape (nodes_y, nodes_x), integer
+        Glow at the centres of cells of 16 x 16 pixels, in units of ``GLOW_STEP * step``.
+    step, rows, columns
+        As `background_at` takes them.
+    """
+    return background_at(nodes, GLOW_STEP * step, rows, columns, GLOW_CELL)
 
 
 def stripes_at(
@@ -258,13 +277,16 @@ def stripes_at(
 
 
 @lru_cache(256)  # tiles of a row share those of y, tiles of a column those of x
-def _weights(nodes: int, start: int, stop: int) -> tuple[int, NDArray[np.float64]]:
-    """First node that counts, and the weights in 1/128 of it and the next for each pixel."""
-    place = 2 * np.arange(start, stop) + 1 - MESH
-    below, part = np.divmod(place, 2 * MESH)
+def _weights(nodes: int, start: int, stop: int, cell: int) -> tuple[int, NDArray[np.float64]]:
+    """First node that counts, and the weights of it and the next for each pixel.
+
+    They are integers, that sum to two cells.
+    """
+    place = 2 * np.arange(start, stop) + 1 - cell
+    below, part = np.divmod(place, 2 * cell)
     low, high = np.clip(below, 0, nodes - 1), np.clip(below + 1, 0, nodes - 1)
     first, pixel = int(low[0]), np.arange(len(place))
     weights = np.zeros((len(place), int(high[-1]) - first + 1))
-    weights[pixel, low - first] = 2 * MESH - part
+    weights[pixel, low - first] = 2 * cell - part
     weights[pixel, high - first] += part  # beyond the outer nodes both are one
     return first, weights

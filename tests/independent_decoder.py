@@ -251,23 +251,28 @@ class Image:
         return (49471 * column + 37345 * row) % 65536 * width // 65536 - width // 2
 
     def _background(self, ty: int, tx: int) -> np.ndarray:
-        mesh = self.layer("background", 0, 0).astype(np.float64)
-
-        def between(start: int, nodes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            low, part = np.divmod(2 * np.arange(start, start + TILE) + 1 - MESH, 2 * MESH)
-            return np.clip(low, 0, nodes - 1), np.clip(low + 1, 0, nodes - 1), part
-
-        low, high, part = between(ty * TILE, mesh.shape[0])
-        rows = mesh[low] * (128 - part[:, None]) + mesh[high] * part[:, None]
-        low, high, part = between(tx * TILE, mesh.shape[1])
-        whole = rows[:, low] * (128 - part) + rows[:, high] * part
         step = self.row["noise"]["background_step"]
-        background = whole * (step / 128**2) + float(self.row["noise"]["origin"])
+        background = self._bilinear("background", MESH, ty, tx) * (step / 128**2)
+        background += float(self.row["noise"]["origin"])
+        if self.row.get("glowing"):
+            background += self._bilinear("glow", 16, ty, tx) * (16 * step / 32**2)
         if self.row.get("striped"):
             offsets = self.layer("stripes", 0, 0) * 8.0
             rows, columns = (offsets[axis, at * TILE :][:TILE] for axis, at in ((0, ty), (1, tx)))
             background = background + (rows[:, None] + columns) * step
         return background
+
+    def _bilinear(self, layer: str, cell: int, ty: int, tx: int) -> np.ndarray:
+        nodes = self.layer(layer, 0, 0).astype(np.float64)
+
+        def between(start: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            low, part = np.divmod(2 * np.arange(start, start + TILE) + 1 - cell, 2 * cell)
+            return np.clip(low, 0, count - 1), np.clip(low + 1, 0, count - 1), part
+
+        low, high, part = between(ty * TILE, nodes.shape[0])
+        rows = nodes[low] * (2 * cell - part[:, None]) + nodes[high] * part[:, None]
+        low, high, part = between(tx * TILE, nodes.shape[1])
+        return rows[:, low] * (2 * cell - part) + rows[:, high] * part
 
     def _from_grid(self, grid: np.ndarray) -> np.ndarray:
         if self.is_float:

@@ -23,6 +23,7 @@ from skyfold.compiled import readers
 from storage.objects.tiles import tile_about
 
 TINY = ("night1/g", "night1/r")  # float32 with NaN and padding, and uint16
+BOUNDED = {"blank", "floats", "even", "deep", "striped", "bright", "far", "glowing"}
 SHAPE = (270, 300)  # edge tiles that reach beyond the image on both sides
 
 
@@ -49,10 +50,12 @@ def pixels() -> dict[str, np.ndarray]:
     striped[:20] += 100
     bright = synthetic.bright_sky(SHAPE).astype("i4")
     far = (sky.round() - 2.0**31).astype("i4")  # of 32 unsigned bits, as FITS stores them
+    y, x = np.indices(SHAPE)
+    glowing = sky + 8 * np.exp(-((y - 150) ** 2 + (x - 200) ** 2) / (2 * 20**2))
     return {
         "blank": blank, "floats": floats, "wide": wide, "counts": counts, "cube": cube,
         "even": even, "deep": deep, "striped": striped, "bright": bright,
-        "far": far,
+        "far": far, "glowing": glowing.astype("f4"),
     }  # fmt: skip
 
 
@@ -104,7 +107,19 @@ def test_both_find_the_same_bits(tiny_url, tiny_release, image_id, level):
 
 @pytest.mark.parametrize(
     "name",
-    ["blank", "floats", "wide", "counts", "cube", "even", "deep", "striped", "bright", "far"],
+    [
+        "blank",
+        "floats",
+        "wide",
+        "counts",
+        "cube",
+        "even",
+        "deep",
+        "striped",
+        "bright",
+        "far",
+        "glowing",
+    ],
 )
 def test_it_finds_what_was_archived(ladder, pixels, name):
     archive, _ = ladder
@@ -113,11 +128,17 @@ def test_it_finds_what_was_archived(ladder, pixels, name):
     assert found.tobytes() == pixels[name].tobytes()
 
 
-@pytest.mark.parametrize("name", ["blank", "floats", "even", "deep", "striped", "bright", "far"])
+@pytest.mark.parametrize("name", sorted(BOUNDED))
 def test_both_find_the_same_bounded_values(ladder, name):
     archive, release = ladder
     bounded = release.images.read(f"all/{name}", "bounded").values
     assert archive.decode(f"all/{name}", "bounded").tobytes() == bounded.tobytes()
+
+
+def test_smooth_light_has_a_mesh_of_its_own(ladder):
+    archive, release = ladder
+    assert archive.images["all/glowing"]["glowing"]
+    assert release.images.entry("all/glowing").bytes["glow"] > 0
 
 
 def test_deeper_parts_have_narrower_cells(ladder, pixels):

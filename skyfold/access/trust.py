@@ -178,7 +178,7 @@ def check_local_file(root: str, key: str) -> int:
     try:
         found = os.stat(path)
     except (NotADirectoryError, FileNotFoundError) as error:
-        if os.path.lexists(path):
+        if os.path.islink(path):
             raise _not_plain(path, "a broken symbolic link") from error
         raise FileNotFoundError(key) from error
     if os.path.realpath(path) != path:

@@ -279,19 +279,19 @@ def read_mask(data: bytes, plane: tuple[int, int]) -> tuple[NDArray[np.bool_], b
     return ~leaves if data[0] else leaves, rest
 
 
-def is_near_plane(chunk: NDArray[Any]) -> bool:
+def is_near_plane(chunk: NDArray[Any], smallest: int = SMALLEST) -> bool:
     """Whether a chunk can be coded here: a plane of integers near each other, and not too large."""
-    if chunk.dtype.kind not in "iu" or not is_plane(chunk.shape):
+    if chunk.dtype.kind not in "iu" or not is_plane(chunk.shape, smallest):
         return False
     least, most = int(chunk.min()), int(chunk.max())
     fits = np.can_cast(chunk.dtype, np.int32) or (least >= -(1 << 31) and most < 1 << 31)
     return fits and most - least < LIMIT
 
 
-def is_plane(shape: tuple[int, ...]) -> bool:
+def is_plane(shape: tuple[int, ...], smallest: int = SMALLEST) -> bool:
     """Whether a chunk has the shape of a plane that can be coded here."""
     ny, nx = shape[-2:]
-    whole = all(side % COARSEST == 0 and side >= SMALLEST for side in (ny, nx))
+    whole = all(side % COARSEST == 0 and side >= smallest for side in (ny, nx))
     return whole and math.prod(shape) == ny * nx
 
 

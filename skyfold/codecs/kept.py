@@ -9,7 +9,8 @@ hundred.
 
 Bytes of a chunk::
 
-    u8      form: 0 a skyfold.interlaced chunk follows, 1 this, of a plane as that codec takes it:
+    u8      form: 0 a skyfold.interlaced chunk follows, 1 this, of a plane as that codec takes it,
+            but for that sides may be less than 64:
     u8      style of the mask of leaves, and 128 more where it is of those that are not coded
     u8      share of the mask (`skyfold.codecs.leaves`)
     u8      unit of doubts, at least 1
@@ -46,8 +47,9 @@ from skyfold.codecs.interlaced import (
     is_plane,
     pixels_of,
 )
+from skyfold.codecs.interlaced_passes import SMALLEST
 from skyfold.codecs.leaf_styles import STYLES
-from skyfold.codecs.leaves import decode_leaves, encode_leaves
+from skyfold.codecs.leaves import ROOT, decode_leaves, encode_leaves
 from skyfold.codecs.streams import needs_more_than
 from skyfold.codecs.tables import SCALES, SHAPES
 from skyfold.codecs.words import to_state
@@ -183,7 +185,7 @@ class KeptCodec(ChunkCodec):
 
     def encode_chunk(self, chunk: NDArray[Any]) -> bytes:
         """Bytes of a chunk; see the module's description of the format."""
-        if is_near_plane(chunk) and chunk.any():
+        if is_near_plane(chunk, ROOT) and chunk.any():
             plane = chunk.reshape(chunk.shape[-2:]).astype(np.int32)
             leaves = coded_leaves(plane)
             if not leaves.all():
@@ -196,7 +198,7 @@ class KeptCodec(ChunkCodec):
         """Chunk of a stated shape and dtype."""
         if data[:1] == bytes([_OTHER]):
             return InterlacedCodec().decode_chunk(data[1:], shape, dtype)
-        if data[:1] != bytes([_KEPT]) or not is_plane(shape):
+        if data[:1] != bytes([_KEPT]) or not is_plane(shape, ROOT):
             raise CorruptDataError(
                 f"skyfold.kept chunk of shape {shape} begins with {data[:1]!r}; 0, or 1 of a plane"
             )
@@ -263,7 +265,7 @@ def _smallest(chunk: NDArray[Any], plane: NDArray[np.int32], leaves: Mask) -> by
 
     used = pixels_of(leaves)
     kept = bytes([_KEPT]) + _encoded(plane, leaves)
-    if is_worth_prediction(plane, used):
+    if min(plane.shape) < SMALLEST or is_worth_prediction(plane, used):
         other = InterlacedCodec().encode_chunk(chunk)
     elif needs_more_than(plane[used], len(kept), of_entropy=1.0):
         return kept

@@ -20,7 +20,7 @@ from skyfold.codecs.latents import LatentsCodec, SparseLatentsCodec
 from skyfold.errors import CorruptDataError, UnknownCodecError
 from skyfold.ladder import LEVELS, TILE
 from skyfold.layout import STRIDE, WHOLE
-from skyfold.noise import MESH, NOISE_CELL
+from skyfold.noise import GLOW_CELL, MESH, NOISE_CELL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,6 +168,7 @@ def require_layer(entry: ImageEntry, layer: str, array: LayerArray) -> None:
         shape, chunk, dtype = {
             "background": ((ty * TILE // MESH, tx * TILE // MESH), None, "int32"),
             "noise": ((ty * TILE // NOISE_CELL, tx * TILE // NOISE_CELL), None, "int32"),
+            "glow": ((ty * TILE // GLOW_CELL, tx * TILE // GLOW_CELL), None, "int32"),
             "stripes": ((2, max(ty, tx) * TILE), None, "int32"),
             "checksum": ((ty, tx, len(LEVELS)), None, "uint32"),
             "quantum": ((2, ty * TILE), None, "float64"),

@@ -78,6 +78,8 @@ class ImageEntry:
         Whether some parts are deeper than others: the layer `noise` then says by how much.
     striped : bool
         Whether rows or columns have offsets of their own, in the layer `stripes`.
+    glowing : bool
+        Whether there is smooth light beside the background, in the layer `glow`.
     fwhm_pix : float or None
         Of point sources [pixel].
     time : str or None
@@ -146,6 +148,7 @@ class ImageEntry:
     coarse: int | None = None
     uneven: bool = False
     striped: bool = False
+    glowing: bool = False
 
     @property
     def plane(self) -> tuple[int, int]:
@@ -170,7 +173,7 @@ class ImageEntry:
 
     def layers_at(self, level: str) -> tuple[str, ...]:
         """Layers that decoding at a level reads."""
-        extra = {"uneven": self.uneven, "striped": self.striped}
+        extra = {"uneven": self.uneven, "striped": self.striped, "glowing": self.glowing}
         return layers_read(level, self.mode, quantised=self.quantum is not None, **extra)
 
     def bytes_at(self, level: str) -> int:
@@ -271,7 +274,7 @@ def _to_parquet(rows: list[dict[str, Any]]) -> bytes:
         **dict.fromkeys(("step", "bscale", "bzero", "quant_step", "fwhm_pix"), real),
         **dict.fromkeys(("ra", "dec", "radius_deg"), real),
         **dict.fromkeys(("shape", "healpix", "details"), pa.list_(whole)),
-        **dict.fromkeys(("odd_cells", "dithered", "uneven", "striped"), pa.bool_()),
+        **dict.fromkeys(("odd_cells", "dithered", "uneven", "striped", "glowing"), pa.bool_()),
         "fills": pa.binary(),
         "noise": pa.struct(noise),
         "quantum": pa.struct(quantum),

@@ -21,7 +21,7 @@ from skyfold.images.index import FLAG_FILL
 from skyfold.images.refined import Given, Refined, refine, smooth_values, sources_values
 from skyfold.ladder import BLOCK, LEVELS, TILE
 from skyfold.layout import STRIDE
-from skyfold.noise import Factor, NoiseModel, noise_at, stripes_at
+from skyfold.noise import Factor, NoiseModel, glow_at, noise_at, stripes_at
 from skyfold.quantum import Quantum, QuantumWindow
 
 if TYPE_CHECKING:
@@ -284,6 +284,8 @@ class _Decoder:
         background = noise.background(self.layers["background"], *place)
         if self.entry.striped:
             background += stripes_at(self.layers["stripes"], noise.background_step, *place)
+        if self.entry.glowing:
+            background += glow_at(self.layers["glow"], noise.background_step, *place)
         return background
 
     def _factor(self, name: tuple[int, int]) -> Factor:

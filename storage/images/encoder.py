@@ -6,7 +6,7 @@ What is predicted of all of it comes first (`storage.images.predicted`), then ho
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,8 @@ class EncodedImage:
         Whether the layer `noise` is needed.
     stripes : ndarray, shape (2, 256 max(tiles)), int32, or None
         The layer of that name, if it is needed.
+    glowing : bool
+        Whether the layer `glow` is needed.
     """
 
     mode: str
@@ -81,12 +83,36 @@ class EncodedImage:
     coarse: int | None = None
     uneven: bool = False
     stripes: NDArray[np.int32] | None = None
+    glowing: bool = False
 
     @property
     def of_all(self) -> Layers:
         """Layers that are not made strip by strip."""
         layers = {"quantum": self.parameters, "stripes": self.stripes}
         return {name: one for name, one in layers.items() if one is not None}
+
+    def without_ladder(self) -> EncodedImage:
+        """The same image, stored directly."""
+        return EncodedImage(
+            "direct", self.raw, self.strips, fills=self.fills, fwhm_pix=self.fwhm_pix
+        )
+
+    def described(self, entry: ImageEntry) -> ImageEntry:
+        """A row of the index with all that a reader of these layers has to know."""
+        return replace(
+            entry,
+            mode=self.mode,
+            noise=self.noise,
+            fills=self.fills.astype(self.fills.dtype.newbyteorder("<")).tobytes(),
+            fwhm_pix=self.fwhm_pix,
+            quantum=self.quantum,
+            odd_cells=self.odd_cells,
+            dithered=self.dithered,
+            coarse=self.coarse,
+            uneven=self.uneven,
+            striped=self.stripes is not None,
+            glowing=self.glowing,
+        )
 
     @cached_property
     def layers(self) -> Layers:
@@ -150,6 +176,7 @@ def _as_ladder(
         refined.coarse,
         prepared.uneven is not None,
         prepared.stripes,
+        prepared.glow is not None,
     )
 
 

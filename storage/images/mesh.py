@@ -57,7 +57,7 @@ def mesh_correction(
     A mesh that is bilinear between nodes blurs what its nodes are given, so what is left after
     one round is given to the next (van Cittert's iteration).
     """
-    few = _cell_sums(blank & np.isfinite(residual)) < FEW_BLANK
+    few = cell_sums(blank & np.isfinite(residual)) < FEW_BLANK
     judged = blank | np.repeat(np.repeat(few, MESH, axis=0), MESH, axis=1)
     left = np.where(judged, residual, np.float32(np.nan))
     total = step = np.zeros(few.shape)
@@ -74,16 +74,16 @@ def mesh_correction(
 def _near_mean(plane: NDArray[np.float32], limit: float) -> NDArray[np.float64]:
     """Mean over each mesh cell of what is at most `limit` in size; NaN where little is."""
     near = np.abs(plane) <= limit
-    count, total = _cell_sums(near), _cell_sums(np.where(near, plane, np.float32(0)))
+    count, total = cell_sums(near), cell_sums(np.where(near, plane, np.float32(0)))
     return np.where(count >= FEW_BLANK, total / np.maximum(count, 1), np.nan)
 
 
-def _cell_sums(plane: NDArray[Any]) -> NDArray[np.float64]:
-    """Sums over mesh cells, of which the plane has whole ones."""
+def cell_sums(plane: NDArray[Any], side: int = MESH) -> NDArray[np.float64]:
+    """Sums over square cells, of which the plane has whole ones."""
     ny, nx = plane.shape
     kind = np.uint8 if plane.dtype == bool else np.float32  # at most 64 of a column are True
-    rows = plane.reshape(ny // MESH, MESH, nx).sum(axis=1, dtype=kind)
-    sums: NDArray[np.float64] = rows.reshape(ny // MESH, -1, MESH).sum(axis=2, dtype=np.float64)
+    rows = plane.reshape(ny // side, side, nx).sum(axis=1, dtype=kind)
+    sums: NDArray[np.float64] = rows.reshape(ny // side, -1, side).sum(axis=2, dtype=np.float64)
     return sums
 
 

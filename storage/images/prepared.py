@@ -17,12 +17,15 @@ from skyfold import ladder
 from skyfold.images.index import FLAG_FILL
 from skyfold.ladder import SAFE_INTEGER, TILE
 from skyfold.noise import (
+    GLOW_CELL,
+    GLOW_STEP,
     MESH,
     NOISE_CELL,
     NOISE_STEP,
     Factor,
     NoiseModel,
     background_at,
+    glow_at,
     noise_at,
     stripes_at,
 )
@@ -105,6 +108,8 @@ class Prepared:
         Noise, as `skyfold.noise.noise_at` takes it; None where it is the same all over.
     stripes : ndarray, shape (2, 256 max(tiles)), int32, or None
         Offsets of rows and columns, as `skyfold.noise.stripes_at` takes them, if there are any.
+    glow : ndarray, shape (16 tiles_y, 16 tiles_x), int32, or None
+        As `skyfold.noise.glow_at` takes it; None until some is found.
     """
 
     def __init__(self, image: SurveyImage, fills: Fills, fit: NoiseFit) -> None:
@@ -127,6 +132,7 @@ class Prepared:
         cells = self.tiles[0] * TILE // NOISE_CELL, self.tiles[1] * TILE // NOISE_CELL
         factor = mesh_in_steps(fit.factor - 1, 0, NOISE_STEP, cells)
         self.uneven = factor if factor.any() else None
+        self.glow: NDArray[np.int32] | None = None
         self.stripes = None
         if fit.stripes is not None:
             self.stripes = stripes_in_steps(fit.stripes, exponent, step, max(self.tiles))
@@ -144,19 +150,22 @@ class Prepared:
         """Of the stored pixels."""
         return self.raw.stored.dtype.newbyteorder("=")
 
-    def correct(self, correction: NDArray[np.float64]) -> None:
-        """Add to the mesh, in units of the noise there; beyond its end as at its end."""
-        beyond = [
-            (0, all_of - have)
-            for all_of, have in zip(self.mesh.shape, correction.shape, strict=True)
-        ]
-        correction = np.pad(correction, beyond, mode="edge")
+    def correct(self, correction: NDArray[np.float64], glow: NDArray[np.float64]) -> None:
+        """Add to the mesh, and the glow, in units of the noise there; beyond an end as at it."""
         factor: Any = 1
         if self.uneven is not None:
             factor = 1 + cells_of(self.uneven, MESH // NOISE_CELL).mean(axis=-1) * NOISE_STEP
-        steps = np.rint(correction * factor * self.noise.sigma / self.noise.background_step)
+        unit = self.noise.sigma / self.noise.background_step
+        steps = np.rint(_to_shape(correction, self.mesh.shape) * factor * unit)
         limits = np.iinfo(np.int32)
         self.mesh = np.clip(self.mesh + steps, limits.min, limits.max).astype(np.int32)
+        if glow.any():
+            if self.uneven is not None:
+                side = NOISE_CELL // GLOW_CELL
+                factor = 1 + np.kron(self.uneven, np.ones((side, side))) * NOISE_STEP
+            whole = tuple(nodes * TILE // GLOW_CELL for nodes in self.tiles)
+            steps = np.rint(_to_shape(glow, whole) * factor * unit / GLOW_STEP)
+            self.glow = steps.astype(np.int32) if steps.any() else None
 
     @cached_property
     def diffuse(self) -> NDArray[np.int32] | None:
@@ -178,6 +187,12 @@ class Prepared:
     def whole(self) -> Strip:
         """All rows of tiles."""
         return self.strip(0, self.tiles[0])
+
+
+def _to_shape(nodes: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Nodes padded to a shape with those at their ends."""
+    beyond = [(0, want - have) for want, have in zip(shape, nodes.shape, strict=True)]
+    return np.pad(nodes, beyond, mode="edge")
 
 
 def _origin(background: NDArray[np.float64], noise: NoiseModel) -> int:
@@ -234,6 +249,8 @@ class Strip:
         background = image.noise.background(image.mesh, *place)
         if image.stripes is not None:
             background += stripes_at(image.stripes, image.noise.background_step, *place)
+        if image.glow is not None:
+            background += glow_at(image.glow, image.noise.background_step, *place)
         return background
 
     def factor(self, ty: int, tx: int) -> Factor:

@@ -115,8 +115,12 @@ def choose_mode(sizes: Mapping[str, int], share: float, smallest: str) -> str:
 
 def _extra(encoded: EncodedImage) -> dict[str, bool]:
     """What layers there are that most images do not need, as `layers_read` takes it."""
-    striped = encoded.stripes is not None
-    return {"quantised": encoded.quantum is not None, "uneven": encoded.uneven, "striped": striped}
+    return {
+        "quantised": encoded.quantum is not None,
+        "uneven": encoded.uneven,
+        "striped": encoded.stripes is not None,
+        "glowing": encoded.glowing,
+    }
 
 
 def _coded_strips(encoded: EncodedImage, documents: Mapping[str, bytes]) -> dict[str, Coded]:

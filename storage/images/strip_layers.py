@@ -18,7 +18,7 @@ from skyfold.images.index import FLAG_FILL
 from skyfold.ladder import LEAF, LEVELS, TILE
 from skyfold.ladder_kernels import evenly, narrower
 from skyfold.layout import STRIDE
-from skyfold.noise import MESH, NOISE_CELL
+from skyfold.noise import GLOW_CELL, MESH, NOISE_CELL
 from storage.images import tile_kernels as kernels
 from storage.images.far_pixels import WHOLE, Cells, keep_bound
 from storage.images.predicted import cropped
@@ -88,6 +88,9 @@ class StripLayers:
         if how.image.uneven is not None:
             cells = slice(first * TILE // NOISE_CELL, last * TILE // NOISE_CELL)
             self.layers["noise"] = how.image.uneven[cells]
+        if how.image.glow is not None:
+            cells = slice(first * TILE // GLOW_CELL, last * TILE // GLOW_CELL)
+            self.layers["glow"] = how.image.glow[cells]
 
     def made(self) -> Layers:
         """Every layer, finished."""

@@ -95,20 +95,7 @@ def encode_on_trial(
     encoded = encode_image(piece, network, entry.step, archived)
     if encoded.mode != "ladder":
         return lambda level: stored
-    fills = encoded.fills.astype(encoded.fills.dtype.newbyteorder("<")).tobytes()
-    small = replace(
-        entry,
-        shape=stored.shape,
-        mode=encoded.mode,
-        noise=encoded.noise,
-        fills=fills,
-        fwhm_pix=encoded.fwhm_pix,
-        odd_cells=encoded.odd_cells,
-        dithered=encoded.dithered,
-        coarse=encoded.coarse,
-        uneven=encoded.uneven,
-        striped=encoded.stripes is not None,
-    )
+    small = encoded.described(replace(entry, shape=stored.shape))
 
     def read(names: tuple[str, ...], tiles_y: slice, tiles_x: slice) -> dict[str, NDArray[Any]]:
         return {name: encoded.layers[name] for name in names}

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, TypeVar
 
 from skyfold.images.details import decode_header, details_key
 from skyfold.images.index import ImageEntry, index_key, shard_key, write_index
@@ -128,28 +126,17 @@ def write_image(
             store.delete(key)
 
     _at_once(store, write, LAYERS)
+    written = (encoded if mode != "direct" else encoded.without_ladder()).described(entry)
     written = replace(
-        entry,
+        written,
         mode=mode,
         model="" if mode == "direct" else entry.model,
-        noise=None if mode == "direct" else encoded.noise,
         quantum=None if mode != "ladder" else encoded.quantum,
-        fills=_little_endian(encoded.fills),
-        fwhm_pix=encoded.fwhm_pix,
-        odd_cells=encoded.odd_cells and mode != "direct",
-        dithered=encoded.dithered and mode != "direct",
-        coarse=encoded.coarse if mode != "direct" else None,
-        uneven=encoded.uneven and mode != "direct",
-        striped=encoded.stripes is not None and mode != "direct",
         bytes={layer: len(shard) for layer, shard in sorted(shards.items())},
         places=places_of(entry, shards),
     )
     builder.note(f"images/{note_name(entry.id)}", note_of(written))
     return written
-
-
-def _little_endian(values: np.ndarray[Any, Any]) -> bytes:
-    return values.astype(values.dtype.newbyteorder("<")).tobytes()
 
 
 def _at_once(store: Store, act: Callable[[str], _T], names: Iterable[str]) -> dict[str, _T]:

@@ -16,7 +16,7 @@ from skyfold import ladder
 from skyfold.errors import CorruptDataError
 from skyfold.ladder import TILE
 from skyfold.layout import STRIDE
-from skyfold.noise import noise_at, stripes_at
+from skyfold.noise import glow_at, noise_at, stripes_at
 from storage.objects.finder import pool
 
 if TYPE_CHECKING:
@@ -63,9 +63,11 @@ def tile_about(
     ]
     window = release.images.read(image_id, "exact", *inside)
     background = entry.noise.background(stored_layer(release, entry, "background"), *inside)
+    step = entry.noise.background_step
     if entry.striped:
-        stripes, step = stored_layer(release, entry, "stripes"), entry.noise.background_step
-        background += stripes_at(stripes, step, *inside)
+        background += stripes_at(stored_layer(release, entry, "stripes"), step, *inside)
+    if entry.glowing:
+        background += glow_at(stored_layer(release, entry, "glow"), step, *inside)
     factor = noise_at(stored_layer(release, entry, "noise"), *inside) if entry.uneven else None
     good = (window.flags == 0) & np.isfinite(window.values)
     grid = ladder.to_grid(np.where(good, window.values, 0), entry.noise)

@@ -269,15 +269,7 @@ def test_levels_follow_the_noise_of_each_part(with_plane, network):
     for row, column in ((150, 150), (600, 300), (400, 850)):
         assert kept[row - 2 : row + 3, column - 2 : column + 3].all()
     assert kept[:, 720:].mean() < 0.005  # was kept for its noise
-    entry = describe_image(image, model="m", step=0.5)
-    entry = replace(
-        entry,
-        mode="ladder",
-        noise=encoded.noise,
-        dithered=encoded.dithered,
-        coarse=encoded.coarse,
-        uneven=encoded.uneven,
-    )
+    entry = encoded.described(describe_image(image, model="m", step=0.5))
     rows, columns = slice(100, 700), slice(70, 1000)
     ask = {"read": reading(encoded.layers), "network": network}
     layers = {name: encoded.layers[name] for name in entry.layers_at("exact")}
@@ -302,15 +294,8 @@ def test_pieces_of_an_uneven_image_are_encoded_by_their_own_noise(top, left, net
     """To be measured: of one depth in an image of several, and of two in one stated to be even."""
     stored, _ = of_depths()
     image, encoded = survey_image(stored), encode_image(survey_image(stored), network, 0.5)
-    entry = replace(
-        describe_image(image, model="m", step=0.5),
-        mode="ladder",
-        noise=encoded.noise,
-        fwhm_pix=encoded.fwhm_pix,
-        dithered=encoded.dithered,
-        coarse=encoded.coarse,
-        uneven=top > 0,
-    )
+    entry = encoded.described(describe_image(image, model="m", step=0.5))
+    entry = replace(entry, uneven=top > 0)
     rows, columns = slice(top, top + 256), slice(left, left + 512)
     part = stored[rows, columns]
     decoded = encode_on_trial(image, entry, network, part, rows, columns)

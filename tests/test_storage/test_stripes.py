@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import synthetic
@@ -92,18 +90,7 @@ def test_small_and_masked_images_have_no_offsets_that_cannot_be_told():
 def encoded_and_entry(plane, network):
     image = survey_image(plane)
     encoded = encode_image(image, network, 0.5)
-    entry = replace(
-        describe_image(image, model="m", step=0.5),
-        mode=encoded.mode,
-        noise=encoded.noise,
-        fwhm_pix=encoded.fwhm_pix,
-        odd_cells=encoded.odd_cells,
-        dithered=encoded.dithered,
-        coarse=encoded.coarse,
-        striped=encoded.stripes is not None,
-        uneven=encoded.uneven,
-    )
-    return image, encoded, entry
+    return image, encoded, encoded.described(describe_image(image, model="m", step=0.5))
 
 
 @pytest.mark.parametrize("dtype", ["i2", "f4"])

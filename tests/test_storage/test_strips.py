@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,16 +50,7 @@ def in_strips(monkeypatch):
 
 
 def decoded(image, encoded) -> dict[str, np.ndarray]:
-    described = describe_image(image, model="m", step=0.5)
-    entry = replace(
-        described,
-        mode=encoded.mode,
-        noise=encoded.noise,
-        fills=encoded.fills.tobytes(),
-        odd_cells=encoded.odd_cells,
-        dithered=encoded.dithered,
-        coarse=encoded.coarse,
-    )
+    entry = encoded.described(describe_image(image, model="m", step=0.5))
     whole = tuple(slice(0, side) for side in image.shape)
     read = lambda names, tiles_y, tiles_x: {name: encoded.layers[name] for name in names}  # noqa: E731
     return {

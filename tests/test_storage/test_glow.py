@@ -1,0 +1,148 @@
+"""Smooth light that the network leaves: found where it is, stored, and in every level."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from skyfold.codecs.kept import KeptCodec
+from skyfold.images.window import decode_window
+from skyfold.noise import GLOW_CELL, GLOW_STEP, glow_at
+from storage.images.encoder import encode_image
+from storage.images.entries import describe_image
+from storage.images.glow import find_glow
+from storage.images.mesh import mesh_correction, stretched
+from tests.test_storage.test_depth import survey_image
+from tests.test_storage.test_encoder import reading
+
+SHAPE = (640, 704)
+SIGMA = 20.0
+LIMIT = 3.0  # as the writer has it
+Y, X = np.indices(SHAPE)
+
+
+def noise(seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 1, SHAPE).astype("f4")
+
+
+def blob(y: float, x: float, width: float, snr: float) -> tuple[np.ndarray, np.ndarray]:
+    """Light of a Gaussian in units of the noise, and the filter of its shape."""
+    shape = np.exp(-((Y - y) ** 2 + (X - x) ** 2) / (2 * width**2))
+    matched = shape / np.linalg.norm(shape)
+    return (snr * matched).astype("f4"), matched
+
+
+def drawn(nodes: np.ndarray) -> np.ndarray:
+    """Glow as it is stored, at every pixel, in units of the noise."""
+    unit = 1 / (8 * GLOW_STEP)
+    steps = np.rint(nodes / (GLOW_STEP * unit)).astype("i4")
+    return glow_at(steps, unit, slice(0, SHAPE[0]), slice(0, SHAPE[1]))
+
+
+def without_mesh(left: np.ndarray) -> np.ndarray:
+    """As the writer looks at it: after the mesh took up what it can."""
+    mesh = mesh_correction(left, np.isfinite(left), LIMIT)
+    return left - np.concatenate([one for _, one in stretched(mesh, SHAPE)]).astype("f4")
+
+
+@pytest.mark.parametrize("correlated", [0, 1.5])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_noise_has_little_glow(seed, correlated):
+    """Means of pixels that were made of one another scatter more, which is no light either."""
+    plane = gaussian_filter(noise(seed), correlated)
+    nodes = find_glow(without_mesh(plane / plane.std()), LIMIT)
+    assert (nodes != 0).mean() < (0.2 if correlated else 0.15)
+    assert abs(drawn(nodes)).max() < (2 if correlated else 0.4)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("width", "snr"), [(12, 12), (16, 15), (24, 20), (32, 25)])
+def test_what_is_wide_and_faint_is_found(width, snr, sign):
+    light, matched = blob(300.4, 351.7, width, sign * snr)
+    left = without_mesh(noise() + light)
+    off = left - drawn(find_glow(left, LIMIT))
+    assert abs(np.vdot(matched, off)) < 1.2
+
+
+def test_cells_without_sky_are_as_those_around_them():
+    """A bright source fills some."""
+    light, _ = blob(320, 352, 40, 60)
+    left = noise(4) + light
+    hole = (abs(Y - 320) < 24) & (abs(X - 352) < 24)
+    left[hole] = np.nan
+    off = light - drawn(find_glow(left, LIMIT))
+    assert abs(off[hole].mean()) < 0.35 * light.max()
+
+
+def test_what_is_bright_does_not_count():
+    left, spot = noise(5), noise(5)
+    spot[300:303, 300:303] = 500
+    off = find_glow(spot, LIMIT) - find_glow(left, LIMIT)
+    assert abs(off).max() < 0.1
+
+
+def test_glow_of_a_window_is_that_of_the_whole():
+    nodes = np.random.default_rng(3).integers(-(2**31), 2**31, (32, 48))
+    whole = glow_at(nodes, 0.25, slice(0, 512), slice(0, 768))
+    part = glow_at(nodes, 0.25, slice(10, 270), slice(300, 511))
+    np.testing.assert_array_equal(whole[10:270, 300:511], part)
+    half = GLOW_CELL // 2
+    assert whole[0, 0] == int(nodes[0, 0]) * 0.25 * GLOW_STEP
+    near = [int(nodes[y, x]) for y in (1, 2) for x in (3, 4)]
+    y, x = 2 * GLOW_CELL - 1, 4 * GLOW_CELL - 1  # half a pixel short of the middle of four nodes
+    assert y % GLOW_CELL >= half
+    weights = [17 * 17, 17 * 15, 15 * 17, 15 * 15]
+    found = sum(w * n for w, n in zip(weights, near, strict=True)) / 32**2
+    assert whole[y, x] == found * 0.25 * GLOW_STEP
+
+
+@pytest.mark.parametrize("dtype", ["i4", "f4"])
+def test_faint_wide_light_is_in_every_level(dtype, network):
+    """Which nothing sees pixel by pixel, and of which nothing is kept."""
+    light, matched = blob(250, 420, 14, 16)
+    sky = 1000 + SIGMA * (noise(7) + light)
+    sky[500:520, 100:110] += 40 * SIGMA  # a source elsewhere
+    stored = np.rint(sky).astype(dtype)
+    image = survey_image(stored)
+    encoded = encode_image(image, network, 0.5)
+    entry = encoded.described(describe_image(image, model="m", step=0.5))
+    assert entry.glowing
+    assert "glow" in entry.layers_at("latent")
+    window = slice(100, 600), slice(100, 690)  # of all tiles
+    for level in ("latent", "sources", "bounded", "exact"):
+        layers = {name: encoded.layers[name] for name in entry.layers_at(level)}
+        found = decode_window(entry, level, *window, read=reading(layers), network=network)
+        error = found.values - stored[window].astype("f8")
+        if level == "sources":
+            assert abs(np.vdot(matched[window], error)) / SIGMA < 2
+        if level == "bounded":
+            assert (abs(error) <= 0.25 * found.sigma).all()
+    assert found.values.tobytes() == stored[window].tobytes()
+
+
+def test_glow_of_deeper_parts_is_in_units_of_the_noise_there(network):
+    """A quarter of the noise on one half, and light that is as faint there."""
+    depth = np.where(X < 352, 0.25, 1.0)
+    light, matched = blob(320, 170, 14, 20)
+    stored = (1000 + SIGMA * depth * (noise(8) + light)).astype("f4")
+    image = survey_image(stored, SIGMA * depth)
+    encoded = encode_image(image, network, 0.5)
+    entry = encoded.described(describe_image(image, model="m", step=0.5))
+    assert entry.uneven
+    assert entry.glowing
+    whole = slice(0, SHAPE[0]), slice(0, SHAPE[1])
+    found = decode_window(entry, "sources", *whole, read=reading(encoded.layers), network=network)
+    error = (found.values - stored) / (SIGMA * depth)
+    assert abs(np.vdot(matched, error)) < 2.5
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (16, 48), (48, 64), (64, 64)])
+def test_small_planes_are_coded_by_their_leaves(shape):
+    """Of an image of one tile, and of a few: in fewer bytes than its numbers take elsewhere."""
+    plane = np.zeros((1, *shape), np.int32)
+    plane[0, 3:9, 5:11] = np.random.default_rng(2).integers(-3, 4, (6, 6))
+    data = KeptCodec().encode_chunk(plane)
+    assert data[0] == 1
+    assert len(data) < 45
+    np.testing.assert_array_equal(KeptCodec().decode_chunk(data, plane.shape, plane.dtype), plane)
