@@ -1,7 +1,8 @@
 """What science cases of images are given: raw pixels, and what each level makes of them.
 
 This module knows the products: the stored image; the image less another epoch; copies with point
-sources, trails or sheared galaxies put in before they are encoded, as the release would have.
+sources, trails, diffuse light or sheared galaxies put in before they are encoded, as the release
+would have.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from skyfold import sky
 from skyfold.images.offsets import read_offsets
 from skyfold.ladder import LEVELS, TILE
-from skyfold.science import ImageContext, galaxies, injection, trails
+from skyfold.science import ImageContext, diffuse, galaxies, injection, trails
 from skyfold.science.epochs import align
 from skyfold.science.field import prepare_field
 from skyfold.science.sources import FALLBACK_FWHM
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from skyfold.science import Product
     from skyfold.science.epochs import Alignment
 
-TRAILED = 5  # copies of a piece with trails: few have room in one
+COPIES = 5  # of a piece with trails, and with diffuse light: few have room in one
 LEAST_OVERLAP = 0.25  # of an image, that another epoch must cover
 Place = tuple[slice, slice]
 
@@ -133,13 +134,16 @@ def difference_view(release: DataRelease, view: View, entry: ImageEntry) -> View
 
 
 def injected_views(view: View, entry: ImageEntry, encode: TrialEncoder | None) -> Iterator[View]:
-    """Yield a piece of the image with point sources, and with trails, put in before encoding."""
+    """Yield a piece of the image with point sources, trails or diffuse light put in before."""
     if encode is None or entry.noise is None:
         return
     yield _injected_view(view, entry, encode, injection.inject, "injected", view.context.seed)
-    for number in range(TRAILED):
+    for number in range(COPIES):
         seed = seed_of(f"{entry.id}/trails/{number}")
         yield _injected_view(view, entry, encode, trails.inject_trails, "trailed", seed)
+    for number in range(COPIES):
+        seed = seed_of(f"{entry.id}/diffuse/{number}")
+        yield _injected_view(view, entry, encode, diffuse.inject_diffuse, "diffuse", seed)
 
 
 def _injected_view(

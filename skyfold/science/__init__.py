@@ -21,7 +21,7 @@ from skyfold.errors import InvalidRequestError, UnknownNameError
 __all__ = ["GROUP", "ImageContext", "Product", "Sample", "ScienceCase", "cases", "get_case"]
 
 GROUP = "skyfold.science"
-Product = Literal["image", "injected", "trailed", "sheared", "difference"]
+Product = Literal["image", "injected", "trailed", "diffuse", "sheared", "difference"]
 _BUILT_IN = {
     "photometry": "skyfold.science.photometry:PHOTOMETRY",
     "astrometry": "skyfold.science.astrometry:ASTROMETRY",
@@ -31,6 +31,7 @@ _BUILT_IN = {
     "shear": "skyfold.science.shear:SHEAR",
     "transients": "skyfold.science.transients:TRANSIENTS",
     "movers": "skyfold.science.movers:MOVERS",
+    "diffuse": "skyfold.science.diffuse:DIFFUSE",
     "anomalies": "skyfold.science.anomalies:ANOMALIES",
     "detection": "skyfold.science.detection:DETECTION",
     "densities": "skyfold.science.densities:DENSITIES",
@@ -59,13 +60,15 @@ class ImageContext:
         Width of the point-spread function [pixel]; None: estimated from the raw image.
     scale_arcsec : float or None
         Width of a pixel on the sky [arcsec]; None without a WCS.
-    product : {"image", "injected", "trailed", "sheared", "difference"}
-        What raw and decoded are: the stored image; a copy with point sources, or with trails, put
-        in before it was encoded; two copies, one above the other, with galaxies of opposite shear
-        put in; the image less another epoch of the same sky, both at one level.
+    product : {"image", "injected", "trailed", "diffuse", "sheared", "difference"}
+        What raw and decoded are: the stored image; a copy with point sources, with trails, or with
+        diffuse light, put in before it was encoded; two copies, one above the other, with
+        galaxies of opposite shear put in; the image less another epoch of the same sky, both at
+        one level.
     injected : ndarray, shape (n,), structured, or None
         What was put in. Point sources: ``x``, ``y`` [pixel, 0-based], ``flux`` [unit of the raw].
-        Trails, as `skyfold.science.trails.inject_trails` gives them, and galaxies, as
+        Trails, as `skyfold.science.trails.inject_trails` gives them, diffuse light, as
+        `skyfold.science.diffuse.inject_diffuse`, and galaxies, as
         `skyfold.science.galaxies.inject_sheared` does.
 
     Raises

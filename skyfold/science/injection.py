@@ -8,10 +8,15 @@ signal-to-noise ratio, and with the photon noise that they would have brought.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from skyfold.science.sources import at_centre
+
+Stamp: TypeAlias = tuple[tuple[slice, slice], NDArray[np.float64]]
 
 SPACING = 5.0  # [FWHM]
 SNR = (3.0, 100.0)
@@ -119,6 +124,54 @@ def expose(
     if step:
         light = np.rint(light / step) * step
     return _added(raw, light), np.sqrt(sigma**2 + variance)
+
+
+def inject_stamps(
+    raw: NDArray[Any],
+    sigma: NDArray[np.float64],
+    things: NDArray[Any],
+    stamps: Iterable[Stamp],
+    *,
+    rng: np.random.Generator,
+    slope: float,
+    step: float | None,
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Put light of known shape into an image.
+
+    Parameters
+    ----------
+    raw, sigma, slope, step
+        As of `inject`.
+    things : ndarray, shape (n,), structured
+        ``x``, ``y`` [pixel], and ``snr`` of an ideal filter in the noise of the pixel there.
+    stamps : iterable of (place, profile)
+        Of each, as `clipped` gives them.
+    rng : numpy.random.Generator
+        For photon noise.
+
+    Returns
+    -------
+    injected, sigma
+        As of `inject`.
+    """
+    light = np.zeros(raw.shape)
+    noise = at_centre(sigma, things)
+    levels = things["snr"] * np.where(np.isfinite(noise), noise, 0)
+    for level, (place, profile) in zip(levels, stamps, strict=True):
+        light[place] += level * profile
+    return expose(raw, sigma, light, rng.normal(size=raw.shape), slope=slope, step=step)
+
+
+def clipped(profile: NDArray[np.float64], low: tuple[int, int], shape: tuple[int, ...]) -> Stamp:
+    """Return where a profile whose first pixel is `low` lies in an image, and its part there."""
+    place, part = zip(
+        *(
+            (slice(max(at, 0), at + side), slice(max(-at, 0), max(size - at, 0)))
+            for at, size, side in zip(low, shape, profile.shape, strict=True)
+        ),
+        strict=True,
+    )
+    return (place[0], place[1]), profile[part]
 
 
 def draw(shape: tuple[int, int], sources: NDArray[Any], fwhm: float) -> NDArray[np.float64]:

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from skyfold.science.injection import expose, places
-from skyfold.science.sources import SIGMAS_PER_FWHM, at_centre
+from skyfold.science.injection import Stamp, clipped, inject_stamps, places
+from skyfold.science.sources import SIGMAS_PER_FWHM
 
 SNR = (4.0, 32.0)
 LENGTHS = (4.0, 10.0)  # [FWHM]
@@ -58,19 +58,12 @@ def inject_trails(
     trails["snr"] = np.exp(rng.uniform(math.log(SNR[0]), math.log(SNR[1]), len(x)))
     trails["length"] = fwhm * rng.uniform(*LENGTHS, len(x))
     trails["angle"] = rng.uniform(0, np.pi, len(x))
-    light = np.zeros(raw.shape)
-    noise = at_centre(sigma, trails)
-    for trail, level in zip(trails, np.where(np.isfinite(noise), noise, 0), strict=True):
-        place, profile = stamp(raw.shape, trail, fwhm)
-        light[place] += trail["snr"] * level * profile
-    photons = rng.normal(size=raw.shape)
-    injected, sigma = expose(raw, sigma, light, photons, slope=slope, step=step)
+    stamps = (stamp(raw.shape, trail, fwhm) for trail in trails)
+    injected, sigma = inject_stamps(raw, sigma, trails, stamps, rng=rng, slope=slope, step=step)
     return injected, sigma, trails
 
 
-def stamp(
-    shape: tuple[int, ...], trail: NDArray[Any], fwhm: float
-) -> tuple[tuple[slice, slice], NDArray[np.float64]]:
+def stamp(shape: tuple[int, ...], trail: NDArray[Any], fwhm: float) -> Stamp:
     """Return where the light of a trail lies in an image, and its light.
 
     Parameters
@@ -98,11 +91,4 @@ def stamp(
     profile = np.exp(-0.5 * (across / width) ** 2)
     profile *= ndtr((along + length / 2) / width) - ndtr((along - length / 2) / width)
     profile /= np.linalg.norm(profile)
-    place, part = zip(
-        *(
-            (slice(max(at, 0), at + side), slice(max(-at, 0), max(size - at, 0)))
-            for at, size, side in zip(low, shape, profile.shape, strict=True)
-        ),
-        strict=True,
-    )
-    return (place[0], place[1]), profile[part]
+    return clipped(profile, low, shape)

@@ -295,6 +295,7 @@ def test_cases_are_found_by_name():
         "anomalies",
         "astrometry",
         "detection",
+        "diffuse",
         "low_surface_brightness",
         "morphology",
         "movers",
