@@ -100,7 +100,7 @@ def layers_read(
     striped : bool
         Whether rows or columns have offsets, see `skyfold.noise.stripes_at`.
     glowing : bool
-        Whether there is smooth light beside the background, see `skyfold.noise.glow_at`.
+        Whether there is smooth light beside the background, see `skyfold.noise.background_at`.
     """
     if mode == "direct":
         return ("direct", *_BASE)

@@ -128,10 +128,14 @@ class NoiseModel:
         return asdict(self)
 
     def background(
-        self, mesh: NDArray[np.integer[Any]], rows: slice, columns: slice
+        self,
+        mesh: NDArray[np.integer[Any]],
+        rows: slice,
+        columns: slice,
+        glow: NDArray[np.integer[Any]] | None = None,
     ) -> NDArray[np.float64]:
-        """Background of a window [grid units]: origin, and the mesh as of `background_at`."""
-        return background_at(mesh, self.background_step, rows, columns) + float(self.origin)
+        """Background of a window [grid units]: origin, and the rest as of `background_at`."""
+        return background_at(mesh, self.background_step, rows, columns, glow) + float(self.origin)
 
     def to_noise_units(self, signal: NDArray[Any], factor: Factor = None) -> NDArray[np.float32]:
         """Noise-unit values y, float32, within +-2048, of values above background [grid units].
@@ -214,48 +218,48 @@ def background_nodes(pixels: int) -> int:
 
 
 def background_at(
-    mesh: NDArray[np.integer[Any]], step: float, rows: slice, columns: slice, cell: int = MESH
+    mesh: NDArray[np.integer[Any]],
+    step: float,
+    rows: slice,
+    columns: slice,
+    glow: NDArray[np.integer[Any]] | None = None,
 ) -> NDArray[np.float64]:
     """Background [grid units] of a window, bilinear between mesh nodes, exact in float64.
 
     Parameters
     ----------
     mesh : ndarray, shape (nodes_y, nodes_x), integer
-        Background at the centres of cells, in units of `step`.
+        Background at the centres of cells of 64 x 64 pixels, in units of `step`.
     step : float
         Power of two [grid units].
     rows, columns : slice
         Window in pixels of the image; start and stop given.
-    cell : int
-        Pixels a side of a cell; a power of two.
+    glow : ndarray, shape (4 nodes_y, 4 nodes_x), integer, optional
+        What is added, at the centres of cells of 16 x 16 pixels, in units of ``GLOW_STEP * step``.
 
     Notes
     -----
     Weights are integers over two cells on each axis, so all sums are integers below 2**53, and
     come out the same in whatever order a matrix product takes them.
     """
+    down, across = _weighed(mesh, step, rows, columns, MESH)
+    if glow is not None:  # two sums in one product
+        finer = _weighed(glow, GLOW_STEP * step, rows, columns, GLOW_CELL)
+        down, across = (np.hstack(both) for both in zip((down, across), finer, strict=True))
+    whole: NDArray[np.float64] = down @ across.T
+    return whole
+
+
+def _weighed(
+    mesh: NDArray[np.integer[Any]], step: float, rows: slice, columns: slice, cell: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Two factors of a mesh in a window: its nodes at every row, and their weights by column."""
     first_y, weights_y = _weights(mesh.shape[0], rows.start, rows.stop, cell)
     first_x, weights_x = _weights(mesh.shape[1], columns.start, columns.stop, cell)
     near = mesh[first_y : first_y + weights_y.shape[1], first_x : first_x + weights_x.shape[1]] * (
         step / (2 * cell) ** 2
     )  # a power of two: to scale the few nodes changes no digit
-    whole: NDArray[np.float64] = (weights_y @ near) @ weights_x.T
-    return whole
-
-
-def glow_at(
-    nodes: NDArray[np.integer[Any]], step: float, rows: slice, columns: slice
-) -> NDArray[np.float64]:
-    """Glow [grid units] of a window, bilinear between its nodes, exact in float64.
-
-    Parameters
-    ----------
-    nodes : ndarray, shape (nodes_y, nodes_x), integer
-        Glow at the centres of cells of 16 x 16 pixels, in units of ``GLOW_STEP * step``.
-    step, rows, columns
-        As `background_at` takes them.
-    """
-    return background_at(nodes, GLOW_STEP * step, rows, columns, GLOW_CELL)
+    return weights_y @ near, weights_x
 
 
 def stripes_at(

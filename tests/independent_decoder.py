@@ -253,9 +253,9 @@ class Image:
     def _background(self, ty: int, tx: int) -> np.ndarray:
         step = self.row["noise"]["background_step"]
         background = self._bilinear("background", MESH, ty, tx) * (step / 128**2)
-        background += float(self.row["noise"]["origin"])
         if self.row.get("glowing"):
             background += self._bilinear("glow", 16, ty, tx) * (16 * step / 32**2)
+        background += float(self.row["noise"]["origin"])
         if self.row.get("striped"):
             offsets = self.layer("stripes", 0, 0) * 8.0
             rows, columns = (offsets[axis, at * TILE :][:TILE] for axis, at in ((0, ty), (1, tx)))

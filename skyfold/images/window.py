@@ -21,7 +21,7 @@ from skyfold.images.index import FLAG_FILL
 from skyfold.images.refined import Given, Refined, refine, smooth_values, sources_values
 from skyfold.ladder import BLOCK, LEVELS, TILE
 from skyfold.layout import STRIDE
-from skyfold.noise import Factor, NoiseModel, glow_at, noise_at, stripes_at
+from skyfold.noise import Factor, NoiseModel, noise_at, stripes_at
 from skyfold.quantum import Quantum, QuantumWindow
 
 if TYPE_CHECKING:
@@ -281,11 +281,10 @@ class _Decoder:
 
     def _background(self, name: tuple[int, int]) -> NDArray[np.float64]:
         noise, place = self._noise, self._pixels_of(name)
-        background = noise.background(self.layers["background"], *place)
+        glow = self.layers["glow"] if self.entry.glowing else None
+        background = noise.background(self.layers["background"], *place, glow)
         if self.entry.striped:
             background += stripes_at(self.layers["stripes"], noise.background_step, *place)
-        if self.entry.glowing:
-            background += glow_at(self.layers["glow"], noise.background_step, *place)
         return background
 
     def _factor(self, name: tuple[int, int]) -> Factor:

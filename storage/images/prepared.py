@@ -25,7 +25,6 @@ from skyfold.noise import (
     Factor,
     NoiseModel,
     background_at,
-    glow_at,
     noise_at,
     stripes_at,
 )
@@ -109,7 +108,7 @@ class Prepared:
     stripes : ndarray, shape (2, 256 max(tiles)), int32, or None
         Offsets of rows and columns, as `skyfold.noise.stripes_at` takes them, if there are any.
     glow : ndarray, shape (16 tiles_y, 16 tiles_x), int32, or None
-        As `skyfold.noise.glow_at` takes it; None until some is found.
+        As `skyfold.noise.background_at` takes it; None until some is found.
     """
 
     def __init__(self, image: SurveyImage, fills: Fills, fit: NoiseFit) -> None:
@@ -246,11 +245,9 @@ class Strip:
     def background(self, ty: int, tx: int) -> NDArray[np.float64]:
         """Background of a tile [grid units]."""
         image, place = self.image, self.pixels(ty, tx)
-        background = image.noise.background(image.mesh, *place)
+        background = image.noise.background(image.mesh, *place, image.glow)
         if image.stripes is not None:
             background += stripes_at(image.stripes, image.noise.background_step, *place)
-        if image.glow is not None:
-            background += glow_at(image.glow, image.noise.background_step, *place)
         return background
 
     def factor(self, ty: int, tx: int) -> Factor:

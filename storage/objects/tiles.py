@@ -16,7 +16,7 @@ from skyfold import ladder
 from skyfold.errors import CorruptDataError
 from skyfold.ladder import TILE
 from skyfold.layout import STRIDE
-from skyfold.noise import glow_at, noise_at, stripes_at
+from skyfold.noise import noise_at, stripes_at
 from storage.objects.finder import pool
 
 if TYPE_CHECKING:
@@ -62,12 +62,12 @@ def tile_about(
         for first, side in zip(corner, entry.plane, strict=True)
     ]
     window = release.images.read(image_id, "exact", *inside)
-    background = entry.noise.background(stored_layer(release, entry, "background"), *inside)
-    step = entry.noise.background_step
+    glow = stored_layer(release, entry, "glow") if entry.glowing else None
+    mesh = stored_layer(release, entry, "background")
+    background = entry.noise.background(mesh, inside[0], inside[1], glow)
     if entry.striped:
-        background += stripes_at(stored_layer(release, entry, "stripes"), step, *inside)
-    if entry.glowing:
-        background += glow_at(stored_layer(release, entry, "glow"), step, *inside)
+        stripes, step = stored_layer(release, entry, "stripes"), entry.noise.background_step
+        background += stripes_at(stripes, step, *inside)
     factor = noise_at(stored_layer(release, entry, "noise"), *inside) if entry.uneven else None
     good = (window.flags == 0) & np.isfinite(window.values)
     grid = ladder.to_grid(np.where(good, window.values, 0), entry.noise)

@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 
 from skyfold.codecs.kept import KeptCodec
 from skyfold.images.window import decode_window
-from skyfold.noise import GLOW_CELL, GLOW_STEP, glow_at
+from skyfold.noise import GLOW_CELL, GLOW_STEP, MESH, background_at
 from storage.images.encoder import encode_image
 from storage.images.entries import describe_image
 from storage.images.glow import find_glow
@@ -37,7 +37,8 @@ def drawn(nodes: np.ndarray) -> np.ndarray:
     """Glow as it is stored, at every pixel, in units of the noise."""
     unit = 1 / (8 * GLOW_STEP)
     steps = np.rint(nodes / (GLOW_STEP * unit)).astype("i4")
-    return glow_at(steps, unit, slice(0, SHAPE[0]), slice(0, SHAPE[1]))
+    mesh = np.zeros((SHAPE[0] // MESH, SHAPE[1] // MESH), "i4")
+    return background_at(mesh, unit, slice(0, SHAPE[0]), slice(0, SHAPE[1]), steps)
 
 
 def without_mesh(left: np.ndarray) -> np.ndarray:
@@ -83,9 +84,11 @@ def test_what_is_bright_does_not_count():
 
 
 def test_glow_of_a_window_is_that_of_the_whole():
-    nodes = np.random.default_rng(3).integers(-(2**31), 2**31, (32, 48))
-    whole = glow_at(nodes, 0.25, slice(0, 512), slice(0, 768))
-    part = glow_at(nodes, 0.25, slice(10, 270), slice(300, 511))
+    rng = np.random.default_rng(3)
+    mesh, nodes = (rng.integers(-(2**31), 2**31, shape) for shape in ((8, 12), (32, 48)))
+    both = background_at(mesh, 0.25, slice(0, 512), slice(0, 768), nodes)
+    whole = both - background_at(mesh, 0.25, slice(0, 512), slice(0, 768))
+    part = background_at(np.zeros((8, 12), "i8"), 0.25, slice(10, 270), slice(300, 511), nodes)
     np.testing.assert_array_equal(whole[10:270, 300:511], part)
     half = GLOW_CELL // 2
     assert whole[0, 0] == int(nodes[0, 0]) * 0.25 * GLOW_STEP
