@@ -256,6 +256,11 @@ def coarse_centres(
     return 4 * prediction + cells.astype(np.int64) * width * coarse
 
 
+def to_quarters(glow: NDArray[np.float64]) -> Int:
+    """Glow as S has it, to the nearest quarter of a grid unit."""
+    return np.rint(4 * glow).astype(np.int64)
+
+
 def fine_cells(cells: NDArray[Any], coarse: int) -> NDArray[Any]:
     """Cell k that lies at the centre of coarse cell K: ``floor((K q + 2) / 4)``."""
     return (cells * cells.dtype.type(coarse) + 2) >> 2

@@ -55,6 +55,7 @@ def refine(  # type: ignore[no-untyped-def]
     factor,
     guard,
     cells,
+    glow,
     noise,
     step,
     narrower,
@@ -80,6 +81,8 @@ def refine(  # type: ignore[no-untyped-def]
     guard : ndarray, shape of `y`, uint8
     cells : ndarray, shape of `y`, int32
         K at `sources`, k at `bounded`.
+    glow : ndarray, shape of `y`, or (0, 0) without any, float64
+        What `sources` adds [grid units], with coarse cells.
     noise : (float, float, float, int, bool)
         `skyfold.noise.NoiseModel.numbers`.
     step : float
@@ -162,6 +165,10 @@ def refine(  # type: ignore[no-untyped-def]
                             d = ((49471 * j + 37345 * i) % 65536 * w >> 16) - (w >> 1)
                             centres[i, j] += quarters * d
                         centres[i, j] += np.int64(cells[i, j]) * w * times
+        for i in range(len(glow)):
+            for j in range(across):
+                smooth[i, j] += glow[i, j]
+                centres[i, j] += np.int64(np.rint(4 * glow[i, j]))
 
 
 @compiled_exactly

@@ -100,14 +100,15 @@ def layers_read(
     striped : bool
         Whether rows or columns have offsets, see `skyfold.noise.stripes_at`.
     glowing : bool
-        Whether there is smooth light beside the background, see `skyfold.noise.background_at`.
+        Whether there is smooth light that only `sources` adds, see `skyfold.noise.NoiseModel.glow`.
     """
     if mode == "direct":
         return ("direct", *_BASE)
-    base = (*["noise"] * uneven, *["stripes"] * striped, *["glow"] * glowing, *_BASE)
+    base = (*["noise"] * uneven, *["stripes"] * striped, *_BASE)
     if level in _BY_ITSELF.get(mode, ()):
         return ("direct", "background", *base)  # the background tells the noise of pixels
-    more = ("quantum",) if quantised and level == "exact" else ()
+    more = [*["quantum"] * (quantised and level == "exact")]
+    more += ["glow"] * (glowing and level == "sources")
     return (*_REFINED[level], *more, *base)
 
 

@@ -39,8 +39,8 @@ MIN_STRETCH = 0.25
 NOISE_CELL = 32  # pixels a side of a cell of the mesh of noise
 NOISE_STEP = 2.0**-8  # of its numbers
 STRIPE_STEP = 8  # steps of the background mesh: unit of the offsets of rows and columns
-GLOW_CELL = 16  # pixels a side of a cell of the glow; a power of two
-GLOW_STEP = 16  # steps of the background mesh: unit of the glow
+GLOW_CELL = 8  # pixels a side of a cell of the glow; a power of two
+GLOW_STEP = 64  # steps of the background mesh: unit of the glow
 PREDICTION_LIMIT = 2048.0  # noise units; brighter pixels are left to the residual
 
 
@@ -128,14 +128,20 @@ class NoiseModel:
         return asdict(self)
 
     def background(
-        self,
-        mesh: NDArray[np.integer[Any]],
-        rows: slice,
-        columns: slice,
-        glow: NDArray[np.integer[Any]] | None = None,
+        self, mesh: NDArray[np.integer[Any]], rows: slice, columns: slice
     ) -> NDArray[np.float64]:
-        """Background of a window [grid units]: origin, and the rest as of `background_at`."""
-        return background_at(mesh, self.background_step, rows, columns, glow) + float(self.origin)
+        """Background of a window [grid units]: origin, and the mesh as of `background_at`."""
+        return background_at(mesh, self.background_step, rows, columns) + float(self.origin)
+
+    def glow(
+        self, nodes: NDArray[np.integer[Any]], rows: slice, columns: slice
+    ) -> NDArray[np.float64]:
+        """Smooth light in a window [grid units], as `background_at` has it, of finer cells.
+
+        `nodes` lie at the centres of cells of 8 x 8 pixels, in units of
+        ``GLOW_STEP * background_step``.
+        """
+        return background_at(nodes, GLOW_STEP * self.background_step, rows, columns, GLOW_CELL)
 
     def to_noise_units(self, signal: NDArray[Any], factor: Factor = None) -> NDArray[np.float32]:
         """Noise-unit values y, float32, within +-2048, of values above background [grid units].
@@ -218,48 +224,33 @@ def background_nodes(pixels: int) -> int:
 
 
 def background_at(
-    mesh: NDArray[np.integer[Any]],
-    step: float,
-    rows: slice,
-    columns: slice,
-    glow: NDArray[np.integer[Any]] | None = None,
+    mesh: NDArray[np.integer[Any]], step: float, rows: slice, columns: slice, cell: int = MESH
 ) -> NDArray[np.float64]:
     """Background [grid units] of a window, bilinear between mesh nodes, exact in float64.
 
     Parameters
     ----------
     mesh : ndarray, shape (nodes_y, nodes_x), integer
-        Background at the centres of cells of 64 x 64 pixels, in units of `step`.
+        Background at the centres of cells, in units of `step`.
     step : float
         Power of two [grid units].
     rows, columns : slice
         Window in pixels of the image; start and stop given.
-    glow : ndarray, shape (4 nodes_y, 4 nodes_x), integer, optional
-        What is added, at the centres of cells of 16 x 16 pixels, in units of ``GLOW_STEP * step``.
+    cell : int
+        Pixels a side of a cell; a power of two.
 
     Notes
     -----
     Weights are integers over two cells on each axis, so all sums are integers below 2**53, and
     come out the same in whatever order a matrix product takes them.
     """
-    down, across = _weighed(mesh, step, rows, columns, MESH)
-    if glow is not None:  # two sums in one product
-        finer = _weighed(glow, GLOW_STEP * step, rows, columns, GLOW_CELL)
-        down, across = (np.hstack(both) for both in zip((down, across), finer, strict=True))
-    whole: NDArray[np.float64] = down @ across.T
-    return whole
-
-
-def _weighed(
-    mesh: NDArray[np.integer[Any]], step: float, rows: slice, columns: slice, cell: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Two factors of a mesh in a window: its nodes at every row, and their weights by column."""
     first_y, weights_y = _weights(mesh.shape[0], rows.start, rows.stop, cell)
     first_x, weights_x = _weights(mesh.shape[1], columns.start, columns.stop, cell)
     near = mesh[first_y : first_y + weights_y.shape[1], first_x : first_x + weights_x.shape[1]] * (
         step / (2 * cell) ** 2
     )  # a power of two: to scale the few nodes changes no digit
-    return weights_y @ near, weights_x
+    whole: NDArray[np.float64] = (weights_y @ near) @ weights_x.T
+    return whole
 
 
 def stripes_at(

@@ -166,6 +166,10 @@ class Image:
             kept = predicted + shift * leaves + cells * width
         else:
             kept = 4 * (predicted + shift * leaves) + cells * coarse * width
+            if self.row.get("glowing"):
+                step = self.row["noise"]["background_step"]
+                glow = self._bilinear("glow", 8, ty, tx) * (64 * step / 16**2)
+                kept += np.rint(4 * glow).astype(np.int64)
             cells, bounded = (cells * coarse + 2) // 4, bounded // 2
         assert checksum(kept, extent) == expected[1]
         centres = predicted + shift + (cells + bounded) * width
@@ -253,8 +257,6 @@ class Image:
     def _background(self, ty: int, tx: int) -> np.ndarray:
         step = self.row["noise"]["background_step"]
         background = self._bilinear("background", MESH, ty, tx) * (step / 128**2)
-        if self.row.get("glowing"):
-            background += self._bilinear("glow", 16, ty, tx) * (16 * step / 32**2)
         background += float(self.row["noise"]["origin"])
         if self.row.get("striped"):
             offsets = self.layer("stripes", 0, 0) * 8.0

@@ -79,7 +79,7 @@ class ImageEntry:
     striped : bool
         Whether rows or columns have offsets of their own, in the layer `stripes`.
     glowing : bool
-        Whether there is smooth light beside the background, in the layer `glow`.
+        Whether there is smooth light that only `sources` adds, in the layer `glow`.
     fwhm_pix : float or None
         Of point sources [pixel].
     time : str or None

@@ -35,12 +35,15 @@ class Given:
     factor : ndarray, shape (ny, nx), float64, or None
         Of the noise.
     guard : ndarray, shape (ny, nx), uint8
+    glow : ndarray, shape (ny, nx), float64, or None
+        What `sources` adds [grid units], with coarse cells.
     """
 
     y: NDArray[np.float32]
     background: NDArray[np.float64]
     factor: Factor
     guard: NDArray[np.uint8]
+    glow: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Refined:
 
 _NO_INTEGERS = np.empty(0, np.int64)
 _NO_BOOLEANS = np.empty(0, np.bool_)
+_NO_GLOW = np.empty((0, 0))
 
 
 def refine(
@@ -108,6 +112,9 @@ def refine(
         centres = ladder.from_cells(cells, predicted, width)
     else:
         centres = ladder.coarse_centres(cells, predicted, width, entry.coarse)
+    if given.glow is not None:
+        smooth += given.glow
+        centres += ladder.to_quarters(given.glow)
     return Refined(smooth, sigma, width, centres, ladder.used_squares(cells, BLOCK))
 
 
@@ -129,6 +136,7 @@ def _compiled(
         kernels.evenly(given.factor, shape),
         np.ascontiguousarray(given.guard),
         np.ascontiguousarray(cells),
+        _NO_GLOW if given.glow is None else given.glow,
         noise.numbers,
         entry.step,
         kernels.narrower(dtype),

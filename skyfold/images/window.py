@@ -263,7 +263,7 @@ class _Decoder:
     ) -> tuple[NDArray[Any], NDArray[np.float64]]:
         guard = self.layers["guard"][place]
         y = y[: guard.shape[0], : guard.shape[1]]
-        given = Given(y, self._background(name), self._factor(name), guard)
+        given = Given(y, self._background(name), self._factor(name), guard, self._glow(name))
         refined = refine(self.entry, self._noise, self.level, given, self._cells(place))
         values = self._values(refined, place, name)
         sigma = refined.sigma
@@ -281,8 +281,7 @@ class _Decoder:
 
     def _background(self, name: tuple[int, int]) -> NDArray[np.float64]:
         noise, place = self._noise, self._pixels_of(name)
-        glow = self.layers["glow"] if self.entry.glowing else None
-        background = noise.background(self.layers["background"], *place, glow)
+        background = noise.background(self.layers["background"], *place)
         if self.entry.striped:
             background += stripes_at(self.layers["stripes"], noise.background_step, *place)
         return background
@@ -290,6 +289,12 @@ class _Decoder:
     def _factor(self, name: tuple[int, int]) -> Factor:
         """Factors of a tile's noise, of an image that is not equally deep all over."""
         return noise_at(self.layers["noise"], *self._pixels_of(name)) if self.entry.uneven else None
+
+    def _glow(self, name: tuple[int, int]) -> NDArray[np.float64] | None:
+        """Smooth light of a tile that the network left; None without, and where cells hold it."""
+        if not self.entry.glowing or self.level != "sources":
+            return None
+        return self._noise.glow(self.layers["glow"], *self._pixels_of(name))
 
     @property
     def _noise(self) -> NoiseModel:

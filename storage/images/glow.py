@@ -2,7 +2,7 @@
 
 A galaxy of low surface brightness, a ghost or the wing of a bright star is lost pixel by pixel in
 the noise, and is many times it in a sum over its area. What is left of the sky is averaged over
-cells of 16 x 16 pixels, and where the means, or what is smoother than they are, stand out from
+cells of 8 x 8 pixels, and where the means, or what is smoother than they are, stand out from
 their noise, they are stored as a second, finer mesh, whose other nodes are zero.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from scipy.ndimage import binary_dilation, correlate1d
+from scipy.ndimage import binary_dilation, binary_propagation, correlate1d
 
 from skyfold.noise import GLOW_CELL
 from storage.images.mesh import cell_sums
@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 Floats: TypeAlias = "NDArray[np.float64]"
 
-SEEN = 2.25  # sigma of a mean
-SCALES = 1.0, 2.0  # standard deviations of Gaussians [cells]
+SCALES = 1, 2, 4  # standard deviations of Gaussians [cells]
+SEEN = 3.0, 3.0, 2.5  # sigma of their means
+EDGE = 1.25  # likewise: as far down what is seen reaches
+TOUCHING = np.ones((3, 3))
+SQUARE = 4  # cells
 ROUNDS = 3  # of van Cittert's iteration
 FEW = GLOW_CELL**2 // 2  # pixels of a cell: of fewer, those around it tell more
 BETWEEN = 1 / 8, 3 / 4, 1 / 8  # means over cells of what is bilinear between nodes
@@ -31,7 +34,7 @@ ENOUGH = 64  # differences, to tell a scatter by
 
 
 def find_glow(left: NDArray[np.float32], limit: float) -> Floats:
-    """Nodes of the glow, shape (ny / 16, nx / 16), in units of the noise; 0 where there is none.
+    """Nodes of the glow, shape (ny / 8, nx / 8), in units of the noise; 0 where there is none.
 
     Parameters
     ----------
@@ -43,15 +46,33 @@ def find_glow(left: NDArray[np.float32], limit: float) -> Floats:
     """
     mean, weight = _means(left, limit)
     active = np.zeros(mean.shape, bool)
-    for scale in SCALES:
-        active |= _standing_out(mean, weight, scale)
+    for scale, least in zip(SCALES, SEEN, strict=True):
+        active |= _standing_out(mean, weight, scale, least)
     if not active.any():
         return np.zeros(mean.shape)
-    whole = np.where(weight > 0, mean, _smooth(mean, weight, 1.0))
+    whole = np.where(weight > 0, mean, _smooth(mean, weight, 1))
     nodes = np.zeros(mean.shape)
     for _ in range(ROUNDS):
         nodes += np.where(active, whole - _of_axes(nodes, BETWEEN), 0)
     return nodes
+
+
+def to_steps(nodes: Floats) -> NDArray[np.int32]:
+    """Nodes in steps to whole ones, so that their sums over squares of 4 x 4 are kept.
+
+    Light of less than half a step, that many nodes share, would else be gone. Sides are multiples
+    of 4.
+    """
+    ny, nx = nodes.shape
+    squares = nodes.reshape(ny // SQUARE, SQUARE, nx // SQUARE, SQUARE).swapaxes(1, 2)
+    values = squares.reshape(-1, SQUARE**2)
+    whole = np.rint(values)
+    left = values - whole
+    missing = np.rint(left.sum(axis=1, keepdims=True))
+    order = (-np.sign(missing) * left).argsort(axis=1, kind="stable").argsort(axis=1)
+    whole += np.sign(missing) * (order < np.abs(missing))
+    back = whole.reshape(squares.shape).swapaxes(1, 2).reshape(ny, nx)
+    return back.astype(np.int32)
 
 
 def _means(left: NDArray[np.float32], limit: float) -> tuple[Floats, Floats]:
@@ -61,20 +82,10 @@ def _means(left: NDArray[np.float32], limit: float) -> tuple[Floats, Floats]:
     count, total = (cell_sums(one, GLOW_CELL) for one in (near, near_or_0))
     count[count < FEW] = 0
     mean = total / np.maximum(count, 1) * (count > 0)
-    return mean, count * min(1.0, _one_over_variance(mean, count))
+    return mean, count / _variance(mean, count)
 
 
-def _one_over_variance(mean: Floats, count: Floats) -> float:
-    """Of a pixel, as the means of cells side by side tell it: noise may be correlated."""
-    one, other = count[:, 1:], count[:, :-1]
-    told = (one > 0) & (other > 0)
-    if np.count_nonzero(told) < ENOUGH:
-        return 1.0
-    scaled = (mean[:, 1:] - mean[:, :-1])[told] / np.sqrt(1 / one[told] + 1 / other[told])
-    return float(1 / np.maximum(MAD * np.median(np.abs(scaled)), 1e-3) ** 2)
-
-
-def _standing_out(mean: Floats, weight: Floats, scale: float) -> NDArray[np.bool_]:
+def _standing_out(mean: Floats, weight: Floats, scale: int, least: float) -> NDArray[np.bool_]:
     """Cells in which what is smoother than `scale` stands out, and what of it reaches beyond."""
     kernel = _gaussian(scale)
     total = _of_axes(mean * weight, kernel)
@@ -82,20 +93,40 @@ def _standing_out(mean: Floats, weight: Floats, scale: float) -> NDArray[np.bool
     height = total / np.sqrt(np.maximum(variance, 1e-9))
     found = np.zeros(mean.shape, bool)
     for one in (height, -height):
-        found |= binary_dilation(one > SEEN, np.ones((3, 3)), int(scale)) & (one > 0)
+        seen = binary_propagation(one > least, TOUCHING, one > EDGE)
+        found |= binary_dilation(seen, TOUCHING, scale) & (one > 0)
     return found
 
 
-def _smooth(mean: Floats, weight: Floats, scale: float) -> Floats:
+def _variance(mean: Floats, count: Floats) -> float:
+    """Of a pixel in means of many cells: of 1, or more where noise is correlated.
+
+    Means of cells two apart tell how they scatter, those side by side how much they share.
+    """
+    near, apart = (_scatter(mean, count, lag) for lag in (1, 2))
+    shared = max(1 - (near / apart) ** 2, 0) if apart else 0
+    return max(1.0, (apart * (1 + 2 * shared)) ** 2)
+
+
+def _scatter(mean: Floats, count: Floats, lag: int) -> float:
+    """Standard deviation of a pixel by means that lie so many cells apart."""
+    one, other = count[:, lag:], count[:, :-lag]
+    told = (one > 0) & (other > 0)
+    if np.count_nonzero(told) < ENOUGH:
+        return 1.0
+    steps = (mean[:, lag:] - mean[:, :-lag])[told] / np.sqrt(1 / one[told] + 1 / other[told])
+    return float(MAD * np.median(np.abs(steps)))
+
+
+def _smooth(mean: Floats, weight: Floats, scale: int) -> Floats:
     """Means as those nearby are."""
     kernel = _gaussian(scale)
     filled: Floats = _of_axes(mean * weight, kernel) / np.maximum(_of_axes(weight, kernel), 1e-9)
     return filled
 
 
-def _gaussian(scale: float) -> Floats:
-    reach = np.arange(-int(3 * scale), int(3 * scale) + 1)
-    kernel = np.exp(-((reach / max(scale, 1)) ** 2) / 2)
+def _gaussian(scale: int) -> Floats:
+    kernel = np.exp(-((np.arange(-3 * scale, 3 * scale + 1) / scale) ** 2) / 2)
     return kernel / kernel.sum()
 
 

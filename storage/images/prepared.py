@@ -31,6 +31,7 @@ from skyfold.noise import (
 from skyfold.science.sky import median_of_neighbours
 from storage.images.cells import cells_of
 from storage.images.fills import find_fills, is_safe_integer
+from storage.images.glow import to_steps
 from storage.images.mapped import part_of
 from storage.images.mesh import mesh_in_steps
 from storage.images.noise_fit import NoiseFit, fit_noise
@@ -107,8 +108,8 @@ class Prepared:
         Noise, as `skyfold.noise.noise_at` takes it; None where it is the same all over.
     stripes : ndarray, shape (2, 256 max(tiles)), int32, or None
         Offsets of rows and columns, as `skyfold.noise.stripes_at` takes them, if there are any.
-    glow : ndarray, shape (16 tiles_y, 16 tiles_x), int32, or None
-        As `skyfold.noise.background_at` takes it; None until some is found.
+    glow : ndarray, shape (32 tiles_y, 32 tiles_x), int32, or None
+        As `skyfold.noise.NoiseModel.glow` takes it; None until some is found.
     """
 
     def __init__(self, image: SurveyImage, fills: Fills, fit: NoiseFit) -> None:
@@ -163,8 +164,8 @@ class Prepared:
                 side = NOISE_CELL // GLOW_CELL
                 factor = 1 + np.kron(self.uneven, np.ones((side, side))) * NOISE_STEP
             whole = tuple(nodes * TILE // GLOW_CELL for nodes in self.tiles)
-            steps = np.rint(_to_shape(glow, whole) * factor * unit / GLOW_STEP)
-            self.glow = steps.astype(np.int32) if steps.any() else None
+            steps = to_steps(_to_shape(glow, whole) * factor * unit / GLOW_STEP)
+            self.glow = steps if steps.any() else None
 
     @cached_property
     def diffuse(self) -> NDArray[np.int32] | None:
@@ -245,10 +246,15 @@ class Strip:
     def background(self, ty: int, tx: int) -> NDArray[np.float64]:
         """Background of a tile [grid units]."""
         image, place = self.image, self.pixels(ty, tx)
-        background = image.noise.background(image.mesh, *place, image.glow)
+        background = image.noise.background(image.mesh, *place)
         if image.stripes is not None:
             background += stripes_at(image.stripes, image.noise.background_step, *place)
         return background
+
+    def glow(self, ty: int, tx: int) -> NDArray[np.float64] | None:
+        """Smooth light of a tile that the network left [grid units]; None where there is none."""
+        nodes = self.image.glow
+        return None if nodes is None else self.image.noise.glow(nodes, *self.pixels(ty, tx))
 
     def factor(self, ty: int, tx: int) -> Factor:
         """Factors of the noise of a tile; None where they are 1."""

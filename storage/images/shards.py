@@ -125,7 +125,8 @@ def _extra(encoded: EncodedImage) -> dict[str, bool]:
 
 def _coded_strips(encoded: EncodedImage, documents: Mapping[str, bytes]) -> dict[str, Coded]:
     """The layers of an image, coded strip by strip as they are made; `direct` is none of them."""
-    names = layers_read("exact", encoded.mode, **_extra(encoded))
+    levels = (layers_read(level, encoded.mode, **_extra(encoded)) for level in LEVELS)
+    names = dict.fromkeys(chain.from_iterable(levels))
     coded = {name: Coded(documents[name]) for name in names if name != "direct"}
     for name, values in encoded.of_all.items():
         coded[name].add(values)

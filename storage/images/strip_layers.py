@@ -48,6 +48,8 @@ class Tile:
         Its pixels.
     grid, predicted, width, shift, cells : ndarray, shape (ny, nx), int64
         X, M, w, d and k.
+    glow : ndarray, shape (ny, nx), int64, or None
+        What `sources` adds [quarters of a grid unit].
     """
 
     name: tuple[int, int]
@@ -57,11 +59,20 @@ class Tile:
     width: NDArray[np.int64]
     shift: NDArray[np.int64]
     cells: NDArray[np.int64]
+    glow: NDArray[np.int64] | None = None
 
     def residuals(self, some: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Some pixels less M + d, in units of w, shape (n,)."""
+        """Some pixels less M + d and the glow, in units of w, shape (n,)."""
         rest = self.grid[some] - self.predicted[some] - self.shift[some]
-        return rest / self.width[some]
+        if self.glow is None:
+            return rest / self.width[some]
+        return (4 * rest - self.glow[some]) / (4 * self.width[some])
+
+    def fine(self, some: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Cells of some pixels at `sources` that are as wide as at `bounded`, shape (n,)."""
+        if self.glow is None:
+            return self.cells[some]
+        return np.floor(self.residuals(some) + 0.5).astype(np.int64)
 
 
 class StripLayers:
@@ -123,9 +134,12 @@ class StripLayers:
     def _refine(self, names: list[tuple[int, int]]) -> None:
         """All layers of pixels of some tiles, whose coarse cells are chosen together."""
         tiles, how = [self.cells_of(*name) for name in names], self.how
+        for one in tiles:
+            glow = self.strip.glow(*one.name)
+            one.glow = None if glow is None else ladder.to_quarters(glow)
         kept = [self.kept[one.place] & self.strip.coded[one.place] for one in tiles]
         if how.coarse == FINE:
-            coarse = np.concatenate([one.cells[its] for one, its in zip(tiles, kept, strict=True)])
+            coarse = np.concatenate([one.fine(its) for one, its in zip(tiles, kept, strict=True)])
         else:
             coarse = self._shaped(tiles, kept)
         _require_fitting(how.coarse * coarse + 2, np.dtype(np.int32))  # as a reader counts
@@ -212,6 +226,8 @@ class StripLayers:
         """Checksum of what `sources` decodes to."""
         shift = tile.shift * ladder.used_squares(cells, LEAF)
         centres = ladder.coarse_centres(cells, tile.predicted + shift, tile.width, self.how.coarse)
+        if tile.glow is not None:
+            centres += tile.glow
         met = ladder.checksum(centres, *self._extent(*tile.name))
         self._sums(*tile.name)[LEVELS.index("sources")] = met
 

@@ -62,9 +62,7 @@ def tile_about(
         for first, side in zip(corner, entry.plane, strict=True)
     ]
     window = release.images.read(image_id, "exact", *inside)
-    glow = stored_layer(release, entry, "glow") if entry.glowing else None
-    mesh = stored_layer(release, entry, "background")
-    background = entry.noise.background(mesh, inside[0], inside[1], glow)
+    background = entry.noise.background(stored_layer(release, entry, "background"), *inside)
     if entry.striped:
         stripes, step = stored_layer(release, entry, "stripes"), entry.noise.background_step
         background += stripes_at(stripes, step, *inside)

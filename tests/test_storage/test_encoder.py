@@ -202,8 +202,15 @@ def test_what_the_model_never_saw_comes_back_at_sources(surprise, seed, network)
     strong = signal > 3
     assert covered[strong].mean() > 0.98
     assert covered.mean() < 0.4
-    sources, wide = encoded.layers["sources"], encoded.coarse / FINE
-    off = np.where(covered, joined_cells(sources, tagged, encoded.coarse) - wide * sources, 0)
+    image = replace(survey_image(stored), header=fits.Header())
+    entry = encoded.described(describe_image(image, model="m", step=step))
+    whole = slice(0, 256), slice(0, 256)
+    bounded, sources = (
+        decode_window(entry, level, *whole, read=reading(encoded.layers), network=network).values
+        for level in ("bounded", "sources")
+    )
+    width = int(encoded.noise.sigma * step) | encoded.odd_cells
+    off, wide = np.where(covered, (bounded - sources) / width, 0), encoded.coarse / FINE
     assert np.abs(off).max() <= wide + 0.5  # fine cells
     whole = uniform_filter(covered.astype(float), 5, mode="constant") > 0.999
     sums = 25 * step * uniform_filter(off.astype(float), 5)[whole]
