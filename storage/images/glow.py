@@ -48,6 +48,7 @@ def find_glow(left: NDArray[np.float32], limit: float) -> Floats:
     active = np.zeros(mean.shape, bool)
     for scale, least in zip(SCALES, SEEN, strict=True):
         active |= _standing_out(mean, weight, scale, least)
+    active &= binary_dilation(cell_sums(np.isfinite(left), GLOW_CELL) > 0, TOUCHING)
     if not active.any():
         return np.zeros(mean.shape)
     whole = np.where(weight > 0, mean, _smooth(mean, weight, 1))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import numpy as np
 
@@ -151,7 +151,10 @@ class Prepared:
         return self.raw.stored.dtype.newbyteorder("=")
 
     def correct(self, correction: NDArray[np.float64], glow: NDArray[np.float64]) -> None:
-        """Add to the mesh, and the glow, in units of the noise there; beyond an end as at it."""
+        """Add to the mesh, and the glow, in units of the noise there.
+
+        Beyond the end of the mesh is what lies at it, and so is one node beyond that of the glow.
+        """
         factor: Any = 1
         if self.uneven is not None:
             factor = 1 + cells_of(self.uneven, MESH // NOISE_CELL).mean(axis=-1) * NOISE_STEP
@@ -164,7 +167,8 @@ class Prepared:
                 side = NOISE_CELL // GLOW_CELL
                 factor = 1 + np.kron(self.uneven, np.ones((side, side))) * NOISE_STEP
             whole = tuple(nodes * TILE // GLOW_CELL for nodes in self.tiles)
-            steps = to_steps(_to_shape(glow, whole) * factor * unit / GLOW_STEP)
+            nodes = _to_shape(np.pad(glow, ((0, 1), (0, 1)), mode="edge"), whole, "constant")
+            steps = to_steps(nodes * factor * unit / GLOW_STEP)
             self.glow = steps if steps.any() else None
 
     @cached_property
@@ -189,10 +193,13 @@ class Prepared:
         return self.strip(0, self.tiles[0])
 
 
-def _to_shape(nodes: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Nodes padded to a shape with those at their ends."""
-    beyond = [(0, want - have) for want, have in zip(shape, nodes.shape, strict=True)]
-    return np.pad(nodes, beyond, mode="edge")
+def _to_shape(
+    nodes: NDArray[np.float64], shape: tuple[int, ...], beyond: Literal["edge", "constant"] = "edge"
+) -> NDArray[np.float64]:
+    """Nodes cut, or padded with those at their ends or with zeros, to a shape."""
+    nodes = nodes[: shape[0], : shape[1]]
+    more = [(0, want - have) for want, have in zip(shape, nodes.shape, strict=True)]
+    return np.pad(nodes, more, mode=beyond)
 
 
 def _origin(background: NDArray[np.float64], noise: NoiseModel) -> int:
