@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from skyfold.science import Product
     from skyfold.science.epochs import Alignment
 
-COPIES = 5  # of a piece with trails, and with diffuse light: few have room in one
+TRAILED, DIFFUSE = 5, 8  # copies of a piece with trails, with diffuse light: few have room in one
 LEAST_OVERLAP = 0.25  # of an image, that another epoch must cover
 Place = tuple[slice, slice]
 
@@ -138,10 +138,10 @@ def injected_views(view: View, entry: ImageEntry, encode: TrialEncoder | None) -
     if encode is None or entry.noise is None:
         return
     yield _injected_view(view, entry, encode, injection.inject, "injected", view.context.seed)
-    for number in range(COPIES):
+    for number in range(TRAILED):
         seed = seed_of(f"{entry.id}/trails/{number}")
         yield _injected_view(view, entry, encode, trails.inject_trails, "trailed", seed)
-    for number in range(COPIES):
+    for number in range(DIFFUSE):
         seed = seed_of(f"{entry.id}/diffuse/{number}")
         yield _injected_view(view, entry, encode, diffuse.inject_diffuse, "diffuse", seed)
 

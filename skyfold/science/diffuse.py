@@ -19,8 +19,8 @@ from skyfold.science.injection import Stamp, clipped, inject_stamps, places
 from skyfold.science.sources import areas, at_centre
 
 SNR = (4.0, 32.0)
-WIDTHS = (2.5, 6.0)  # [FWHM of points]: standard deviations
-SPACING = 30.0  # [FWHM]
+WIDTHS = (2.0, 4.0)  # [FWHM of points]: standard deviations
+SPACING = 20.0  # [FWHM]
 _REACH = 2.5  # standard deviations to which they are drawn: 0.2 % of a filter is left out
 _GOOD = 0.9  # of a filter, that must lie on good pixels
 DTYPE = [("x", "f8"), ("y", "f8"), ("snr", "f8"), ("width", "f8")]

@@ -39,8 +39,8 @@ def light_of(shape, blobs):
 def test_diffuse_light_is_what_it_says():
     raw, (pixels, sigma, blobs) = scene()
     assert pixels.dtype == raw.dtype
-    assert len(blobs) == 8 * 12
-    assert WIDTHS[0] * FWHM < blobs["width"].min() < 6 < 10 < blobs["width"].max()
+    assert len(blobs) == (512 // 40) * (768 // 40)
+    assert WIDTHS[0] * FWHM < blobs["width"].min() < 5 < 7 < blobs["width"].max()
     light = light_of(raw.shape, blobs)
     for blob in blobs[:20]:
         place, profile = stamp(raw.shape, blob)
@@ -62,7 +62,7 @@ def test_loss_of_diffuse_light():
     context, raw = context_of(sigma, blobs), pixels.astype(float)
     same = values(raw, raw.copy(), context)
     assert all(np.all(one == 0) for one in same.values())
-    assert len(same[">=5"]) > 70
+    assert len(same[">=5"]) > 150
     faint = blobs[blobs["snr"] < 10]
     found = values(raw, raw - light_of(raw.shape, faint), context)
     lost = faint["snr"][faint["snr"] >= 5]
