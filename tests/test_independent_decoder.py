@@ -20,6 +20,7 @@ from small_release import build_release
 import storage.images.shards
 from skyfold import DataRelease, open_release
 from skyfold.compiled import readers
+from skyfold.ladder import LEVELS
 from storage.objects.tiles import tile_about
 
 TINY = ("night1/g", "night1/r")  # float32 with NaN and padding, and uint16
@@ -136,9 +137,20 @@ def test_both_find_the_same_bounded_values(ladder, name):
 
 
 def test_smooth_light_has_a_mesh_of_its_own(ladder):
+    """Which `sources` alone adds, compiled or not, to its values and to what its checksum is of."""
     archive, release = ladder
     assert archive.images["all/glowing"]["glowing"]
-    assert release.images.entry("all/glowing").bytes["glow"] > 0
+    entry = release.images.entry("all/glowing")
+    assert entry.bytes["glow"] > 0
+    assert ["glow" in entry.layers_at(level) for level in LEVELS] == [False, True, False, False]
+    with readers(compiled=False):
+        plain = release.images.read("all/glowing", "sources")
+    with readers(compiled=True):
+        window = release.images.read("all/glowing", "sources")
+    assert window.values.tobytes() == plain.values.tobytes()
+    latent = release.images.read("all/glowing", "latent")
+    lit = (window.values - latent.values)[120:180, 170:230] > 0
+    assert lit.mean() > 0.5
 
 
 def test_deeper_parts_have_narrower_cells(ladder, pixels):
