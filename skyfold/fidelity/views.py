@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from skyfold.science import Product
     from skyfold.science.epochs import Alignment
 
-TRAILED, DIFFUSE = 5, 8  # copies of a piece with trails, with diffuse light: few have room in one
+TRAILED, DIFFUSE = 5, 16  # copies of a piece with trails, with diffuse light: few have room in one
 LEAST_OVERLAP = 0.25  # of an image, that another epoch must cover
 Place = tuple[slice, slice]
 
