@@ -134,7 +134,7 @@ def difference_view(release: DataRelease, view: View, entry: ImageEntry) -> View
 
 
 def injected_views(view: View, entry: ImageEntry, encode: TrialEncoder | None) -> Iterator[View]:
-    """Yield a piece of the image with point sources, trails or diffuse light put in before."""
+    """Yield a piece with point sources, trails or diffuse light put in before it is encoded."""
     if encode is None or entry.noise is None:
         return
     yield _injected_view(view, entry, encode, injection.inject, "injected", view.context.seed)
