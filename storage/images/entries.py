@@ -22,7 +22,7 @@ from skyfold.layout import ImageGroup
 if TYPE_CHECKING:
     from storage.survey import SurveyImage
 
-WRITER = 22  # changes when the same image would be written as other bytes
+WRITER = 23  # changes when the same image would be written as other bytes
 _BINARY = ("fills", "places")
 
 

@@ -3,7 +3,8 @@
 A galaxy of low surface brightness, a ghost or the wing of a bright star is lost pixel by pixel in
 the noise, and is many times it in a sum over its area. What is left of the sky is averaged over
 cells of 8 x 8 pixels, and where the means, or what is smoother than they are, stand out from
-their noise, they are stored as a second, finer mesh, whose other nodes are zero.
+their noise, they are stored as a second, finer mesh, whose other nodes are zero. The background's
+mesh is corrected by what then is sky: a mean over light and sky would be off in both.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from scipy.ndimage import binary_dilation, binary_propagation, correlate1d
 
 from skyfold.noise import GLOW_CELL
-from storage.images.mesh import cell_sums
+from storage.images.mesh import cell_sums, mesh_correction, stretched
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,47 +34,92 @@ MAD = 1.4826
 ENOUGH = 64  # differences, to tell a scatter by
 
 
-def find_glow(left: NDArray[np.float32], limit: float) -> Floats:
-    """Nodes of the glow, shape (ny / 8, nx / 8), in units of the noise; 0 where there is none.
+def mesh_and_glow(
+    left: NDArray[np.float32], blank: NDArray[np.bool_], limit: float
+) -> tuple[Floats, Floats, Floats]:
+    """Correction of the background mesh, and nodes of the glow, in units of the noise.
 
     Parameters
     ----------
     left : ndarray, shape (ny, nx), float32
-        Pixels less all that is predicted of them, over their noise, whole cells; NaN where there is
-        no measurement or a source.
-    limit : float
-        What is beyond it is not of the sky, and does not count.
+        Pixels less all that is predicted of them, over their noise, whole mesh cells; NaN where
+        there is no measurement or a source. The mesh is taken off it.
+    blank, limit
+        As `mesh_correction` takes them.
+
+    Returns
+    -------
+    mesh : ndarray, shape (ny / 64, nx / 64)
+    nodes : ndarray, shape (ny / 8, nx / 8)
+        0 where there is no glow.
+    seen : ndarray, shape (ny / 8, nx / 8)
+        Share of what each node lights that is a measurement and no source.
     """
+    mesh = _take_mesh(left, blank, limit)
+    cells = _glowing_cells(left, limit)
+    if not cells.any():
+        return mesh, np.zeros(cells.shape), np.zeros(cells.shape)
+    # beside glow, a mesh that was lifted by it is off
+    around = np.repeat(np.repeat(cells, GLOW_CELL, axis=0), GLOW_CELL, axis=1)
+    mesh = mesh + _take_mesh(left, blank & ~around, limit)
+    seen = _of_axes(cell_sums(np.isfinite(left), GLOW_CELL) / GLOW_CELL**2, BETWEEN)
+    return mesh, _nodes(left, cells, limit), seen
+
+
+def _take_mesh(left: NDArray[np.float32], blank: NDArray[np.bool_], limit: float) -> Floats:
+    mesh = mesh_correction(left, blank, limit)
+    for rows, change in stretched(mesh, left.shape, np.float32):
+        left[rows] -= change
+    return mesh
+
+
+def _glowing_cells(left: NDArray[np.float32], limit: float) -> NDArray[np.bool_]:
+    """Cells of the glow, shape (ny / 8, nx / 8)."""
     mean, weight = _means(left, limit)
     active = np.zeros(mean.shape, bool)
     for scale, least in zip(SCALES, SEEN, strict=True):
         active |= _standing_out(mean, weight, scale, least)
-    active &= binary_dilation(cell_sums(np.isfinite(left), GLOW_CELL) > 0, TOUCHING)
-    if not active.any():
-        return np.zeros(mean.shape)
+    measured = cell_sums(np.isfinite(left), GLOW_CELL) > 0
+    active &= binary_dilation(measured, TOUCHING)
+    return active
+
+
+def _nodes(left: NDArray[np.float32], cells: NDArray[np.bool_], limit: float) -> Floats:
+    """Nodes of what is left in these cells; 0 in others."""
+    mean, weight = _means(left, limit)
     whole = np.where(weight > 0, mean, _smooth(mean, weight, 1))
-    nodes = np.zeros(mean.shape)
+    nodes = np.zeros(cells.shape)
     for _ in range(ROUNDS):
-        nodes += np.where(active, whole - _of_axes(nodes, BETWEEN), 0)
+        nodes += np.where(cells, whole - _of_axes(nodes, BETWEEN), 0)
     return nodes
 
 
-def to_steps(nodes: Floats) -> NDArray[np.int32]:
-    """Nodes in steps to whole ones, so that their sums over squares of 4 x 4 are kept.
+def to_steps(nodes: Floats, seen: Floats) -> NDArray[np.int32]:
+    """Nodes in steps to whole ones, so that what is seen of them in squares of 4 x 4 is kept.
 
-    Light of less than half a step, that many nodes share, would else be gone. Sides are multiples
+    Light of less than half a step, that many nodes share, would else be gone; and if it went to
+    those of them that are seen from those that are not, the sky would be off. Sides are multiples
     of 4.
     """
-    ny, nx = nodes.shape
-    squares = nodes.reshape(ny // SQUARE, SQUARE, nx // SQUARE, SQUARE).swapaxes(1, 2)
-    values = squares.reshape(-1, SQUARE**2)
+    values, weights = _squares(nodes), _squares(seen)
     whole = np.rint(values)
-    left = values - whole
-    missing = np.rint(left.sum(axis=1, keepdims=True))
-    order = (-np.sign(missing) * left).argsort(axis=1, kind="stable").argsort(axis=1)
-    whole += np.sign(missing) * (order < np.abs(missing))
-    back = whole.reshape(squares.shape).swapaxes(1, 2).reshape(ny, nx)
-    return back.astype(np.int32)
+    left = weights * (values - whole)
+    missing = left.sum(axis=1, keepdims=True)
+    order = (-np.sign(missing) * left).argsort(axis=1, kind="stable")
+    ordered = np.take_along_axis(weights, order, axis=1)
+    middles = ordered.cumsum(axis=1) - ordered / 2  # before it one more brings the sum nearer
+    more = np.sign(missing) * ((middles < np.abs(missing)) & (ordered > 0))
+    np.put_along_axis(whole, order, np.take_along_axis(whole, order, axis=1) + more, axis=1)
+    ny, nx = nodes.shape
+    back = whole.reshape(ny // SQUARE, nx // SQUARE, SQUARE, SQUARE).swapaxes(1, 2)
+    return back.reshape(ny, nx).astype(np.int32)
+
+
+def _squares(plane: Floats) -> Floats:
+    """Squares of 4 x 4 as rows."""
+    ny, nx = plane.shape
+    cut = plane.reshape(ny // SQUARE, SQUARE, nx // SQUARE, SQUARE).swapaxes(1, 2)
+    return cut.reshape(-1, SQUARE**2)
 
 
 def _means(left: NDArray[np.float32], limit: float) -> tuple[Floats, Floats]:

@@ -28,9 +28,8 @@ from skyfold.science.widths import (
     wider,
 )
 from storage.images.filtered import measure_levels, sample_levels
-from storage.images.glow import find_glow
+from storage.images.glow import mesh_and_glow
 from storage.images.latent_search import search_latents
-from storage.images.mesh import mesh_correction, stretched
 from storage.images.prepared import padded
 from storage.images.selection import HALO, blank_leaves, lit_leaves, pixels_of, select_leaves
 from storage.images.tile_kernels import significance
@@ -204,13 +203,11 @@ class Predicted:
         """Leaves to keep, and the background by what else is left; the share of what is kept."""
         seen = (self._seen(*rows) for rows in self.rows)
         judged = (self._judged(three, levels) for three in _neighbours(seen))
-        corrections, glow, kept = [], [], 0
+        corrections, kept = [], 0
         for three in _neighbours(judged):
             kept += three[1].kept
-            mesh, nodes = self._correction(three)
-            corrections.append(mesh)
-            glow.append(nodes)
-        self.image.correct(np.concatenate(corrections), np.concatenate(glow))
+            corrections.append(self._correction(three))
+        self.image.correct(*map(np.concatenate, zip(*corrections, strict=True)))
         return kept / max(int(self.coded.sum()), 1)
 
     def _seen(self, first: int, last: int) -> _Seen:
@@ -234,23 +231,19 @@ class Predicted:
         sky = np.where(own.coded & ~kept, own.residual, np.float32(np.nan))
         return _Judged(own.first, own.last, sky, int(np.count_nonzero(own.coded & kept)))
 
-    def _correction(
-        self, three: _Three[_Judged]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _correction(self, three: _Three[_Judged]) -> tuple[NDArray[np.float64], ...]:
         """Mean error of the sky that is not kept, for the mesh of a strip: it costs no bits.
 
-        The sky there is all that a measurement at `sources` has to subtract. And its glow.
+        The sky there is all that a measurement at `sources` has to subtract. And its glow, and how
+        much of that is seen.
         """
         sky, inner = _joined(three, lambda one: one.sky, TILE)
         top = three[1].first * TILE - inner.start
         begin = max(top - HALO, 0)
         leaves = self.leaves[begin // LEAF : (top + len(sky) + HALO) // LEAF]
         blank = pixels_of(blank_leaves(leaves, self.fwhm))[top - begin :][: len(sky)]
-        mesh = mesh_correction(sky, blank, UNEXPECTED)
-        for rows, change in stretched(mesh, sky.shape, np.float32):
-            sky[rows] -= change
-        glow = find_glow(sky, UNEXPECTED)
-        return _rows_of(mesh, inner, MESH), _rows_of(glow, inner, GLOW_CELL)
+        mesh, *glow = mesh_and_glow(sky, blank, UNEXPECTED)
+        return _rows_of(mesh, inner, MESH), *(_rows_of(one, inner, GLOW_CELL) for one in glow)
 
 
 @dataclass(frozen=True, eq=False)

@@ -150,8 +150,13 @@ class Prepared:
         """Of the stored pixels."""
         return self.raw.stored.dtype.newbyteorder("=")
 
-    def correct(self, correction: NDArray[np.float64], glow: NDArray[np.float64]) -> None:
-        """Add to the mesh, and the glow, in units of the noise there.
+    def correct(
+        self,
+        correction: NDArray[np.float64],
+        glow: NDArray[np.float64],
+        seen: NDArray[np.float64],
+    ) -> None:
+        """Add to the mesh, and the glow, in units of the noise there; see `mesh_and_glow`.
 
         Beyond the end of the mesh is what lies at it, and so is one node beyond that of the glow.
         """
@@ -167,8 +172,11 @@ class Prepared:
                 side = NOISE_CELL // GLOW_CELL
                 factor = 1 + np.kron(self.uneven, np.ones((side, side))) * NOISE_STEP
             whole = tuple(nodes * TILE // GLOW_CELL for nodes in self.tiles)
-            nodes = _to_shape(np.pad(glow, ((0, 1), (0, 1)), mode="edge"), whole, "constant")
-            steps = to_steps(nodes * factor * unit / GLOW_STEP)
+            nodes, weights = (
+                _to_shape(np.pad(one, ((0, 1), (0, 1)), mode="edge"), whole, "constant")
+                for one in (glow, seen)
+            )
+            steps = to_steps(nodes * factor * unit / GLOW_STEP, weights)
             self.glow = steps if steps.any() else None
 
     @cached_property

@@ -12,8 +12,8 @@ from skyfold.ladder import LEVELS
 from skyfold.noise import GLOW_CELL, GLOW_STEP, NoiseModel, background_at
 from storage.images.encoder import encode_image
 from storage.images.entries import describe_image
-from storage.images.glow import SQUARE, find_glow, to_steps
-from storage.images.mesh import mesh_correction, stretched
+from storage.images.glow import SQUARE, mesh_and_glow, to_steps
+from storage.images.mesh import stretched
 from tests.test_storage.test_depth import survey_image
 from tests.test_storage.test_encoder import reading
 
@@ -35,21 +35,13 @@ def blob(y: float, x: float, width: float, snr: float) -> tuple[np.ndarray, np.n
     return (snr * matched).astype("f4"), matched
 
 
-def stored(nodes: np.ndarray) -> np.ndarray:
-    """Glow in steps of about those that an image has."""
-    return to_steps(nodes / STEP)
-
-
-def drawn(nodes: np.ndarray) -> np.ndarray:
-    """Glow as it is stored, at every pixel, in units of the noise."""
+def taken_up(left: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What mesh and glow take up of an image at every pixel, as stored, and nodes in steps."""
+    mesh, nodes, seen = mesh_and_glow(left.copy(), np.isfinite(left), LIMIT)
+    steps = to_steps(nodes / STEP, seen)
     whole = slice(0, SHAPE[0]), slice(0, SHAPE[1])
-    return STEP * background_at(stored(nodes), 1.0, *whole, GLOW_CELL)
-
-
-def without_mesh(left: np.ndarray) -> np.ndarray:
-    """As the writer looks at it: after the mesh took up what it can."""
-    mesh = mesh_correction(left, np.isfinite(left), LIMIT)
-    return left - np.concatenate([one for _, one in stretched(mesh, SHAPE)]).astype("f4")
+    glow = STEP * background_at(steps, 1.0, *whole, GLOW_CELL)
+    return np.concatenate([one for _, one in stretched(mesh, SHAPE)]) + glow, steps
 
 
 @pytest.mark.parametrize("correlated", [0, 1.5])
@@ -57,47 +49,74 @@ def without_mesh(left: np.ndarray) -> np.ndarray:
 def test_noise_has_little_glow(seed, correlated):
     """Means of pixels that were made of one another scatter more, which is no light either."""
     plane = gaussian_filter(noise(seed), correlated)
-    nodes = find_glow(without_mesh(plane / plane.std()), LIMIT)
-    assert (stored(nodes) != 0).mean() < (0.25 if correlated else 0.08)
+    _, steps = taken_up(plane / plane.std())
+    assert (steps != 0).mean() < (0.25 if correlated else 0.08)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize(("width", "snr"), [(12, 12), (16, 15), (24, 20), (32, 25)])
 def test_what_is_wide_and_faint_is_found(width, snr, sign):
     light, matched = blob(300.4, 351.7, width, sign * snr)
-    left = without_mesh(noise() + light)
-    off = left - drawn(find_glow(left, LIMIT))
+    left = noise() + light
+    off = left - taken_up(left)[0]
     assert abs(np.vdot(matched, off)) < 1.2
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_sky_beside_glow_is_not_off(seed):
+    """Whoever subtracts a sky there would find all fluxes around it off by its error."""
+    ring = np.exp(-((np.hypot(Y - 320, X - 352) - 150) ** 2) / (2 * 10**2))
+    left = (noise(seed) + 0.4 * ring).astype("f4")
+    cells = (left - taken_up(left)[0]).reshape(10, 64, 11, 64).mean(axis=(1, 3))
+    assert np.sqrt(np.mean(cells**2)) < 0.35 / 64  # a third of what noise would give them
 
 
 def test_cells_of_little_sky_are_as_those_around_them():
     """Of whose pixels a quarter is left, which alone would tell little."""
     light, _ = blob(320, 352, 40, 60)
-    left = noise(4) + light
     few = (abs(Y - 320) < 12) & (abs(X - 352) < 12)
-    left[few & (X % 4 > 0)] = np.nan
-    left[few & (X % 4 == 0)] += 1
-    off = light - drawn(find_glow(left, LIMIT))
-    assert abs(off[few].mean()) < 0.2 * light.max()
+    off, drawn_up = [], []
+    for seed in (4, 5, 6):
+        left = noise(seed) + light
+        left[few & (X % 4 > 0)] = np.nan
+        lifted = left.copy()
+        lifted[few & (X % 4 == 0)] += 1
+        plain, found = taken_up(left)[0], taken_up(lifted)[0]
+        off.append((light - plain)[few].mean())
+        drawn_up.append((found - plain)[few].mean())
+    assert abs(np.mean(off)) < 0.2 * light.max()
+    assert abs(np.mean(drawn_up)) < 0.2 * light.max()
 
 
 def test_what_is_bright_does_not_count():
     left, spot = noise(5), noise(5)
     spot[300:303, 300:303] = 500
-    off = find_glow(spot, LIMIT) - find_glow(left, LIMIT)
-    assert abs(off).max() < 0.1
+    found, expected = (mesh_and_glow(one, np.isfinite(one), LIMIT) for one in (spot, left))
+    for one, its in zip(found[:2], expected[:2], strict=True):
+        assert abs(one - its).max() < 0.1
 
 
 def test_light_of_less_than_a_step_is_not_rounded_away():
     """And what is zero stays so."""
     nodes = np.random.default_rng(1).normal(0.2, 0.1, (32, 64))
     nodes[:, 40:] = 0
-    steps = to_steps(nodes)
+    steps = to_steps(nodes, np.ones(nodes.shape))
     assert np.abs(steps - nodes).max() < 1
     assert not steps[:, 40:].any()
     off = (steps - nodes).reshape(8, SQUARE, 16, SQUARE).sum(axis=(1, 3))
     assert np.abs(off).max() <= 0.5
-    assert (to_steps(-nodes) == -steps).all()
+    assert (to_steps(-nodes, np.ones(nodes.shape)) == -steps).all()
+
+
+def test_light_that_is_seen_is_kept():
+    """Of nodes half of which light what comes from elsewhere: a third is seen of some."""
+    rng = np.random.default_rng(1)
+    nodes = rng.normal(0.2, 0.3, (32, 64))
+    seen = rng.choice([0.0, 1 / 3, 1.0], nodes.shape)
+    steps = to_steps(nodes, seen)
+    off = (seen * (steps - nodes)).reshape(8, SQUARE, 16, SQUARE).sum(axis=(1, 3))
+    assert np.abs(off).max() <= 0.5
+    assert abs(off.mean()) < 0.06
 
 
 @pytest.mark.parametrize(("fwhm", "loss"), [(12, 4), (16, 3), (24, 3)])
@@ -106,8 +125,8 @@ def test_a_stream_is_found_along_all_of_it(fwhm, loss):
     tilt = np.deg2rad(27)
     across = (X - 350) * np.sin(tilt) - (Y - 320) * np.cos(tilt)
     light = (0.3 * np.exp(-4 * np.log(2) * (across / fwhm) ** 2)).astype("f4")
-    left = without_mesh(noise(9) + light)
-    off = left - drawn(find_glow(left, LIMIT))
+    left = noise(9) + light
+    off = left - taken_up(left)[0]
     assert np.linalg.norm(light) > 20
     assert abs(np.vdot(light, off)) / np.linalg.norm(light) < loss
 
@@ -139,9 +158,9 @@ def test_nothing_is_stored_beyond_the_image_and_within_what_is_kept(network):
     assert not glow[:, 34:].any()
     left = noise(2) + np.float32(0.4) * np.sin(Y / 9).astype("f4")
     left[200:400, 200:400] = np.nan
-    nodes = find_glow(left, LIMIT)
-    assert nodes[:, 28:47].any()
-    assert not nodes[27:48, 27:48].any()
+    _, steps = taken_up(left)
+    assert steps[:, 28:47].any()
+    assert not steps[27:48, 27:48].any()
 
 
 @pytest.mark.parametrize("dtype", ["i4", "f4"])

@@ -72,7 +72,9 @@ def test_strips_are_encoded_as_a_whole_image_is(image, network, in_strips, monke
     assert (kept != as_whole).mean() < 0.01
     assert (strips.layers["latent"] != whole.layers["latent"]).mean() < 0.01
     off = strips.layers["background"] - whole.layers["background"]
-    assert np.abs(off).max() * whole.noise.background_step < 0.03 * whole.noise.sigma
+    off = off * (whole.noise.background_step / whole.noise.sigma)
+    assert np.sqrt(np.mean(off**2)) < 0.02
+    assert np.abs(off).max() < 0.2  # what is just glow in one of them is in the mesh of the other
     for one in (strips, whole):
         one.network = network
     found, expected = decoded(image, strips), decoded(image, whole)
