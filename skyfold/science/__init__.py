@@ -99,6 +99,15 @@ class ImageContext:
                 "number of pixels; pass None to have it estimated"
             )
 
+    def put_in(self, what: str) -> NDArray[Any]:
+        """Return what was put into the image; InvalidRequestError without any."""
+        if self.injected is None:
+            raise InvalidRequestError(
+                f"measuring what is lost of {what}: the context holds no {what}; pass what was "
+                "put into the image as injected"
+            )
+        return self.injected
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:

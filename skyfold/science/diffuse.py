@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfold.errors import InvalidRequestError
 from skyfold.science import ImageContext, Sample, ScienceCase
 from skyfold.science.bins import split
 from skyfold.science.field import Field, decoded_flat, prepare_field
@@ -49,11 +48,8 @@ class Diffuse(ScienceCase):
             If sep is not installed.
         """
         field = prepare_field(raw, context)
-        if context.injected is None:
-            raise InvalidRequestError(
-                "measuring diffuse light: the context holds none; pass what was put into the image"
-            )
-        blobs = context.injected[at_centre(context.counted, context.injected)]
+        blobs = context.put_in("diffuse light")
+        blobs = blobs[at_centre(context.counted, blobs)]
         return field, blobs[[_share(field.good, blob) > _GOOD for blob in blobs]]
 
     def compare(

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfold.errors import InvalidRequestError
 from skyfold.science import ImageContext, Sample, ScienceCase
 from skyfold.science.bins import split
 from skyfold.science.field import Field, decoded_difference, prepare_field
@@ -42,12 +41,8 @@ class Movers(ScienceCase):
             If sep is not installed.
         """
         field = prepare_field(raw, context)
-        if context.injected is None:
-            raise InvalidRequestError(
-                "measuring movers: the context holds no trails; pass those that were put into "
-                "the image"
-            )
-        trails = context.injected[at_centre(context.counted, context.injected)]
+        trails = context.put_in("trails")
+        trails = trails[at_centre(context.counted, trails)]
         return field, trails[[_is_whole(field, trail) for trail in trails]]
 
     def compare(

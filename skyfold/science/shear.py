@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfold.errors import InvalidRequestError
 from skyfold.science import ImageContext, Sample, ScienceCase, stamps
 from skyfold.science.bins import split
 from skyfold.science.field import Field, decoded_image, prepare_field
@@ -68,12 +67,7 @@ class Shear(ScienceCase):
             If sep or GalSim is not installed.
         """
         field = prepare_field(raw, context)
-        if context.injected is None:
-            raise InvalidRequestError(
-                "measuring shear: the context holds no galaxies; pass those that were put into "
-                "both copies of the image"
-            )
-        galaxies = context.injected.reshape(2, -1)
+        galaxies = context.put_in("galaxies").reshape(2, -1)
         shape = _moments(field, field.image, galaxies)
         reach = int(np.ceil(REACH * field.fwhm))
         usable = np.isfinite(shape).all(axis=0)

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skyfold.errors import InvalidRequestError
 from skyfold.science import ImageContext, Sample, ScienceCase
 from skyfold.science.bins import split
 from skyfold.science.detection import has_neighbour
@@ -57,13 +56,9 @@ class Transients(ScienceCase):
         field = prepare_field(raw, context)
         if context.product == "difference":
             places = _grid(field, context)
-        elif context.injected is None:
-            raise InvalidRequestError(
-                "measuring transients: the context holds no injected sources; pass those that "
-                "were put into the image, or product='difference'"
-            )
         else:
-            places = context.injected[at_centre(context.counted, context.injected)]
+            places = context.put_in("injected sources")
+            places = places[at_centre(context.counted, places)]
         return field, places[is_clear(field.good, places, field.fwhm)]
 
     def compare(

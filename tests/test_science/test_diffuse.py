@@ -92,5 +92,5 @@ def test_what_lies_on_bad_pixels_is_not_measured():
     assert 0.25 < len(some) / len(every) < 0.45
     decoded = np.where(bad, 1e9, raw)
     assert np.all(values(raw, decoded, replace(context, mask=bad))[">=5"] == 0)
-    with pytest.raises(InvalidRequestError, match="holds none"):
+    with pytest.raises(InvalidRequestError, match="holds no diffuse light"):
         values(raw, raw, replace(context, injected=None))
