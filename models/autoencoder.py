@@ -286,7 +286,8 @@ def train(
     weighed = source_weights(patches, weights, emphasis=config.emphasis, bright=config.bright)
     basis, _ = patch_basis(patches, weighed, config.channels)
     model = RateDistortion(*networks(config, basis), config, seed)
-    model.compile(keras.optimizers.Adam(0.0, global_clipnorm=1.0), jit_compile=False)
+    is_traced = keras.backend.backend() == "jax"  # which takes single operations one by one else
+    model.compile(keras.optimizers.Adam(0.0, global_clipnorm=1.0), jit_compile=is_traced)
 
     def spent(step: int) -> float:
         return step / steps if steps else (time.monotonic() - start) / (60 * (minutes or 1))

@@ -9,11 +9,15 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import subprocess
+import sys
 import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -187,9 +191,10 @@ def to_onnx(network: Any, name: str, ends: tuple[str, str]) -> bytes:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter, about names that numpy will drop
-            network.export(path, format="onnx", opset_version=OPSET, verbose=False)
+        if keras.backend.backend() == "tensorflow":
+            _export(network, path)
+        else:
+            _export_by_tensorflow(network, path)
         graph = onnx.load(path).graph
     nodes = _in_order(graph)
     _rename(graph, nodes, ends)
@@ -201,6 +206,34 @@ def to_onnx(network: Any, name: str, ends: tuple[str, str]) -> bytes:
     onnx.checker.check_model(data)
     check_graph(data, name)
     return data
+
+
+def _export(network: Any, path: Path) -> None:
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter, about names that numpy will drop
+        network.export(path, format="onnx", opset_version=OPSET, verbose=False)
+
+
+def _export_by_tensorflow(network: Any, path: Path) -> None:
+    """Of a network of another backend: a process has one, and each exporter has operators its own.
+
+    Raises
+    ------
+    CorruptDataError
+        If that process fails.
+    """
+    saved = path.with_suffix(".keras")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Keras, about numpy
+        network.save(saved)
+    command = [sys.executable, "-m", "models.export", str(saved), str(path)]
+    environment = os.environ | {"KERAS_BACKEND": "tensorflow"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CorruptDataError(
+            f"a network of Keras on {keras.backend.backend()} cannot be exported by TensorFlow: "
+            f"{done.stderr[-500:]}; train it by TensorFlow"
+        )
 
 
 def _in_order(graph: Any) -> list[Any]:
@@ -234,3 +267,13 @@ def _rename(graph: Any, nodes: list[Any], ends: tuple[str, str]) -> None:
         value.name = names[value.name]
         for size, free in zip(value.type.tensor_type.shape.dim, "nhw", strict=False):
             size.dim_param = free + suffix
+
+
+def _export_saved(saved: Path, path: Path) -> None:
+    network = keras.saving.load_model(saved)
+    network(np.zeros((1, STRIDE, STRIDE, network.input_shape[-1]), np.float32))  # as it must be
+    _export(network, path)
+
+
+if __name__ == "__main__":
+    _export_saved(*map(Path, sys.argv[1:]))

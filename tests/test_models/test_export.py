@@ -2,12 +2,13 @@
 
 import json
 
+import keras
 import numpy as np
 import onnx
 import pytest
 
 from models.entropy import fit_tables
-from models.export import export_model, measure_tolerance, to_onnx
+from models.export import _export_by_tensorflow, export_model, measure_tolerance, to_onnx
 from skyfold.errors import CorruptDataError, InvalidRequestError
 from skyfold.images.network import Network, model_digest
 from skyfold.layout import MODEL_FILES
@@ -80,3 +81,17 @@ def test_a_graph_that_is_not_the_model_is_refused(trained, linear, patches):
     decoder = to_onnx(linear.decoder, "decoder", ("latent", "y"))
     with pytest.raises(CorruptDataError, match="differ from the trained ones"):
         measure_tolerance(trained, encoder, decoder, patches[0])
+
+
+def test_networks_of_other_backends_are_exported_by_tensorflow(trained, monkeypatch):
+    """In a process of its own, to the same bytes."""
+    expected = to_onnx(trained.decoder, "decoder", ("latent", "y"))
+    monkeypatch.setattr(keras.backend, "backend", lambda: "another")
+    assert to_onnx(trained.decoder, "decoder", ("latent", "y")) == expected
+
+
+def test_what_tensorflow_cannot_export_is_told(trained, tmp_path):
+    """Here, a file that cannot be written: a folder has its name."""
+    (tmp_path / "network.onnx").mkdir()
+    with pytest.raises(CorruptDataError, match="cannot be exported by TensorFlow"):
+        _export_by_tensorflow(trained.decoder, tmp_path / "network.onnx")

@@ -64,8 +64,8 @@ def test_an_error_is_at_most_the_width_of_a_coarse_cell(seed, coarse, scale, fwh
     np.testing.assert_array_equal(cells, shaped(residuals, kept, coarse, fwhm))
 
 
-@pytest.mark.parametrize(("fwhm", "share"), [(2.0, 0.96), (3.0, 0.92), (4.5, 0.9), (6.5, 0.88)])
-def test_fewer_bits_than_error_diffusion_takes_for_errors_as_small(fwhm, share):
+@pytest.mark.parametrize(("fwhm", "share"), [(2.0, 0.96), (3.0, 0.93), (4.5, 0.9), (6.5, 0.88)])
+def test_fewer_bits_than_error_diffusion_takes_for_smaller_errors(fwhm, share):
     residuals = np.random.default_rng(3).normal(0, 2, (1, 256, 256))
     kept, coarse = np.ones(residuals.shape, bool), coarseness(fwhm, 0.1, 1.0)
     cells = shaped(residuals, kept, coarse, fwhm)[0]
@@ -75,7 +75,7 @@ def test_fewer_bits_than_error_diffusion_takes_for_errors_as_small(fwhm, share):
         np.percentile(np.abs(sums(residuals[0] - coarse / FINE * one, fwhm)), 90)
         for one in (cells, plain)
     )
-    assert met < 1.02 * other
+    assert met < 0.95 * other
 
 
 def test_wider_points_allow_wider_cells_with_one_step():
@@ -140,14 +140,14 @@ def test_outside_of_cores_bits_are_fewer_and_fluxes_nearly_as_good(fwhm):
     alike, fewer = np.zeros((2, *kept.shape), np.int32)
     for cells, outer in ((alike, None), (fewer, ~core[kept])):
         cells[kept] = shaped_cells(residuals[kept], kept, coarse, fwhm, outer=outer)
-    assert entropy(fewer[kept & ~core]) < 0.92 * entropy(alike[kept & ~core])
+    assert entropy(fewer[kept & ~core]) < 0.98 * entropy(alike[kept & ~core])
     for radius in (1.0, 2.0):
         area = np.pi * (radius * fwhm) ** 2
         errors = []
         for off in np.where(kept, residuals - coarse / FINE * fewer, 0) / 2:  # [sigma]
             total = sep.sum_circle(off, *centres.T[::-1], radius * fwhm, subpix=5)[0]
             errors.append(total / np.sqrt(area))
-        assert np.percentile(np.abs(errors), 90) < 0.25
+        assert np.percentile(np.abs(errors), 90) < 0.2
 
 
 def test_nothing_kept_is_nothing_chosen():
