@@ -42,6 +42,7 @@ STRIPE_STEP = 8  # steps of the background mesh: unit of the offsets of rows and
 GLOW_CELL = 8  # pixels a side of a cell of the glow; a power of two
 GLOW_STEP = 64  # steps of the background mesh: unit of the glow
 PREDICTION_LIMIT = 2048.0  # noise units; brighter pixels are left to the residual
+_ALONE = 2**18  # products of a matrix product that OpenBLAS leaves to the thread that asks
 
 
 @dataclass(frozen=True)
@@ -249,8 +250,20 @@ def background_at(
     near = mesh[first_y : first_y + weights_y.shape[1], first_x : first_x + weights_x.shape[1]] * (
         step / (2 * cell) ** 2
     )  # a power of two: to scale the few nodes changes no digit
-    whole: NDArray[np.float64] = (weights_y @ near) @ weights_x.T
-    return whole
+    return _product(_product(weights_y, near), weights_x.T)
+
+
+def _product(one: NDArray[np.float64], other: NDArray[Any]) -> NDArray[np.float64]:
+    """A matrix product by this thread alone, some rows after others.
+
+    Of more than 2**18 products OpenBLAS wakes other threads, which then spin: a reader that decodes
+    in a thread a core would wait for them at every tile.
+    """
+    out = np.empty((len(one), other.shape[1]))
+    rows = max(_ALONE // max(other.size, 1), 1)
+    for start in range(0, len(one), rows):
+        np.matmul(one[start : start + rows], other, out=out[start : start + rows])
+    return out
 
 
 def stripes_at(
