@@ -215,7 +215,7 @@ def _export(network: Any, path: Path) -> None:
 
 
 def _export_by_tensorflow(network: Any, path: Path) -> None:
-    """Of a network of another backend: a process has one, and each exporter has operators its own.
+    """As `_export`, in a process of its own: one has one backend, whose exporter may be missing.
 
     Raises
     ------
@@ -232,7 +232,7 @@ def _export_by_tensorflow(network: Any, path: Path) -> None:
     if done.returncode:
         raise CorruptDataError(
             f"a network of Keras on {keras.backend.backend()} cannot be exported by TensorFlow: "
-            f"{done.stderr[-500:]}; train it by TensorFlow"
+            f"{done.stderr[-500:]}; unset KERAS_BACKEND, to train by TensorFlow"
         )
 
 
